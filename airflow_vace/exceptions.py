@@ -1,0 +1,186 @@
+"""Everything that can go wrong, told apart by what the caller can do.
+
+::
+
+    VaceError
+    ├── VaceInputError          the request would be wrong: nothing was sent; mend the named field
+    ├── VaceTransportError      no answer: look again, or read `sent` before paying again
+    ├── VaceAPIError            the server refused: `status_code`, `detail`, `code` say why
+    │   ├── VaceAuthError       ... the key or its permissions: mend the connection
+    │   ├── VaceBillingError    ... no money: top up the account
+    │   └── VaceRateLimited     ... too often: wait `retry_after` seconds
+    ├── VaceProtocolError       the server answered, but not with a prediction
+    ├── SubmissionUnknown       the create may have been accepted and billed: look before submitting anew
+    └── PredictionError         the prediction ended without a video
+        ├── PredictionFailed    ... the model or its host failed: `worth_another_run` says if again
+        ├── PredictionCanceled  ... somebody, or a deadline, stopped it
+        ├── PredictionExpired   ... it succeeded, but its files are gone
+        └── PredictionTimeout   ... it was not final at the deadline
+
+Catch :class:`VaceError` for all of them. Each message says what happened, to which prediction,
+what it means for the bill and what to do next; the evidence stands in attributes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_vace.prediction import Prediction
+
+
+_E = TypeVar("_E", bound="VaceError")
+
+# A query or fragment may sign the URL, user info may be a password, and a data: URL is the file itself.
+_SIGNATURE = re.compile(r"(https?://[^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.IGNORECASE)
+_USER_INFO = re.compile(r"(https?://)[^\s/@\"'<>]+@", re.IGNORECASE)
+_DATA = re.compile(r"(data:[\w.+/-]{0,100})[;,][^\s\"'<>]*", re.IGNORECASE)
+
+
+def excerpt(text: str, limit: int = 500) -> str:
+    """Return what of `text` may be shown to people: no signed URL, no file, at most `limit` characters."""
+    text = " ".join(text[: 50 * limit].split())
+    text = _USER_INFO.sub(r"\1", text)
+    text = _DATA.sub(r"\1;…", _SIGNATURE.sub(r"\1?…", text))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class VaceError(Exception):
+    """Base of all errors of this package."""
+
+    def __reduce__(self) -> tuple[Callable[..., VaceError], tuple[Any, ...]]:
+        """Survive pickling although the evidence is keyword-only."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+    def told(self, message: str) -> Self:
+        """Return the same error, with the same evidence, in other words."""
+        return _rebuild(type(self), (message,), self.__dict__)
+
+
+def _rebuild(cls: type[_E], args: tuple[Any, ...], evidence: dict[str, Any]) -> _E:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(evidence)
+    return error
+
+
+class VaceInputError(VaceError, ValueError):
+    """Raised before any request: `field` has a `value` that cannot work; `remedy` says what can."""
+
+    def __init__(self, message: str, *, field: str, value: object = None, remedy: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = value
+        self.remedy = remedy
+
+
+class VaceTransportError(VaceError):
+    """Raised when no answer came; `sent` is False only if the server cannot have seen the request."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class VaceAPIError(VaceError):
+    """Raised when the server refused a request.
+
+    `status_code` is HTTP's; `detail` and `code` are the server's words; `retry_after` is in seconds;
+    `invalid_fields` maps names of inputs to what is wrong with them.
+    """
+
+    def __init__(  # noqa: PLR0913 - evidence, all of it from one answer
+        self,
+        message: str,
+        *,
+        status_code: int,
+        detail: str = "",
+        code: str | None = None,
+        retry_after: float | None = None,
+        invalid_fields: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        self.detail = detail
+        self.code = code
+        self.retry_after = retry_after
+        self.invalid_fields = invalid_fields or {}
+
+
+class VaceAuthError(VaceAPIError):
+    """Raised for 401, and for 403 unless it is about money: the key, or what it may do."""
+
+
+class VaceBillingError(VaceAPIError):
+    """Raised for 402, and wherever the code says that the quota is used up."""
+
+
+class VaceRateLimited(VaceAPIError):  # noqa: N818 - a contract of the public interface
+    """Raised for 429; `retry_after` is in seconds, None where the server named no time."""
+
+
+class VaceProtocolError(VaceError):
+    """Raised when an answer is not a prediction; `status_code` and `body` (an excerpt) show what came.
+
+    `is_torn`: the body breaks off or is no text at all, so that it may be the remains of a prediction.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        body: str = "",
+        is_torn: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        self.body = body
+        self.is_torn = is_torn
+
+
+class SubmissionUnknown(VaceError):  # noqa: N818 - a contract of the public interface
+    """Raised when a create got no clear answer: a prediction may run, and be billed, all the same.
+
+    There is no idempotency key in the API, so a create is never repeated after that.
+    `status_code` is None when no answer came at all; the cause is chained.
+    """
+
+    def __init__(self, message: str, *, status_code: int | None = None) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+
+
+class PredictionError(VaceError):
+    """Raised when a prediction brought no video; `prediction` is its last known state."""
+
+    def __init__(self, message: str, *, prediction: Prediction) -> None:
+        super().__init__(message)
+        self.prediction = prediction
+
+    @property
+    def prediction_id(self) -> str:
+        return self.prediction.id
+
+
+class PredictionFailed(PredictionError):  # noqa: N818 - a contract of the public interface
+    """Raised for the status `failed`; `worth_another_run` if the server's error says so."""
+
+    @property
+    def worth_another_run(self) -> bool:
+        return self.prediction.worth_another_run
+
+
+class PredictionCanceled(PredictionError):  # noqa: N818 - a contract of the public interface
+    """Raised for `canceled` (billed until then) and `aborted` (never started, not billed)."""
+
+
+class PredictionExpired(PredictionError):  # noqa: N818 - a contract of the public interface
+    """Raised when a prediction succeeded and the server has deleted its files since."""
+
+
+class PredictionTimeout(PredictionError):  # noqa: N818 - a contract of the public interface
+    """Raised when the deadline passed before a final status."""

@@ -1,0 +1,254 @@
+"""The twelve inputs of prunaai/vace-14b, each written down once, and the checks before money is spent."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from airflow_vace.exceptions import VaceInputError, excerpt
+
+DEFAULT_MODEL = "prunaai/vace-14b"
+
+Kind = Literal["str", "int", "number", "url", "urls"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputField:
+    """One input of the model; `values` and the bounds are reported ones: outside them is a warning."""
+
+    name: str
+    kind: Kind
+    help: str
+    default: Any = None
+    required: bool = False
+    values: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+
+SPEED_MODES = {
+    "lightly": "Lightly Juiced 🍊 (more consistent)",
+    "juiced": "Juiced 🔥 (more speed)",
+    "extra": "Extra Juiced 🚀 (even more speed)",
+}
+
+# Names, types and defaults as on the model's API page; bounds as reported by third parties.
+_FIELDS = (
+    InputField(name="prompt", kind="str", required=True, help="What the video shows."),
+    InputField(name="src_video", kind="url", help="The video to edit, or to be guided by."),
+    InputField(name="src_mask", kind="url", help="White is generated, black is kept; with src_video."),
+    InputField(name="src_ref_images", kind="urls", help="One to three images of what shall appear."),
+    InputField(
+        name="size",
+        kind="str",
+        default="832*480",
+        values=("832*480", "480*832", "1280*720", "720*1280"),
+        help="Width*height in pixels.",
+    ),
+    InputField(
+        name="frame_num",
+        kind="int",
+        default=81,
+        low=1,
+        help="Frames at 16 a second, 4n+1; with src_video the source decides.",
+    ),
+    InputField(
+        name="speed_mode",
+        kind="str",
+        default=SPEED_MODES["lightly"],
+        values=tuple(SPEED_MODES.values()),
+        help="Faster or more consistent; the short names are lightly, juiced and extra.",
+    ),
+    InputField(
+        name="sample_steps", kind="int", default=50, low=1, high=100, help="Denoising steps."
+    ),
+    InputField(
+        name="sample_solver",
+        kind="str",
+        default="unipc",
+        values=("unipc", "dpm++"),
+        help="The solver of the sampler.",
+    ),
+    InputField(name="sample_shift", kind="int", default=16, help="The sampler's shift."),
+    InputField(
+        name="sample_guide_scale",
+        kind="number",
+        default=5,
+        low=0,
+        high=20,
+        help="How closely to follow the prompt.",
+    ),
+    InputField(name="seed", kind="int", default=-1, help="Same seed, same video; negative: random."),
+)
+FIELDS: Mapping[str, InputField] = {field.name: field for field in _FIELDS}
+
+_SIZE = re.compile(r"\s*(\d+)\s*[*xX×]\s*(\d+)\s*")
+_MOST_REFERENCES = 3
+
+
+def normalize_input(
+    input: object,  # noqa: A002 - the API's own word
+    *,
+    model: str = DEFAULT_MODEL,
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the input as the model wants it, and warnings about what may not work.
+
+    A template's text becomes the type that the field has, `1280x720` becomes `1280*720`, a short speed
+    name the exact one, a single reference a list; None means "not given". `size` is always there,
+    since its default differs between versions of the model. The input of another model is not checked.
+
+    :raises VaceInputError: for what cannot work: it names field, value and remedy
+    """
+    given = literal(input) if isinstance(input, str) else input
+    if not isinstance(given, Mapping):
+        raise _error("input", input, "is not an object", "give a dict such as {'prompt': '...'}")
+    if model.strip().lower() != DEFAULT_MODEL:
+        return dict(given), []
+    for name in given:
+        if name not in FIELDS:
+            near = get_close_matches(str(name), FIELDS, n=1)
+            remedy = f"did you mean {near[0]!r}? " if near else ""
+            known = f"{DEFAULT_MODEL} has the inputs {', '.join(FIELDS)}"
+            raise _error(str(name), given[name], "is not an input of the model", remedy + known)
+    warnings: list[str] = []
+    values: dict[str, Any] = {}
+    for field in FIELDS.values():
+        value = given.get(field.name)
+        if value is not None:
+            value = _READERS[field.kind](field, value)
+        if value is not None and value != []:
+            values[field.name] = value
+            warnings += _doubts(field, value)
+        elif field.required:
+            raise _error(field.name, value, "is missing", f"say it: {field.help}")
+    values.setdefault("size", FIELDS["size"].default)
+    if "src_mask" in values and "src_video" not in values:
+        raise _error(
+            "src_mask",
+            values["src_mask"],
+            "would be ignored without src_video",
+            "give src_video too, or leave src_mask out",
+        )
+    return values, warnings
+
+
+def literal(text: str) -> Any:
+    """Return the value that a template rendered as JSON or Python text, or the text if it is neither."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return text
+
+
+def _error(name: str, value: object, problem: str, remedy: str) -> VaceInputError:
+    return VaceInputError(
+        f"Input {name!r} {problem}: got {_shown(value)}; {remedy}. Nothing was sent, nothing is billed.",
+        field=name,
+        value=value,
+        remedy=remedy,
+    )
+
+
+def _shown(value: object) -> str:
+    return excerpt(repr(value), 120)
+
+
+def _wrong_type(field: InputField, value: object, wanted: str) -> VaceInputError:
+    return _error(field.name, value, f"must be {wanted}", f"{field.help} Default: {field.default!r}")
+
+
+def _read_str(field: InputField, value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(field, value, "text")
+    text = value.strip()
+    if not text:
+        raise _error(field.name, value, "is empty", f"say it, or leave it out: {field.help}")
+    if field.name == "prompt":
+        return value
+    if field.name == "size" and (match := _SIZE.fullmatch(text)):
+        return f"{match[1]}*{match[2]}"
+    if field.name == "speed_mode":
+        word = text.lower().replace("_", " ").replace("-", " ").removesuffix(" juiced")
+        if word in SPEED_MODES:
+            return SPEED_MODES[word]
+    return next((known for known in field.values if known.lower() == text.lower()), text)
+
+
+def _read_number(field: InputField, value: object) -> float:
+    number = literal(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise _wrong_type(field, value, "a number")
+    return int(number) if number == int(number) else number
+
+
+def _read_int(field: InputField, value: object) -> int:
+    try:
+        number = _read_number(field, value)
+    except VaceInputError:
+        raise _wrong_type(field, value, "an integer") from None
+    if not isinstance(number, int):
+        raise _wrong_type(field, value, "an integer")
+    return number
+
+
+def _read_url(field: InputField, value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(field, value, "a URL")
+    url = value.strip()
+    try:
+        parts = urlsplit(url)
+        reachable = bool(parts.scheme in ("http", "https") and parts.hostname)
+    except ValueError:
+        reachable = False
+    if reachable and not re.search(r"\s", url):
+        return url
+    if re.match(r"data:[^,\s]*,\S", url, re.IGNORECASE):
+        return url
+    raise _error(
+        field.name,
+        value,
+        "is not a URL that the back-end can fetch",
+        "give an http(s) URL that it can reach, or a data: URL for a small file",
+    )
+
+
+def _read_urls(field: InputField, value: object) -> list[str]:
+    if isinstance(value, str):
+        value = literal(value) if value.lstrip().startswith(("[", "(")) else [value]
+    if not isinstance(value, list | tuple):
+        raise _wrong_type(field, value, "a list of URLs")
+    return [_read_url(field, item) for item in value]
+
+
+_READERS = {
+    "str": _read_str,
+    "int": _read_int,
+    "number": _read_number,
+    "url": _read_url,
+    "urls": _read_urls,
+}
+
+
+def _doubts(field: InputField, value: Any) -> list[str]:
+    """Say what of a well-formed value is outside of what is known to work."""
+    doubts = []
+    if field.values and value not in field.values:
+        doubts.append(f"{field.name}={_shown(value)} is none of {', '.join(map(repr, field.values))}")
+    if field.low is not None and value < field.low:
+        doubts.append(f"{field.name}={value} is below the reported minimum of {field.low:g}")
+    if field.high is not None and value > field.high:
+        doubts.append(f"{field.name}={value} is above the reported maximum of {field.high:g}")
+    if field.name == "frame_num" and value % 4 != 1:
+        doubts.append(f"frame_num={value} is not of the form 4n+1 (77, 81, 85, ...)")
+    if field.name == "src_ref_images" and len(value) > _MOST_REFERENCES:
+        doubts.append(f"src_ref_images has {len(value)} images; one to {_MOST_REFERENCES} are known to work")
+    return doubts

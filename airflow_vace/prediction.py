@@ -1,0 +1,344 @@
+"""The nouns of the API: a prediction, its status, and its progress as its logs tell it.
+
+The object is documented at https://replicate.com/docs/reference/http#predictions.get.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Self
+
+from airflow_vace.exceptions import VaceProtocolError, excerpt
+
+# Whatever a server calls an id goes into paths and file names only if it looks like this.
+PREDICTION_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+
+# Files, output, input and logs go one hour after the end:
+# https://replicate.com/docs/topics/predictions/data-retention
+RETENTION_SECONDS = 3600.0
+
+
+class PredictionStatus(StrEnum):
+    """The six statuses of a prediction; any other word that a server says is kept, and is not final."""
+
+    STARTING = "starting"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    ABORTED = "aborted"
+
+    @classmethod
+    def _missing_(cls, value: object) -> PredictionStatus | None:
+        if not isinstance(value, str):
+            return None
+        word = value.strip().lower()
+        word = {"cancelled": "canceled"}.get(word, word)
+        if word in cls._value2member_map_:
+            return cls(word)
+        unknown = str.__new__(cls, excerpt(word, 60))
+        unknown._name_ = "UNKNOWN"
+        unknown._value_ = str(unknown)
+        return unknown
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can follow; False for a word that is not known."""
+        return self in _FINAL
+
+    @property
+    def is_known(self) -> bool:
+        return self._name_ != "UNKNOWN"
+
+
+_FINAL = frozenset(
+    {
+        PredictionStatus.SUCCEEDED,
+        PredictionStatus.FAILED,
+        PredictionStatus.CANCELED,
+        PredictionStatus.ABORTED,
+    }
+)
+
+# One tqdm bar: " 38%|███▊      | 19/50 [00:30<00:48,  1.57s/it]". Every repetition is bounded.
+_BAR = re.compile(
+    r"(?P<percent>\d{1,3})%\|[^|\r\n]{0,300}\|\s{0,10}(?P<step>\d{1,9})/(?P<steps>\d{1,9})"
+    r" \[[^\]<\r\n]{0,40}<(?P<eta>[^\],\r\n]{0,40})(?:,\s{0,10}(?P<rate>[\d.]{1,20})(?P<unit>s/it|it/s))?"
+)
+# Megabytes of logs come; the newest bars stand at the end.
+_LOGS_READ = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a prediction is, as its newest progress bar says.
+
+    `percent` is 0-100, `step` of `steps` are the model's, `eta` is in seconds and
+    `seconds_per_step` too; both are None where the bar does not know them.
+    """
+
+    percent: int
+    step: int
+    steps: int
+    eta: float | None = None
+    seconds_per_step: float | None = None
+
+    @classmethod
+    def from_logs(cls, logs: str | None, steps: int | None = None) -> Self | None:
+        """Read the newest bar; the newest of `steps` steps, if any is so long. None without a bar."""
+        bars = list(_BAR.finditer((logs or "")[-_LOGS_READ:]))
+        if not bars:
+            return None
+        asked = [bar for bar in bars if int(bar["steps"]) == steps]
+        bar = (asked or bars)[-1]
+        rate = _number(bar["rate"])
+        if rate and bar["unit"] == "it/s":
+            rate = 1 / rate
+        return cls(
+            percent=min(int(bar["percent"]), 100),
+            step=int(bar["step"]),
+            steps=int(bar["steps"]),
+            eta=_duration(bar["eta"]),
+            seconds_per_step=rate or None,
+        )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _duration(clock: str) -> float | None:
+    """Read tqdm's `48`, `00:48`, `1:02:03`; None for `?` and the like."""
+    parts = clock.strip().split(":")
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        return None
+    seconds = 0.0
+    for part in parts:
+        seconds = seconds * 60 + int(part)
+    return seconds
+
+
+# https://replicate.com/docs/reference/error-codes: what another run can mend.
+_PASSING_CODES = frozenset({"E6716"})
+_LASTING_CODES = frozenset({"E1001"})
+_PASSING_WORDS = re.compile(r"queue(?: is)? full|interrupted", re.IGNORECASE)
+_ERROR_CODE = re.compile(r"\bE\d{4}\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One run of a model, as last told by the server.
+
+    `input` and `output` are verbatim JSON; times are verbatim ISO 8601 text; `error` is text or None;
+    `metrics` are in seconds; `files` are what was saved of the output:
+    `{"uri", "size", "sha256", "content_type"}` each.
+    """
+
+    id: str
+    status: PredictionStatus
+    model: str | None = None
+    version: str | None = None
+    urls: dict[str, str] = field(default_factory=dict)
+    output: Any = field(default=None, repr=False)
+    error: str | None = None
+    created_at: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    data_removed: bool = False
+    files: list[dict[str, Any]] = field(default_factory=list)
+    input: dict[str, Any] = field(default_factory=dict, repr=False)
+    logs: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Read a prediction from the wire or from a payload; everything but id and status may lack.
+
+        :raises VaceProtocolError: if `data` is no object with an id and a status
+        """
+        if not isinstance(data, dict):
+            raise VaceProtocolError(f"Expected a prediction, got {_shown(data)}", body=_shown(data))
+        identifier = data.get("id")
+        if isinstance(identifier, int) and not isinstance(identifier, bool):
+            identifier = str(identifier)
+        if not isinstance(identifier, str) or not PREDICTION_ID.fullmatch(identifier):
+            raise VaceProtocolError(
+                f"Expected a prediction, got an object without a usable id: {_shown(data)}",
+                body=_shown(data),
+            )
+        status = data.get("status")
+        if not isinstance(status, str) or not status.strip():
+            raise VaceProtocolError(
+                f"Expected prediction {identifier}, got an object without a status: {_shown(data)}",
+                body=_shown(data),
+            )
+        return cls(
+            id=identifier,
+            status=PredictionStatus(status),
+            model=_text(data.get("model")),
+            version=_text(data.get("version")),
+            urls={k: v for k, v in _object(data.get("urls")).items() if isinstance(v, str)},
+            output=data.get("output"),
+            error=_error_text(data.get("error")),
+            created_at=_text(data.get("created_at")),
+            started_at=_text(data.get("started_at")),
+            completed_at=_text(data.get("completed_at")),
+            metrics=_object(data.get("metrics")),
+            data_removed=data.get("data_removed") is True,
+            files=[item for item in _list(data.get("files")) if isinstance(item, dict)],
+            input=_object(data.get("input")),
+            logs=_text(data.get("logs")),
+        )
+
+    def payload(self) -> dict[str, Any]:
+        """Return the JSON form for events and XCom: without input and logs, and without `data:` outputs."""
+        payload: dict[str, Any] = {
+            "id": self.id,
+            "status": str(self.status),
+            "model": self.model,
+            "version": self.version,
+            "urls": self.urls,
+            "output": _without_data(self.output),
+            "error": self.error,
+            "created_at": self.created_at,
+            "started_at": self.started_at,
+            "completed_at": self.completed_at,
+            "metrics": self.metrics,
+            "data_removed": self.data_removed,
+        }
+        if self.files:
+            payload["files"] = self.files
+        return payload
+
+    def updated(self, newer: Prediction) -> Prediction:
+        """Return `newer` with what only this one knew; the first final status stays."""
+        if self.status.is_final and not newer.status.is_final:
+            return self
+        return replace(
+            newer,
+            model=newer.model or self.model,
+            version=newer.version or self.version,
+            urls=newer.urls or self.urls,
+            created_at=newer.created_at or self.created_at,
+            started_at=newer.started_at or self.started_at,
+            input=newer.input or self.input,
+        )
+
+    @cached_property
+    def output_urls(self) -> list[str]:
+        """The URLs in the output (http, https or data), in order, whether it is text, list or object."""
+        found: list[str] = []
+        _collect_urls(self.output, found)
+        return found
+
+    @cached_property
+    def progress(self) -> Progress | None:
+        """Progress as the logs tell it, None where they tell none."""
+        steps = self.input.get("sample_steps")
+        return Progress.from_logs(self.logs, steps if isinstance(steps, int) else None)
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether it succeeded and its files have been deleted since."""
+        if self.status is not PredictionStatus.SUCCEEDED or self.output_urls:
+            return False
+        ended = parse_time(self.completed_at)
+        return self.data_removed or (
+            ended is not None and (datetime.now(UTC) - ended).total_seconds() > RETENTION_SECONDS
+        )
+
+    @property
+    def error_code(self) -> str | None:
+        """The vendor's code (`E1001`) in the error, if it carries one."""
+        match = _ERROR_CODE.search(self.error or "")
+        return match[0] if match else None
+
+    @property
+    def worth_another_run(self) -> bool:
+        """Whether the error is of the kind that the same input may not meet again."""
+        if self.status is not PredictionStatus.FAILED or self.error_code in _LASTING_CODES:
+            return False
+        return self.error_code in _PASSING_CODES or bool(_PASSING_WORDS.search(self.error or ""))
+
+    @property
+    def bill(self) -> str:
+        """What the status means for the bill, in a sentence."""
+        match self.status:
+            case PredictionStatus.SUCCEEDED:
+                return "It is billed."
+            case PredictionStatus.ABORTED:
+                return "It never started and is not billed."
+            case PredictionStatus.CANCELED:
+                return "It is billed for the time that it ran."
+            case PredictionStatus.FAILED:
+                return "It may be billed for the time that it ran."
+            case _:
+                return "It may still be running, and is then billed."
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Read an ISO 8601 time with any number of fractional digits; UTC if it names no zone, None if none."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _shown(value: object) -> str:
+    return excerpt(json.dumps(value, ensure_ascii=False, default=repr), 300)
+
+
+def _error_text(value: object) -> str | None:
+    if isinstance(value, dict):
+        inner = next((value[k] for k in ("message", "detail", "error") if value.get(k)), None)
+        code = value.get("code")
+        value = inner if isinstance(inner, str) else json.dumps(value, ensure_ascii=False)
+        value = f"{code}: {value}" if isinstance(code, str) and code not in value else value
+    elif value is not None and not isinstance(value, str):
+        value = json.dumps(value, ensure_ascii=False)
+    return excerpt(value, 2000) if value else None
+
+
+_DEEPEST_OUTPUT = 8
+
+
+def _collect_urls(output: object, found: list[str], depth: int = 0) -> None:
+    if isinstance(output, str):
+        if output.lower().startswith(("http://", "https://", "data:")):
+            found.append(output)
+    elif depth < _DEEPEST_OUTPUT and isinstance(output, list | dict):
+        for item in output.values() if isinstance(output, dict) else output:
+            _collect_urls(item, found, depth + 1)
+
+
+def _without_data(output: Any, depth: int = 0) -> Any:
+    if isinstance(output, str):
+        return None if output[:5].lower() == "data:" else output
+    if isinstance(output, list | dict) and depth >= _DEEPEST_OUTPUT:
+        return None
+    if isinstance(output, list):
+        return [_without_data(item, depth + 1) for item in output]
+    if isinstance(output, dict):
+        return {key: _without_data(item, depth + 1) for key, item in output.items()}
+    return output
