@@ -70,7 +70,7 @@ _BACKEND_BY_HOST = {"api.replicate.com": REPLICATE, "api.pruna.ai": PRUNA}
 
 # --- requests and responses ------------------------------------------------------------------------
 
-Verb = Literal["create", "get", "cancel", "list"]
+Verb = Literal["create", "get", "cancel", "list", "file"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +263,18 @@ class Api:
             raise VaceProtocolError(f"The next page of the list is at a foreign origin: {excerpt(url)}")
         return self._request("list", "GET", "", url=own)
 
+    def file(self, url: str) -> Request:
+        """Describe the download of a file; it carries the key only to the connection's own origin.
+
+        :raises VaceProtocolError: if it is not at an http(s) address
+        """
+        own = self._at_own_origin(url)
+        if own:
+            return self._request("file", "GET", "", url=own, headers={"Accept": "*/*"})
+        if _origin(url) is None:
+            raise VaceProtocolError(f"The output is at no http(s) address: {excerpt(url)}")
+        return Request(verb="file", method="GET", url=url, headers={"Accept": "*/*"})
+
     def _request(  # noqa: PLR0913 - the parts of a request
         self,
         verb: Verb,
@@ -410,6 +422,28 @@ def read_list(api: Api, request: Request, response: Response) -> tuple[list[Pred
         [Prediction.from_json(item) for item in results],
         following if isinstance(following, str) and following else None,
     )
+
+
+def read_probe(api: Api, request: Request, response: Response) -> None:
+    """Read the answer to a look for a prediction that cannot exist; return if this API refused it properly.
+
+    :raises VaceAuthError: if the key was refused
+    :raises VaceError: if it is not this API, or it is in trouble
+    """
+    text = _text_of(api, response)
+    if response.status_code in (400, 404, 422, 429) and not _is_html(response, text):
+        try:
+            if isinstance(_json_of(text), dict):
+                return
+        except ValueError:
+            pass
+        raise VaceProtocolError(
+            f"{request.shown}: a server answers there, but it does not speak this API:"
+            f" {response.status_code} {excerpt(text, 200)}",
+            status_code=response.status_code,
+            body=excerpt(text, 300),
+        )
+    read_prediction(api, request, response)
 
 
 def _from_pruna(api: Api, request: Request, data: dict[str, Any]) -> dict[str, Any]:

@@ -82,22 +82,32 @@ class Wait:
     """One wait for one prediction: tell it each answer and each error, and it says what is next.
 
     `deadline` is wall-clock time in seconds since the epoch; None waits without end. `prediction` is the
-    last known state, None before the first answer.
+    last known state, None before the first answer. After each call `news` is what is worth a line in the
+    log, None most of the time, and `is_troubled` says that it is a warning.
     """
 
     deadline: float | None = None
     poll_interval: float | None = None
     prediction: Prediction | None = None
+    news: str | None = field(init=False, default=None)
+    is_troubled: bool = field(init=False, default=False)
     _schedule: Schedule = field(init=False)
     _refusals: int = field(init=False, default=0)
+    _trouble: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._schedule = Schedule(self.poll_interval)
 
     def answered(self, prediction: Prediction, now: float) -> Decision:
         """Decide after an answer: an end is an end, anything else is looked at again until the deadline."""
-        self._refusals = 0
-        self.prediction = self.prediction.updated(prediction) if self.prediction else prediction
+        before, self.prediction = self.prediction, prediction
+        if before is not None:
+            self.prediction = before.updated(prediction)
+        self.news = change(before, self.prediction)
+        if self._trouble and not self.news:
+            self.news = f"Prediction {self.prediction.id} is {self.prediction.status}: answers come again"
+        self.is_troubled = not self.prediction.status.is_known
+        self._refusals, self._trouble = 0, None
         if self.prediction.status.is_final:
             return Final(self.prediction)
         if self._is_over(now):
@@ -106,6 +116,9 @@ class Wait:
 
     def failed(self, error: VaceError, now: float) -> Decision:
         """Decide after an error: what cannot heal ends the wait after some in a row, the rest does not."""
+        trouble = f"A look at the prediction failed: {error}"
+        self.news = trouble if trouble != self._trouble else None
+        self.is_troubled, self._trouble = True, trouble
         if isinstance(error, VaceInputError):
             return GiveUp(error)
         self._refusals = self._refusals + 1 if is_refusal(error) else 0

@@ -1,0 +1,659 @@
+"""VaceHook: an Airflow connection as a client of the API; every call has a sync and an async face."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import requests
+from airflow.providers.common.compat.connection import (
+    get_async_connection,
+    get_async_extra_dejson,
+)
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.providers.http.hooks.http import HttpHook
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    MaxRetryError,
+    NewConnectionError,
+)
+
+from airflow_vace.api import (
+    Api,
+    Request,
+    Response,
+    may_create_again,
+    read_error,
+    read_failed_create,
+    read_list,
+    read_prediction,
+    read_probe,
+)
+from airflow_vace.exceptions import (
+    VaceError,
+    VaceInputError,
+    VaceProtocolError,
+    VaceTransportError,
+    excerpt,
+)
+from airflow_vace.inputs import DEFAULT_MODEL, normalize_input
+from airflow_vace.polling import Final, GiveUp, LookAgain, Wait, next_create
+from airflow_vace.prediction import parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator
+
+    from airflow.sdk import Connection
+
+    from airflow_vace.prediction import Prediction
+
+DEFAULT_TIMEOUT = 30.0
+_LONGEST_CONNECT = 10.0
+_LARGEST_ANSWER = 16 * 1024 * 1024
+_MOST_PAGES = 100
+_MOST_REDIRECTS = 6
+_PROBE_ID = "airflow-connection-test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What a connection says, read and checked once for both faces; shown without the key."""
+
+    api: Api
+    model: str
+    version: str | None
+    timeout: float
+    verify: bool | str
+    proxies: dict[str, str] = field(repr=False)
+    cert: str | tuple[str, str] | None
+
+    @classmethod
+    def of(cls, connection: Connection, extra: Mapping[str, Any]) -> _Settings:
+        """Read a connection; its unset extras come as explicit nulls, those from a URI as text.
+
+        :raises VaceInputError: for the first field that cannot work
+        """
+        if not isinstance(extra, Mapping):
+            raise _bad_extra("extra", extra, "an object such as {}")
+        backend = _text(extra, "backend")
+        return cls(
+            api=Api.at(
+                _base_url(connection),
+                connection.password,
+                backend=backend.lower() if backend else None,
+                prefix=_text(extra, "api_prefix"),
+            ),
+            model=_text(extra, "model") or DEFAULT_MODEL,
+            version=_text(extra, "version"),
+            timeout=_timeout(extra.get("timeout")),
+            verify=_verify(extra.get("verify")),
+            proxies=_proxies(extra.get("proxies")),
+            cert=_cert(extra.get("cert")),
+        )
+
+    @property
+    def connect_timeout(self) -> float:
+        return min(self.timeout, _LONGEST_CONNECT)
+
+    def proxy_for(self, url: str) -> str | None:
+        """Return the proxy for a URL: the connection's, else the environment's, as requests does."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if self.proxies:
+            return self.proxies.get(parts.scheme) or self.proxies.get("all")
+        if proxy_bypass(host):
+            return None
+        return getproxies().get(parts.scheme) or getproxies().get("all")
+
+    def ssl_context(self) -> ssl.SSLContext | bool:
+        """Return what requests would trust and show, for aiohttp; it reads files, so call it in a thread."""
+        if self.verify is False and not self.cert:
+            return False
+        where = self.verify
+        if where is True:
+            environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+            where = environment or requests.certs.where()
+        folder = isinstance(where, str) and os.path.isdir(where)
+        context = ssl.create_default_context(
+            cafile=where if isinstance(where, str) and not folder else None,
+            capath=where if folder else None,
+        )
+        if self.verify is False:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self.cert:
+            context.load_cert_chain(*([self.cert] if isinstance(self.cert, str) else self.cert))
+        return context
+
+
+class VaceHook(HttpHook):
+    """Talk to prunaai/vace-14b, or another model, behind any Replicate-compatible API.
+
+    The connection is looked up with the first call and kept. The asynchronous calls share one session
+    inside `async with VaceHook(...) as hook:`; outside of it each opens and closes its own.
+
+    :param vace_conn_id: connection of type `vace`
+    """
+
+    conn_name_attr = "vace_conn_id"
+    default_conn_name = "vace_default"
+    conn_type = "vace"
+    hook_name = "VACE"
+
+    def __init__(self, vace_conn_id: str = default_conn_name) -> None:
+        super().__init__(method="GET", http_conn_id=vace_conn_id)
+        self.vace_conn_id = vace_conn_id
+        self._known_settings: _Settings | None = None
+        self._shares_session = False
+        self._async_session: aiohttp.ClientSession | None = None
+
+    # --- one prediction, two faces -----------------------------------------------------------------
+
+    def create_prediction(
+        self,
+        input: Mapping[str, Any] | str,  # noqa: A002 - the API's own word
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        deadline: float | None = None,
+    ) -> Prediction:
+        """Submit a prediction, which costs money, and return it; never twice.
+
+        :param input: inputs of the model; text from a template is normalised
+        :param model: `owner/name` (default: the connection's, else prunaai/vace-14b)
+        :param version: id of a version (default: the connection's, else the server's choice)
+        :param deadline: seconds since the epoch at which the server is asked to cancel by itself
+        :raises VaceInputError: before any request, for what cannot work
+        :raises SubmissionUnknown: if it may have been accepted, and be billed, all the same
+        :raises VaceAPIError: (or what is below it) if it was refused
+        :raises VaceTransportError: if it was never sent
+        """
+        api = self._settings.api
+        request = self._described_create(self._settings, input, model, version, deadline)
+        started, attempt = time.monotonic(), 0
+        while True:
+            attempt += 1
+            try:
+                return read_prediction(api, request, self._send(request))
+            except VaceError as error:
+                delay = self._create_again_in(error, attempt, time.monotonic() - started)
+            time.sleep(delay)
+
+    async def acreate_prediction(
+        self,
+        input: Mapping[str, Any] | str,  # noqa: A002 - the API's own word
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        deadline: float | None = None,
+    ) -> Prediction:
+        """Await :meth:`create_prediction`."""
+        settings = await self._asettings()
+        request = self._described_create(settings, input, model, version, deadline)
+        started, attempt = time.monotonic(), 0
+        while True:
+            attempt += 1
+            try:
+                return read_prediction(settings.api, request, await self._asend(request))
+            except VaceError as error:
+                delay = self._create_again_in(error, attempt, time.monotonic() - started)
+            await asyncio.sleep(delay)
+
+    def get_prediction(self, prediction: object) -> Prediction:
+        """Look at a prediction once, at the connection's own origin.
+
+        :param prediction: payload, id, `urls.get` or :class:`~airflow_vace.prediction.Prediction`
+        :raises VaceInputError: before any request, if there is no prediction in it
+        :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
+        """
+        api = self._settings.api
+        request = api.get(prediction)
+        return read_prediction(api, request, self._send(request))
+
+    async def aget_prediction(self, prediction: object) -> Prediction:
+        """Await :meth:`get_prediction`."""
+        api = (await self._asettings()).api
+        request = api.get(prediction)
+        return read_prediction(api, request, await self._asend(request))
+
+    def cancel_prediction(self, prediction: object) -> Prediction:
+        """Cancel a prediction and return what the server says of it; one that has ended stays as it is.
+
+        :raises VaceInputError: if there is no prediction in it, or the back-end has no such call
+        :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
+        """
+        api = self._settings.api
+        request = api.cancel(prediction)
+        try:
+            return read_prediction(api, request, self._send(request))
+        except VaceProtocolError:  # accepted, in a server's own words
+            return self.get_prediction(prediction)
+
+    async def acancel_prediction(self, prediction: object) -> Prediction:
+        """Await :meth:`cancel_prediction`."""
+        api = (await self._asettings()).api
+        request = api.cancel(prediction)
+        try:
+            return read_prediction(api, request, await self._asend(request))
+        except VaceProtocolError:  # accepted, in a server's own words
+            return await self.aget_prediction(prediction)
+
+    def list_predictions(self, created_after: str | None = None) -> Iterator[Prediction]:
+        """Yield the account's predictions, newest first, page by page, where the back-end lists.
+
+        :param created_after: ISO 8601 time; what is older is left out
+        :raises VaceInputError: if the back-end has no such call
+        :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
+        """
+        api = self._settings.api
+        request: Request | None = api.list(created_after)
+        for _ in range(_MOST_PAGES):
+            if request is None:
+                return
+            found, following = read_list(api, request, self._send(request))
+            yield from _newer(found, created_after)
+            request = api.page(following) if following else None
+
+    async def alist_predictions(self, created_after: str | None = None) -> AsyncIterator[Prediction]:
+        """Iterate asynchronously over :meth:`list_predictions`."""
+        api = (await self._asettings()).api
+        request: Request | None = api.list(created_after)
+        for _ in range(_MOST_PAGES):
+            if request is None:
+                return
+            found, following = read_list(api, request, await self._asend(request))
+            for prediction in _newer(found, created_after):
+                yield prediction
+            request = api.page(following) if following else None
+
+    def wait_for_prediction(
+        self,
+        prediction: object,
+        timeout: float | None = 3600.0,
+        *,
+        poll_interval: float | None = None,
+    ) -> Prediction:
+        """Block until a prediction is final, and return it, whatever its end.
+
+        :param timeout: seconds from this call; None waits without end
+        :param poll_interval: how late, in seconds, the end may be noticed (default: 15 s at most)
+        :raises PredictionTimeout: if it is not final in time; it is not canceled by that
+        :raises VaceError: what ends a wait, see :meth:`airflow_vace.polling.Wait.failed`
+        """
+        deadline = None if timeout is None else time.time() + timeout
+        wait = Wait(deadline=deadline, poll_interval=poll_interval)
+        while True:
+            try:
+                decision = wait.answered(self.get_prediction(prediction), time.time())
+            except VaceError as error:
+                decision = wait.failed(error, time.time())
+            self.tell(wait)
+            match decision:
+                case Final(final):
+                    return final
+                case GiveUp(error):
+                    raise error
+                case LookAgain(seconds):
+                    time.sleep(seconds)
+
+    def tell(self, wait: Wait) -> None:
+        """Log what the last answer or error brought, if it is worth a line."""
+        if wait.news:
+            self.log.log(logging.WARNING if wait.is_troubled else logging.INFO, "%s", wait.news)
+
+    def iter_file(self, url: str) -> Iterator[bytes]:
+        """Stream a file; the key goes along only to the connection's own origin, redirects included.
+
+        :raises VaceAPIError: (or what is below it) if the server refused
+        :raises VaceTransportError: if the file did not come, or not whole
+        """
+        api = self._settings.api
+        for _ in range(_MOST_REDIRECTS):
+            request = api.file(url)
+            try:
+                with self._carry(request) as answer:
+                    if answer.is_redirect:
+                        url = urljoin(url, answer.headers["location"])
+                        continue
+                    if answer.status_code != 200:
+                        body = _read_bounded(answer.iter_content(64 * 1024), request.shown, 30)
+                        response = Response(answer.status_code, answer.headers, body)
+                        raise read_error(api, request, response)
+                    yield from answer.iter_content(256 * 1024)
+                    return
+            except (requests.RequestException, HTTPError) as error:
+                raise _transport_error(request.shown, error, sent=True) from error
+        raise VaceTransportError(f"GET {excerpt(url)}: redirected too often", sent=True)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Look for a prediction that cannot exist: free, and the answer tells address and key apart."""
+        try:
+            api = self._settings.api
+            request = api.get(_PROBE_ID)
+            read_probe(api, request, self._send(request))
+        except VaceError as error:
+            return False, str(error)
+        return True, f"Reached {api.base_url}{api.prefix} ({api.backend.name}); the key was not refused"
+
+    def fresh(self) -> Self:
+        """Return a hook of the same connection with a session of its own, and without another look-up.
+
+        For signal handlers, which may have interrupted this one in the midst of a request.
+        """
+        twin = type(self)(self.vace_conn_id)
+        twin._known_settings = self._known_settings  # noqa: SLF001 - its own class
+        return twin
+
+    # --- what both faces decide alike --------------------------------------------------------------
+
+    def _described_create(
+        self,
+        settings: _Settings,
+        input: Mapping[str, Any] | str,  # noqa: A002 - the API's own word
+        model: str | None,
+        version: str | None,
+        deadline: float | None,
+    ) -> Request:
+        model = model or settings.model
+        values, warnings = normalize_input(input, model=model)
+        for warning in warnings:
+            self.log.warning("The model may refuse this: %s", warning)
+        return settings.api.create(
+            values,
+            model=model,
+            version=version or settings.version,
+            cancel_after=None if deadline is None else deadline - time.time(),
+        )
+
+    def _create_again_in(self, error: VaceError, attempt: int, waited: float) -> float:
+        """Return the seconds after which a create is sent again; raise where that would be wrong."""
+        delay = next_create(error, attempt, waited) if may_create_again(error) else None
+        if delay is None:
+            told = read_failed_create(error)
+            raise told from (None if told is error else error)
+        self.log.warning("Nothing was accepted; submitting again in %.1f s: %s", delay, error)
+        return delay
+
+    # --- carrying a request ------------------------------------------------------------------------
+
+    def _send(self, request: Request) -> Response:
+        shown = request.shown
+        try:
+            with self._carry(request) as answer:
+                chunks = answer.iter_content(64 * 1024)
+                body = _read_bounded(chunks, shown, self._settings.timeout)
+                return Response(answer.status_code, answer.headers, body)
+        except (requests.RequestException, HTTPError) as error:
+            raise _transport_error(shown, error, sent=_was_sent(error)) from error
+
+    def _carry(self, request: Request) -> requests.Response:
+        settings = self._settings
+        return self._session.request(
+            request.method,
+            request.url,
+            headers=request.headers,
+            data=request.body,
+            timeout=(settings.connect_timeout, settings.timeout),
+            allow_redirects=False,
+            stream=True,
+        )
+
+    async def _asend(self, request: Request) -> Response:
+        settings = await self._asettings()
+        shown = request.shown
+        try:
+            async with (
+                self._asession() as session,
+                session.request(
+                    request.method,
+                    request.url,
+                    headers=request.headers,
+                    data=request.body,
+                    proxy=settings.proxy_for(request.url),
+                    allow_redirects=False,
+                ) as answer,
+            ):
+                body = bytearray()
+                async for chunk in answer.content.iter_chunked(64 * 1024):
+                    body += chunk
+                    _check_size(len(body), shown)
+                return Response(answer.status, answer.headers, bytes(body))
+        except (
+            aiohttp.ClientConnectorError,
+            aiohttp.ConnectionTimeoutError,
+            aiohttp.ClientHttpProxyError,
+        ) as error:
+            raise _transport_error(shown, error, sent=False) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _transport_error(shown, error, sent=True) from error
+
+    # --- the connection ----------------------------------------------------------------------------
+
+    @property
+    def _settings(self) -> _Settings:
+        if self._known_settings is None:
+            with _named_lookup_errors(self.vace_conn_id):
+                connection = self.get_connection(self.vace_conn_id)
+                extra = connection.extra_dejson
+            self._known_settings = _Settings.of(connection, extra)
+        return self._known_settings
+
+    async def _asettings(self) -> _Settings:
+        if self._known_settings is None:
+            with _named_lookup_errors(self.vace_conn_id):
+                connection = await get_async_connection(self.vace_conn_id, hook=self)
+                extra = await get_async_extra_dejson(connection)
+            self._known_settings = _Settings.of(connection, extra)
+        return self._known_settings
+
+    def get_conn(
+        self,
+        headers: dict[Any, Any] | None = None,
+        extra_options: dict[str, Any] | None = None,
+    ) -> requests.Session:
+        """Return a session set up as the connection says; it holds no key, each request brings its own.
+
+        :param headers: further headers
+        :param extra_options: not used; the connection's extra says it all
+        """
+        settings = self._settings
+        self.base_url = settings.api.base_url
+        self._base_url_initialized = True
+        self.merged_extra = extra_options or {}
+        session = requests.Session()
+        session.auth = _without_netrc
+        session.verify = settings.verify
+        session.cert = settings.cert
+        session.proxies = dict(settings.proxies)
+        session.headers.update(headers or {})
+        return self._configure_session_from_mount_adapters(session)
+
+    @cached_property
+    def _session(self) -> requests.Session:
+        return self.get_conn()
+
+    async def __aenter__(self) -> Self:
+        self._shares_session = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        session, self._async_session = self._async_session, None
+        self._shares_session = False
+        if session is not None:
+            await session.close()
+
+    @contextlib.asynccontextmanager
+    async def _asession(self) -> AsyncIterator[aiohttp.ClientSession]:
+        if not self._shares_session:
+            async with await _new_async_session(await self._asettings()) as session:
+                yield session
+            return
+        if self._async_session is None:
+            self._async_session = await _new_async_session(await self._asettings())
+        yield self._async_session
+
+
+@contextlib.contextmanager
+def _named_lookup_errors(conn_id: str) -> Iterator[None]:
+    """Tell a secrets back-end's trouble from ours: nothing was sent, and another try may well work."""
+    try:
+        yield
+    except AirflowNotFoundException:
+        raise
+    except Exception as error:  # secrets back-ends are strangers, and may throw anything
+        raise VaceTransportError(
+            f"The connection {conn_id!r} could not be read ({type(error).__name__}); nothing was sent",
+            sent=False,
+        ) from error
+
+
+async def _new_async_session(settings: _Settings) -> aiohttp.ClientSession:
+    context = await asyncio.to_thread(settings.ssl_context)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=context),
+        timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
+    )
+
+
+def _without_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Leave a request as it is: without an auth, requests would put ~/.netrc's in place of the key."""
+    return request
+
+
+def _read_bounded(chunks: Iterable[bytes], shown: str, timeout: float) -> bytes:
+    """Read a body that may trickle or never end; the socket's time-out alone bounds neither."""
+    body, until = bytearray(), time.monotonic() + timeout
+    for chunk in chunks:
+        body += chunk
+        _check_size(len(body), shown)
+        if time.monotonic() > until:
+            raise VaceTransportError(f"{shown}: the answer took over {timeout:g} s", sent=True)
+    return bytes(body)
+
+
+def _check_size(size: int, shown: str) -> None:
+    if size > _LARGEST_ANSWER:
+        limit = _LARGEST_ANSWER // 1024**2
+        raise VaceProtocolError(f"{shown}: the answer is larger than {limit} MiB", is_torn=True)
+
+
+def _was_sent(error: Exception) -> bool:
+    """Whether a server may have seen the request that failed so."""
+    reason: object = error.args[0] if error.args else None
+    if isinstance(reason, MaxRetryError):
+        reason = reason.reason
+    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ProxyError):
+        return False
+    if isinstance(error, requests.exceptions.SSLError):
+        return "CERTIFICATE_VERIFY_FAILED" not in str(reason)
+    return not isinstance(reason, NewConnectionError | ConnectTimeoutError)
+
+
+def _transport_error(shown: str, error: Exception, *, sent: bool) -> VaceTransportError:
+    what = excerpt(str(error) or "time-out", 300)
+    seen = "no answer came" if sent else "the server was not reached, nothing was sent"
+    return VaceTransportError(f"{shown}: {seen} ({type(error).__name__}: {what})", sent=sent)
+
+
+def _newer(found: list[Prediction], created_after: str | None) -> Iterator[Prediction]:
+    """Leave out what is older, for servers that list but don't filter."""
+    start = parse_time(created_after)
+    for prediction in found:
+        created = parse_time(prediction.created_at)
+        if start is None or created is None or created > start:
+            yield prediction
+
+
+# --- a connection's fields -------------------------------------------------------------------------
+
+
+def _base_url(connection: Connection) -> str:
+    """Return the base URL; the scheme is https unless host or schema say otherwise."""
+    host = (connection.host or "").strip().rstrip("/")
+    if host and "://" not in host:
+        scheme = (connection.schema or "https").strip().lower()
+        host = f"{scheme if scheme in ('http', 'https') else 'https'}://{host}"
+    if not connection.port:
+        return host
+    scheme, _, rest = host.partition("://")
+    name, slash, path = rest.partition("/")
+    with contextlib.suppress(ValueError):
+        if urlsplit(host).port:
+            return host
+    return f"{scheme}://{name}:{connection.port}{slash}{path}"
+
+
+def _text(extra: Mapping[str, Any], name: str) -> str | None:
+    value = extra.get(name)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if not isinstance(value, str):
+        raise _bad_extra(name, value, "text")
+    return value.strip()
+
+
+def _timeout(value: object) -> float:
+    if value in (None, ""):
+        return DEFAULT_TIMEOUT
+    try:
+        seconds = float(value)  # type: ignore[arg-type] - whatever it is, it is checked here
+    except (TypeError, ValueError):
+        seconds = -1
+    if isinstance(value, bool) or not 0 < seconds < 86400:
+        raise _bad_extra("timeout", value, "a number of seconds such as 30")
+    return seconds
+
+
+def _verify(value: object) -> bool | str:
+    if value in (None, ""):
+        return True
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
+    raise _bad_extra("verify", value, "true, false or the path of a CA bundle")
+
+
+def _proxies(value: object) -> dict[str, str]:
+    if value in (None, "", {}):
+        return {}
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, str):
+        return {"http": value, "https": value}
+    if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
+        return {str(scheme): proxy for scheme, proxy in value.items()}
+    raise _bad_extra("proxies", "***", "an object such as {'https': 'http://proxy:3128'}")
+
+
+def _cert(value: object) -> str | tuple[str, str] | None:
+    if value in (None, "", []):
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, str) for v in value):
+        return value[0], value[1]
+    raise _bad_extra("cert", value, "a path, or two: certificate and key")
+
+
+def _bad_extra(name: str, value: object, wanted: str) -> VaceInputError:
+    return VaceInputError(
+        f"The connection's extra {name!r} is {excerpt(repr(value), 100)}; it must be {wanted}.",
+        field=name,
+        value=value,
+        remedy=wanted,
+    )

@@ -1,0 +1,40 @@
+"""Links from a task to its prediction: its page at the vendor, and its output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperatorLink
+
+if TYPE_CHECKING:
+    from airflow_vace.prediction import Prediction
+
+
+def _prediction_of(operator: Any) -> Prediction | None:
+    # Links are worked out on the worker, on the very operator that ran, after each leg of its way.
+    prediction: Prediction | None = getattr(operator, "linked_prediction", None)
+    return prediction
+
+
+class PredictionPageLink(BaseOperatorLink):
+    """The prediction's page at the vendor (`urls.web`)."""
+
+    name = "Prediction"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
+        prediction = _prediction_of(operator)
+        return _web(prediction.urls.get("web")) if prediction else ""
+
+
+class PredictionOutputLink(BaseOperatorLink):
+    """The video, at the vendor, as long as it lives there."""
+
+    name = "Video"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
+        prediction = _prediction_of(operator)
+        return _web(next(iter(prediction.output_urls), None)) if prediction else ""
+
+
+def _web(url: str | None) -> str:
+    return url if url and url.startswith(("https://", "http://")) else ""

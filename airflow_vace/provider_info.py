@@ -1,0 +1,82 @@
+"""What Airflow learns of this provider before it imports anything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's description, in the form of Airflow's `provider_info.schema.json`."""
+    return {
+        "package-name": "airflow-provider-vace",
+        "name": "VACE",
+        "description": "Generate video with `prunaai/vace-14b <https://replicate.com/prunaai/vace-14b>`__.",
+        "integrations": [
+            {
+                "integration-name": "VACE",
+                "external-doc-url": "https://replicate.com/prunaai/vace-14b",
+                "tags": ["service"],
+            }
+        ],
+        "operators": [
+            {"integration-name": "VACE", "python-modules": ["airflow_vace.operators"]},
+        ],
+        "sensors": [
+            {"integration-name": "VACE", "python-modules": ["airflow_vace.sensors"]},
+        ],
+        "hooks": [
+            {"integration-name": "VACE", "python-modules": ["airflow_vace.hooks"]},
+        ],
+        "triggers": [
+            {"integration-name": "VACE", "python-modules": ["airflow_vace.triggers"]},
+        ],
+        "extra-links": [
+            "airflow_vace.links.PredictionPageLink",
+            "airflow_vace.links.PredictionOutputLink",
+        ],
+        "connection-types": [
+            {
+                "connection-type": "vace",
+                "hook-class-name": "airflow_vace.hooks.VaceHook",
+                "hook-name": "VACE",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login"],
+                    "relabeling": {"host": "Base URL", "password": "API key"},
+                    "placeholders": {
+                        "host": "https://gateway.example, https://api.replicate.com or https://api.pruna.ai",
+                        "password": "the key that the vendor gave you",
+                    },
+                },
+                "conn-fields": {
+                    "backend": {
+                        "label": "Back-end",
+                        "description": "Which API is spoken; chosen by the host if empty.",
+                        "schema": {
+                            "type": ["string", "null"],
+                            "enum": ["gateway", "replicate", "pruna", None],
+                        },
+                    },
+                    "api_prefix": {
+                        "label": "API prefix",
+                        "description": "Path below the base URL; the back-end's own if empty.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "model": {
+                        "label": "Model",
+                        "description": "owner/name for tasks that name none; prunaai/vace-14b if empty.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "version": {
+                        "label": "Version",
+                        "description": "Id of a version for tasks that name none.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "timeout": {
+                        "label": "Time-out",
+                        "description": "Seconds that one request may take; 30 if empty.",
+                        "schema": {"type": ["number", "null"]},
+                    },
+                },
+            }
+        ],
+    }

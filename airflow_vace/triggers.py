@@ -1,0 +1,156 @@
+"""VacePredictionTrigger: a wait in the triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_vace.api import read_reference
+from airflow_vace.exceptions import VaceError
+from airflow_vace.hooks import VaceHook
+from airflow_vace.polling import LookAgain, Schedule, Wait, is_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+# Cancels under way: on_kill is cut off after a second, and nobody else holds a reference.
+_cancels: set[asyncio.Task[None]] = set()
+
+_MOST_CANCELS = 3
+
+# What a person's hand leaves a task in. "deferred" is a hand-over to another triggerer, or the next
+# attempt after a clear: both go on with the prediction.
+_KILLED_STATES = frozenset({"failed", "success", "skipped", "upstream_failed", "removed"})
+
+
+class VacePredictionTrigger(BaseTrigger):
+    """Wait until a prediction is final, or its deadline has passed; the event is the payload.
+
+    An event whose status is not final says that waiting here is over: the task looks for itself, and
+    raises what it finds.
+
+    :param prediction: payload, id, or `urls.get`
+    :param vace_conn_id: connection of type `vace`
+    :param deadline: wall-clock end of the wait, seconds since the epoch; None: without end
+    :param poll_interval: how late, in seconds, the end may be noticed (default: 15 s at most)
+    :param cancel_on_kill: cancel the prediction when a person ends the deferred task (Airflow 3.3+)
+    """
+
+    def __init__(
+        self,
+        prediction: Any,
+        vace_conn_id: str = "vace_default",
+        deadline: float | None = None,
+        poll_interval: float | None = None,
+        cancel_on_kill: bool = False,  # noqa: FBT001, FBT002 - kwargs of a stored trigger
+    ) -> None:
+        super().__init__()
+        self.prediction = prediction
+        self.vace_conn_id = vace_conn_id
+        self.deadline = deadline
+        self.poll_interval = poll_interval
+        self.cancel_on_kill = cancel_on_kill
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            "airflow_vace.triggers.VacePredictionTrigger",
+            {
+                "prediction": self.prediction,
+                "vace_conn_id": self.vace_conn_id,
+                "deadline": self.deadline,
+                "poll_interval": self.poll_interval,
+                "cancel_on_kill": self.cancel_on_kill,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        # The session is closed before the event: what comes after a yield can be cut off.
+        payload = await self._wait()
+        yield TriggerEvent(payload)
+
+    async def _wait(self) -> dict[str, Any]:
+        identifier, url = read_reference(self.prediction)
+        wait = Wait(deadline=self.deadline, poll_interval=self.poll_interval)
+        async with VaceHook(self.vace_conn_id) as hook:
+            while True:
+                try:
+                    answer = await hook.aget_prediction(self.prediction)
+                    decision = wait.answered(answer, time.time())
+                except VaceError as error:
+                    decision = wait.failed(error, time.time())
+                hook.tell(wait)
+                if not isinstance(decision, LookAgain):
+                    break
+                await asyncio.sleep(decision.seconds)
+        if wait.prediction:
+            return wait.prediction.payload()
+        if isinstance(self.prediction, dict):
+            return self.prediction
+        return {"id": identifier, "status": "unknown", "urls": {"get": url} if url else {}}
+
+    async def on_kill(self) -> None:
+        """Cancel the prediction if a person ended the task, and leave it alone if the wait only moves."""
+        if not self.cancel_on_kill:
+            return
+        task = asyncio.create_task(self._cancel_if_killed())
+        _cancels.add(task)
+        task.add_done_callback(_cancels.discard)
+        await asyncio.shield(task)
+
+    async def _cancel_if_killed(self) -> None:
+        identifier, _ = read_reference(self.prediction)
+        try:
+            state = await self._task_state()
+        except Exception:  # Airflow's own trouble, of any kind: a hand-over must not cancel
+            self.log.warning(
+                "Prediction %s is not canceled: the task's state could not be read", identifier
+            )
+            return
+        if state is not None and state not in _KILLED_STATES:
+            self.log.info("Prediction %s is not canceled: the task is %s", identifier, state)
+            return
+        schedule = Schedule()
+        async with VaceHook(self.vace_conn_id) as hook:
+            for attempt in range(1, _MOST_CANCELS + 1):
+                try:
+                    prediction = await hook.acancel_prediction(self.prediction)
+                except VaceError as error:
+                    self.log.warning(
+                        "Prediction %s could not be canceled and may run, and be billed, to its end: %s",
+                        identifier,
+                        error,
+                    )
+                    if is_refusal(error) or attempt == _MOST_CANCELS:
+                        return
+                    await asyncio.sleep(schedule.next_delay())
+                else:
+                    self.log.info(
+                        "Prediction %s is %s. %s", identifier, prediction.status, prediction.bill
+                    )
+                    return
+
+    async def _task_state(self) -> str | None:
+        """Return the state of this trigger's task, None if the task is gone."""
+        from airflow.sdk.execution_time.comms import GetTaskStates
+        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+        ti = self.task_instance
+        if ti is None:
+            return "unknown"
+        index = ti.map_index if ti.map_index is not None else -1
+        answer = await SUPERVISOR_COMMS.asend(
+            GetTaskStates(
+                dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=index
+            )
+        )
+        states = getattr(answer, "task_states", None)
+        if states is None:
+            return "unknown"
+        key = ti.task_id if index < 0 else f"{ti.task_id}_{index}"
+        run = states.get(ti.run_id, {})
+        if key not in run:
+            return None
+        return str(run[key] or "cleared")

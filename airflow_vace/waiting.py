@@ -1,0 +1,222 @@
+"""What operator and sensor share once a prediction exists: looking, ending, saving, canceling, failing.
+
+Here, and only here, errors of the core become Airflow's: :class:`AirflowFailException` where another
+attempt cannot help, the error itself where it can.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+
+from airflow_vace.api import read_reference
+from airflow_vace.exceptions import PredictionFailed, VaceAPIError, VaceError, VaceInputError
+from airflow_vace.links import PredictionOutputLink, PredictionPageLink
+from airflow_vace.polling import Final, GiveUp, LookAgain, Wait, is_refusal, read_end
+from airflow_vace.prediction import PredictionStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import NoReturn
+
+    from airflow.sdk import Context
+
+    from airflow_vace.hooks import VaceHook
+    from airflow_vace.prediction import Prediction
+
+# How long after its deadline a deferred task is woken by Airflow if no triggerer does it.
+DEFERRAL_GRACE_SECONDS = 300.0
+
+
+class WaitsForPrediction(BaseOperator):
+    """Base of the tasks that wait for a prediction; not for use in a DAG."""
+
+    operator_extra_links = (PredictionPageLink(), PredictionOutputLink())
+
+    vace_conn_id: str
+    save_to: str | None
+    cancel_on_kill: bool
+    _prediction: Prediction | None = None
+
+    @cached_property
+    def hook(self) -> VaceHook:
+        from airflow_vace.hooks import VaceHook
+
+        return VaceHook(self.vace_conn_id)
+
+    def checked_save_to(self) -> Path | None:
+        """Return the directory to save to, None if nothing shall be saved.
+
+        :raises VaceInputError: if it can't be one
+        """
+        from airflow_vace.media import read_save_to
+
+        return read_save_to(self.save_to)
+
+    def look(self, reference: object, wait: Wait) -> LookAgain | None:
+        """Look once; return when to look again, None if the prediction, in `wait.prediction`, is final.
+
+        What looks like a refusal is looked at again here until it is settled, so that it ends a wait
+        alike in every mode.
+
+        :raises VaceError: if waiting on has no sense
+        """
+        while True:
+            refused = False
+            try:
+                decision = wait.answered(self.hook.get_prediction(reference), time.time())
+            except VaceError as error:
+                decision = wait.failed(error, time.time())
+                refused = is_refusal(error)
+            self.hook.tell(wait)
+            self._prediction = wait.prediction or self._prediction
+            match decision:
+                case Final():
+                    return None
+                case GiveUp(error):
+                    raise error
+                case LookAgain(seconds):
+                    if not refused:
+                        return decision
+                    time.sleep(seconds)
+
+    def defer_until_final(self, reference: object, wait: Wait) -> NoReturn:
+        """Hand the wait over to the triggerer; `execute_complete` goes on, with the deadline kept."""
+        from airflow_vace.triggers import VacePredictionTrigger
+
+        if wait.prediction:
+            known = wait.prediction.payload()
+        else:
+            identifier, url = read_reference(reference)
+            known = {"id": identifier, "urls": {"get": url} if url else {}}
+        left = None if wait.deadline is None else max(wait.deadline - time.time(), 0.0)
+        self.log.info("Waiting for prediction %s in the triggerer", known["id"])
+        self.defer(
+            trigger=VacePredictionTrigger(
+                prediction=known,
+                vace_conn_id=self.vace_conn_id,
+                deadline=wait.deadline,
+                poll_interval=wait.poll_interval,
+                cancel_on_kill=self.cancel_on_kill,
+            ),
+            method_name="execute_complete",
+            kwargs={"deadline": wait.deadline},
+            timeout=None if left is None else timedelta(seconds=left + DEFERRAL_GRACE_SECONDS),
+        )
+
+    def resume_execution(
+        self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
+    ) -> Any:
+        """Look for ourselves where no triggerer did until long after the deadline."""
+        if next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout":
+            self.log.warning("No triggerer ended this wait in time; looking for myself")
+            next_method, next_kwargs = "execute_complete", {"event": self.reference(context)}
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def reference(self, context: Context) -> Any:
+        """Return what is known of the prediction without an event."""
+        raise NotImplementedError
+
+    def result_of(self, prediction: Prediction) -> dict[str, Any]:
+        """Return the payload of a prediction that has ended well, saved if that was asked for.
+
+        :raises VaceError: if it has ended otherwise, or its file could not be saved
+        """
+        from airflow_vace.media import save_output
+
+        self._prediction = prediction
+        succeeded = prediction.status is PredictionStatus.SUCCEEDED
+        if succeeded and not prediction.output_urls and not prediction.has_expired:
+            # A payload leaves `data:` out, and some servers tell the output a moment later.
+            prediction = self._prediction = prediction.updated(
+                self.hook.get_prediction(prediction)
+            )
+        read_end(prediction)
+        folder = self.checked_save_to()
+        if folder is not None:
+            files = save_output(self.hook, prediction, folder)
+            for file in files:
+                self.log.info("Saved %s (%.1f MB)", file["uri"], file["size"] / 1e6)
+            prediction = self._prediction = replace(prediction, files=files)
+        elif any(url[:5].lower() == "data:" for url in prediction.output_urls):
+            raise VaceInputError(
+                f"Prediction {prediction.id} succeeded, and its output is a data: URL, which is too large"
+                f" for XCom. {prediction.bill} Set save_to, and fetch it with a VacePredictionSensor on"
+                " this id within the hour.",
+                field="save_to",
+                remedy="set save_to to a directory",
+            )
+        self.log.info("Prediction %s succeeded after %s", prediction.id, _duration(prediction))
+        return prediction.payload()
+
+    def on_kill(self) -> None:
+        """Cancel the prediction when the task is killed on its worker, if it shall be; best effort."""
+        prediction = self._prediction
+        if prediction is None or prediction.status.is_final:
+            return
+        if not self.cancel_on_kill:
+            self.log.warning(
+                "Killed; prediction %s is left running and is billed (cancel_on_kill=False)", prediction.id
+            )
+            return
+        self.cancel(prediction)
+
+    def cancel(self, prediction: Prediction) -> Prediction:
+        """Cancel a prediction, say in the log what that means for the bill, and return its last state."""
+        try:
+            canceled = prediction.updated(self.hook.fresh().cancel_prediction(prediction))
+        except VaceError as error:
+            self.log.warning(
+                "Prediction %s could not be canceled and may run, and be billed, to its end: %s",
+                prediction.id,
+                error,
+            )
+            return prediction
+        self._prediction = canceled
+        self.log.info("Prediction %s is %s. %s", canceled.id, canceled.status, canceled.bill)
+        return canceled
+
+    @property
+    def linked_prediction(self) -> Prediction | None:
+        """The prediction that the task's links lead to."""
+        return self._prediction
+
+
+@contextmanager
+def translated(*retryable: type[Exception]) -> Iterator[None]:
+    """Raise errors as Airflow's: those of `retryable` classes as they are, if another attempt can help."""
+    try:
+        yield
+    except (VaceError, OSError) as error:
+        if isinstance(error, retryable) and not _is_hopeless(error):
+            raise
+        raise AirflowFailException(str(error)) from error
+
+
+def _is_hopeless(error: Exception) -> bool:
+    if isinstance(error, PredictionFailed):
+        return not error.worth_another_run
+    return isinstance(error, VaceAPIError) and error.status_code < 500 and error.status_code not in (
+        408,
+        429,
+    )
+
+
+def checked_seconds(name: str, value: object, *, zero: bool = False) -> None:
+    """Raise ValueError, at import of the DAG, for a duration that is none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (value > 0 or (zero and value == 0)):  # type: ignore[operator]
+        raise ValueError(f"{name} is {value!r}; it must be a positive number of seconds")
+
+
+def _duration(prediction: Prediction) -> str:
+    seconds = prediction.metrics.get("total_time") or prediction.metrics.get("predict_time")
+    return f"{seconds:.0f} s" if isinstance(seconds, int | float) else "a time that it does not tell"
+
