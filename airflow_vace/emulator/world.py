@@ -1,0 +1,248 @@
+"""The emulated vendor: predictions that boot, run and end as time passes, and the bill for them."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_vace.inputs import FIELDS, SPEED_MODES
+
+FRAMES_PER_SECOND = 16
+_LOAD_SECONDS = 4.0
+_SECONDS_PER_STEP = 1.57
+_DECODE_SECONDS = 6.0
+_COLD_BOOT_SECONDS = (20.0, 60.0)
+_WARM_BOOT_SECONDS = (0.5, 2.0)
+_SPEED = dict(zip(SPEED_MODES.values(), (1.0, 0.6, 0.4), strict=True))
+_ID_LETTERS = "abcdefghijkmnpqrstuvwxyz0123456789"
+
+FAILED = {"status": "failed", "error": "Prediction failed: E1001 out of memory"}
+
+
+@dataclass(kw_only=True)
+class Timeline:
+    """When a prediction boots and runs, in seconds; all else follows from the clock."""
+
+    created: float
+    boot: float
+    load: float
+    step: float
+    steps: int
+    decode: float
+
+    @property
+    def started(self) -> float:
+        return self.created + self.boot
+
+    @property
+    def ended(self) -> float:
+        return self.started + self.load + self.step * self.steps + self.decode
+
+    def logs_at(self, now: float) -> str:
+        """Return the logs so far: a bar for the load, one for the steps, one for the decoding."""
+        if now < self.started:
+            return ""
+        passed = now - self.started
+        lines = [_bar("Loading weights", passed, self.load / 5, 5)]
+        passed -= self.load
+        if passed >= 0:
+            lines.append(_bar("", passed, self.step, self.steps))
+            passed -= self.step * self.steps
+        if passed >= 0:
+            lines.append(_bar("Decoding", passed, self.decode / 3, 3))
+        return "\n".join(lines)
+
+
+def _bar(label: str, passed: float, unit: float, total: int) -> str:
+    """Return what tqdm would have written: one line, redrawn after each carriage return."""
+    done = min(int(passed / unit), total) if unit else total
+    seen = []
+    for step in sorted({0, done // 2, done}):
+        percent = step * 100 // total
+        blocks = "█" * (percent // 10)
+        left = f"{_clock((total - step) * unit)}, {unit:5.2f}s/it" if step else "?, ?it/s"
+        prefix = f"{label}: " if label else ""
+        seen.append(
+            f"{prefix}{percent:3d}%|{blocks:<10}| {step}/{total} [{_clock(step * unit)}<{left}]"
+        )
+    return "\r".join(seen)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One accepted prediction."""
+
+    id: str
+    model: str
+    version: str | None
+    input: dict[str, Any]
+    timeline: Timeline
+    outcome: dict[str, Any] = field(default_factory=dict)
+    cancel_after: float | None = None
+    canceled: float | None = None
+
+    def status_at(self, now: float) -> str:
+        stop = self._stopped_at()
+        end = self.ended
+        if stop is not None and stop <= min(now, end):
+            # The deadline before the start aborts; a person's cancel, and a deadline after it, cancels.
+            return "aborted" if stop < self.timeline.started and self.canceled is None else "canceled"
+        if now < self.timeline.started:
+            return "starting"
+        return "processing" if now < end else str(self.outcome.get("status", "succeeded"))
+
+    def finished_at(self, now: float) -> float | None:
+        """Return when it ended, None if it has not."""
+        if self.status_at(now) in ("starting", "processing"):
+            return None
+        stop = self._stopped_at()
+        return self.ended if stop is None else min(stop, self.ended)
+
+    @property
+    def ended(self) -> float:
+        return self.timeline.ended
+
+    def _stopped_at(self) -> float | None:
+        deadline = None if self.cancel_after is None else self.timeline.created + self.cancel_after
+        stops = [stop for stop in (self.canceled, deadline) if stop is not None]
+        return min(stops) if stops else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width, _, height = str(self.input.get("size", FIELDS["size"].default)).partition("*")
+        return int(width), int(height)
+
+    @property
+    def frames(self) -> int:
+        return int(self.input.get("frame_num", FIELDS["frame_num"].default))
+
+    @property
+    def seed(self) -> int:
+        """The seed asked for; a random one follows from the id, so that a run can be repeated."""
+        seed = int(self.input.get("seed", -1))
+        return seed if seed >= 0 else int(hashlib.sha256(self.id.encode()).hexdigest()[:8], 16)
+
+
+class World:
+    """All predictions of one emulator; `now` is always given, so that nothing here has a clock."""
+
+    def __init__(self, *, seed: int, time_scale: float, retention: float) -> None:
+        self.time_scale = time_scale
+        self.retention = retention
+        self.runs: dict[str, Run] = {}
+        self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
+        self._lock = threading.Lock()
+
+    def create(
+        self,
+        values: dict[str, Any],
+        *,
+        model: str,
+        version: str | None,
+        now: float,
+        cancel_after: float | None = None,
+        outcome: dict[str, Any] | None = None,
+    ) -> Run:
+        """Accept a prediction: from here on it is on the bill."""
+        with self._lock:
+            boot = self._random.uniform(*(_WARM_BOOT_SECONDS if self.runs else _COLD_BOOT_SECONDS))
+            identifier = "".join(self._random.choices(_ID_LETTERS, k=26))
+            run = Run(
+                id=identifier,
+                model=model,
+                version=version,
+                input=values,
+                timeline=self._timeline(values, boot, now),
+                outcome=outcome or {},
+                cancel_after=cancel_after,
+            )
+            self.runs[identifier] = run
+            return run
+
+    def _timeline(self, values: dict[str, Any], boot: float, now: float) -> Timeline:
+        def of(name: str) -> Any:
+            return values.get(name, FIELDS[name].default)
+
+        width, _, height = str(of("size")).partition("*")
+        work = int(width) * int(height) / (832 * 480) * int(of("frame_num")) / 81
+        step = _SECONDS_PER_STEP * work * _SPEED.get(str(of("speed_mode")), 1.0)
+        scale = self.time_scale
+        return Timeline(
+            created=now,
+            boot=boot * scale,
+            load=_LOAD_SECONDS * scale,
+            step=step * scale,
+            steps=int(of("sample_steps")),
+            decode=_DECODE_SECONDS * work * scale,
+        )
+
+    def is_gone(self, run: Run, now: float) -> bool:
+        """Whether the files, the logs and the input of a run have been deleted."""
+        finished = run.finished_at(now)
+        return finished is not None and now - finished >= self.retention
+
+    def bill(self, now: float) -> dict[str, Any]:
+        """Return every accepted prediction, and how many of them are charged."""
+        predictions = []
+        for run in list(self.runs.values()):
+            status = run.status_at(now)
+            predictions.append(
+                {
+                    "id": run.id,
+                    "status": status,
+                    "charged": status != "aborted",
+                    "created_at": iso(run.timeline.created),
+                }
+            )
+        return {"predictions": predictions, "charged": sum(p["charged"] for p in predictions)}
+
+
+def iso(moment: float, digits: int = 6) -> str:
+    """Return an ISO 8601 time in UTC with so many fractional digits."""
+    text = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000"
+    whole, _, fraction = text.partition(".")
+    return f"{whole}.{fraction[:digits]}Z" if digits else f"{whole}Z"
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "url": (str,),
+    "int": (int,),
+    "number": (int, float),
+    "urls": (list,),
+}
+
+
+def invalid_fields(values: Any) -> list[dict[str, str]]:
+    """Return what the model refuses in an input, as `invalid_fields` tells it; it normalises nothing."""
+    if not isinstance(values, dict):
+        return [{"type": "invalid_type", "field": "input", "description": "Expected an object"}]
+    problems = []
+    for name, value in values.items():
+        known = FIELDS.get(name)
+        problem = None
+        if known is None:
+            problem = "Unexpected field"
+        elif isinstance(value, bool) or not isinstance(value, _TYPES[known.kind]):
+            problem = f"Expected {known.kind}, given {type(value).__name__}"
+        elif known.name in ("size", "speed_mode", "sample_solver") and value not in known.values:
+            problem = f"Must be one of {', '.join(known.values)}"
+        elif (known.low is not None and value < known.low) or (
+            known.high is not None and value > known.high
+        ):
+            problem = f"Must be between {known.low:g} and {known.high or float('inf'):g}"
+        if problem:
+            problems.append({"type": "invalid", "field": f"input.{name}", "description": problem})
+    if not values.get("prompt"):
+        problems.append(
+            {"type": "required", "field": "input.prompt", "description": "prompt is required"}
+        )
+    return problems
