@@ -52,9 +52,7 @@ class Backend:
 
 GATEWAY = Backend(name="gateway", prefix="/replicate/v1")
 # https://replicate.com/docs/reference/http
-REPLICATE = Backend(
-    name="replicate", prefix="/v1", create_version="/predictions", list="/predictions"
-)
+REPLICATE = Backend(name="replicate", prefix="/v1", create_version="/predictions", list="/predictions")
 # https://docs.api.pruna.ai
 PRUNA = Backend(
     name="pruna",
@@ -184,7 +182,7 @@ class Api:
 
         :raises VaceInputError: for a model or version that cannot stand in a request
         """
-        if not isinstance(model, str) or not _MODEL.fullmatch(model) or ".." in model:
+        if not _MODEL.fullmatch(model) or ".." in model:
             raise VaceInputError(
                 f"model is {excerpt(repr(model))}; it must be of the form 'owner/name', such as"
                 f" {DEFAULT_MODEL!r}. Nothing was sent, nothing is billed.",
@@ -192,7 +190,7 @@ class Api:
                 value=model,
                 remedy="owner/name",
             )
-        if version and not (isinstance(version, str) and _VERSION.fullmatch(version)):
+        if version and not _VERSION.fullmatch(version):
             raise VaceInputError(
                 f"version is {excerpt(repr(version))}; it must be a version's id, or be left out."
                 " Nothing was sent, nothing is billed.",
@@ -555,11 +553,17 @@ def _kind_of(status: int, code: str | None, detail: str) -> tuple[type[VaceAPIEr
     """Return the class for a status and code, and what to do about it."""
     no_money = code is not None and re.search(r"insufficient\w*(quota|balance|credit|funds)", code.lower())
     if status == 402 or (no_money and 400 <= status < 500):
-        return VaceBillingError, "The account has no money left: top it up. Nothing more was billed."
+        return (
+            VaceBillingError,
+            "The account has no money left: top it up. Nothing more was billed.",
+        )
     if status == 401:
         return VaceAuthError, "The key was not accepted: check the connection's password and host."
     if status == 403:
-        return VaceAuthError, "The key may not do this: check its permissions, allowed addresses and models."
+        return (
+            VaceAuthError,
+            "The key may not do this: check its permissions, allowed addresses and models.",
+        )
     if status == 429:
         return VaceRateLimited, "Too many requests: wait, and use a pool to send fewer at once."
     known = {
@@ -571,7 +575,10 @@ def _kind_of(status: int, code: str | None, detail: str) -> tuple[type[VaceAPIEr
     if status in known:
         return VaceAPIError, known[status]
     if _says_no_channel(status, code, detail):
-        return VaceAPIError, "The gateway has no channel for this model: check its name. Nothing is billed."
+        return (
+            VaceAPIError,
+            "The gateway has no channel for this model: check its name. Nothing is billed.",
+        )
     if 300 <= status < 400:
         return VaceAPIError, "Put the server's final address into the connection's host."
     return VaceAPIError, "The server is in trouble, or what stands before it."
@@ -633,7 +640,8 @@ def _invalid_fields(items: Any) -> dict[str, str]:
 
 
 _RESETS_IN = re.compile(
-    r"(?:resets?|retry|again|wait)\D{0,20}?(\d{1,9}(?:\.\d{1,9})?)\s*(ms|m(?:in\w*)?\b|s|$)", re.IGNORECASE
+    r"(?:resets?|retry|again|wait)\D{0,20}?(\d{1,9}(?:\.\d{1,9})?)\s*(ms|m(?:in\w*)?\b|s|$)",
+    re.IGNORECASE,
 )
 
 

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
-import ssl
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urljoin
 
 import aiohttp
 import requests
@@ -32,7 +26,6 @@ from urllib3.exceptions import (
 )
 
 from airflow_vace.api import (
-    Api,
     Request,
     Response,
     may_create_again,
@@ -42,101 +35,26 @@ from airflow_vace.api import (
     read_prediction,
     read_probe,
 )
+from airflow_vace.connection import Settings
 from airflow_vace.exceptions import (
     VaceError,
-    VaceInputError,
     VaceProtocolError,
     VaceTransportError,
     excerpt,
 )
-from airflow_vace.inputs import DEFAULT_MODEL, normalize_input
+from airflow_vace.inputs import normalize_input
 from airflow_vace.polling import Final, GiveUp, LookAgain, Wait, next_create
 from airflow_vace.prediction import parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
-
-    from airflow.sdk import Connection
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
     from airflow_vace.prediction import Prediction
 
-DEFAULT_TIMEOUT = 30.0
-_LONGEST_CONNECT = 10.0
 _LARGEST_ANSWER = 16 * 1024 * 1024
 _MOST_PAGES = 100
 _MOST_REDIRECTS = 6
 _PROBE_ID = "airflow-connection-test"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Settings:
-    """What a connection says, read and checked once for both faces; shown without the key."""
-
-    api: Api
-    model: str
-    version: str | None
-    timeout: float
-    verify: bool | str
-    proxies: dict[str, str] = field(repr=False)
-    cert: str | tuple[str, str] | None
-
-    @classmethod
-    def of(cls, connection: Connection, extra: Mapping[str, Any]) -> _Settings:
-        """Read a connection; its unset extras come as explicit nulls, those from a URI as text.
-
-        :raises VaceInputError: for the first field that cannot work
-        """
-        if not isinstance(extra, Mapping):
-            raise _bad_extra("extra", extra, "an object such as {}")
-        backend = _text(extra, "backend")
-        return cls(
-            api=Api.at(
-                _base_url(connection),
-                connection.password,
-                backend=backend.lower() if backend else None,
-                prefix=_text(extra, "api_prefix"),
-            ),
-            model=_text(extra, "model") or DEFAULT_MODEL,
-            version=_text(extra, "version"),
-            timeout=_timeout(extra.get("timeout")),
-            verify=_verify(extra.get("verify")),
-            proxies=_proxies(extra.get("proxies")),
-            cert=_cert(extra.get("cert")),
-        )
-
-    @property
-    def connect_timeout(self) -> float:
-        return min(self.timeout, _LONGEST_CONNECT)
-
-    def proxy_for(self, url: str) -> str | None:
-        """Return the proxy for a URL: the connection's, else the environment's, as requests does."""
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if self.proxies:
-            return self.proxies.get(parts.scheme) or self.proxies.get("all")
-        if proxy_bypass(host):
-            return None
-        return getproxies().get(parts.scheme) or getproxies().get("all")
-
-    def ssl_context(self) -> ssl.SSLContext | bool:
-        """Return what requests would trust and show, for aiohttp; it reads files, so call it in a thread."""
-        if self.verify is False and not self.cert:
-            return False
-        where = self.verify
-        if where is True:
-            environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-            where = environment or requests.certs.where()
-        folder = isinstance(where, str) and os.path.isdir(where)
-        context = ssl.create_default_context(
-            cafile=where if isinstance(where, str) and not folder else None,
-            capath=where if folder else None,
-        )
-        if self.verify is False:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if self.cert:
-            context.load_cert_chain(*([self.cert] if isinstance(self.cert, str) else self.cert))
-        return context
 
 
 class VaceHook(HttpHook):
@@ -156,7 +74,7 @@ class VaceHook(HttpHook):
     def __init__(self, vace_conn_id: str = default_conn_name) -> None:
         super().__init__(method="GET", http_conn_id=vace_conn_id)
         self.vace_conn_id = vace_conn_id
-        self._known_settings: _Settings | None = None
+        self._known_settings: Settings | None = None
         self._shares_session = False
         self._async_session: aiohttp.ClientSession | None = None
 
@@ -304,8 +222,8 @@ class VaceHook(HttpHook):
             match decision:
                 case Final(final):
                     return final
-                case GiveUp(error):
-                    raise error
+                case GiveUp(reason):
+                    raise reason
                 case LookAgain(seconds):
                     time.sleep(seconds)
 
@@ -346,7 +264,10 @@ class VaceHook(HttpHook):
             read_probe(api, request, self._send(request))
         except VaceError as error:
             return False, str(error)
-        return True, f"Reached {api.base_url}{api.prefix} ({api.backend.name}); the key was not refused"
+        return (
+            True,
+            f"Reached {api.base_url}{api.prefix} ({api.backend.name}); the key was not refused",
+        )
 
     def fresh(self) -> Self:
         """Return a hook of the same connection with a session of its own, and without another look-up.
@@ -361,7 +282,7 @@ class VaceHook(HttpHook):
 
     def _described_create(
         self,
-        settings: _Settings,
+        settings: Settings,
         input: Mapping[str, Any] | str,  # noqa: A002 - the API's own word
         model: str | None,
         version: str | None,
@@ -443,20 +364,20 @@ class VaceHook(HttpHook):
     # --- the connection ----------------------------------------------------------------------------
 
     @property
-    def _settings(self) -> _Settings:
+    def _settings(self) -> Settings:
         if self._known_settings is None:
             with _named_lookup_errors(self.vace_conn_id):
                 connection = self.get_connection(self.vace_conn_id)
                 extra = connection.extra_dejson
-            self._known_settings = _Settings.of(connection, extra)
+            self._known_settings = Settings.of(connection, extra)
         return self._known_settings
 
-    async def _asettings(self) -> _Settings:
+    async def _asettings(self) -> Settings:
         if self._known_settings is None:
             with _named_lookup_errors(self.vace_conn_id):
                 connection = await get_async_connection(self.vace_conn_id, hook=self)
                 extra = await get_async_extra_dejson(connection)
-            self._known_settings = _Settings.of(connection, extra)
+            self._known_settings = Settings.of(connection, extra)
         return self._known_settings
 
     def get_conn(
@@ -520,7 +441,7 @@ def _named_lookup_errors(conn_id: str) -> Iterator[None]:
         ) from error
 
 
-async def _new_async_session(settings: _Settings) -> aiohttp.ClientSession:
+async def _new_async_session(settings: Settings) -> aiohttp.ClientSession:
     context = await asyncio.to_thread(settings.ssl_context)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context),
@@ -575,85 +496,3 @@ def _newer(found: list[Prediction], created_after: str | None) -> Iterator[Predi
         created = parse_time(prediction.created_at)
         if start is None or created is None or created > start:
             yield prediction
-
-
-# --- a connection's fields -------------------------------------------------------------------------
-
-
-def _base_url(connection: Connection) -> str:
-    """Return the base URL; the scheme is https unless host or schema say otherwise."""
-    host = (connection.host or "").strip().rstrip("/")
-    if host and "://" not in host:
-        scheme = (connection.schema or "https").strip().lower()
-        host = f"{scheme if scheme in ('http', 'https') else 'https'}://{host}"
-    if not connection.port:
-        return host
-    scheme, _, rest = host.partition("://")
-    name, slash, path = rest.partition("/")
-    with contextlib.suppress(ValueError):
-        if urlsplit(host).port:
-            return host
-    return f"{scheme}://{name}:{connection.port}{slash}{path}"
-
-
-def _text(extra: Mapping[str, Any], name: str) -> str | None:
-    value = extra.get(name)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if not isinstance(value, str):
-        raise _bad_extra(name, value, "text")
-    return value.strip()
-
-
-def _timeout(value: object) -> float:
-    if value in (None, ""):
-        return DEFAULT_TIMEOUT
-    try:
-        seconds = float(value)  # type: ignore[arg-type] - whatever it is, it is checked here
-    except (TypeError, ValueError):
-        seconds = -1
-    if isinstance(value, bool) or not 0 < seconds < 86400:
-        raise _bad_extra("timeout", value, "a number of seconds such as 30")
-    return seconds
-
-
-def _verify(value: object) -> bool | str:
-    if value in (None, ""):
-        return True
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
-    raise _bad_extra("verify", value, "true, false or the path of a CA bundle")
-
-
-def _proxies(value: object) -> dict[str, str]:
-    if value in (None, "", {}):
-        return {}
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    if isinstance(value, str):
-        return {"http": value, "https": value}
-    if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
-        return {str(scheme): proxy for scheme, proxy in value.items()}
-    raise _bad_extra("proxies", "***", "an object such as {'https': 'http://proxy:3128'}")
-
-
-def _cert(value: object) -> str | tuple[str, str] | None:
-    if value in (None, "", []):
-        return None
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, str) for v in value):
-        return value[0], value[1]
-    raise _bad_extra("cert", value, "a path, or two: certificate and key")
-
-
-def _bad_extra(name: str, value: object, wanted: str) -> VaceInputError:
-    return VaceInputError(
-        f"The connection's extra {name!r} is {excerpt(repr(value), 100)}; it must be {wanted}.",
-        field=name,
-        value=value,
-        remedy=wanted,
-    )

@@ -66,9 +66,7 @@ _FIELDS = (
         values=tuple(SPEED_MODES.values()),
         help="Faster or more consistent; the short names are lightly, juiced and extra.",
     ),
-    InputField(
-        name="sample_steps", kind="int", default=50, low=1, high=100, help="Denoising steps."
-    ),
+    InputField(name="sample_steps", kind="int", default=50, low=1, high=100, help="Denoising steps."),
     InputField(
         name="sample_solver",
         kind="str",
@@ -89,7 +87,7 @@ _FIELDS = (
 )
 FIELDS: Mapping[str, InputField] = {field.name: field for field in _FIELDS}
 
-_SIZE = re.compile(r"\s*(\d+)\s*[*xX×]\s*(\d+)\s*")
+_SIZE = re.compile(r"\s*(\d+)\s*[*xX\u00d7]\s*(\d+)\s*")
 _MOST_REFERENCES = 3
 
 

@@ -32,7 +32,7 @@ _MOST_ATTEMPTS = 5
 _SUFFIXES = {"video/mp4": ".mp4", "video/webm": ".webm", "image/gif": ".gif", "image/png": ".png"}
 
 
-def read_save_to(save_to: str | None) -> Path | None:
+def read_save_to(save_to: object) -> Path | None:
     """Return the local directory that `save_to` names; None for None and for empty text.
 
     :raises VaceInputError: if it is not a local directory

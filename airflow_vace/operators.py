@@ -113,9 +113,7 @@ class VacePredictionOperator(WaitsForPrediction):
         )
         if not self.wait_for_completion:
             return prediction.payload()
-        wait = Wait(
-            deadline=deadline, poll_interval=self.poll_interval, prediction=prediction
-        )
+        wait = Wait(deadline=deadline, poll_interval=self.poll_interval, prediction=prediction)
         if self.deferrable and not prediction.status.is_final:
             # Known to people, and to a later leg of this attempt, while the task is deferred.
             context["ti"].xcom_push(_XCOM_SUBMITTED, prediction.payload())
@@ -138,9 +136,7 @@ class VacePredictionOperator(WaitsForPrediction):
 
     def reference(self, context: Context) -> Any:
         ti = context["ti"]
-        return ti.xcom_pull(
-            task_ids=ti.task_id, key=_XCOM_SUBMITTED, map_indexes=ti.map_index
-        )
+        return ti.xcom_pull(task_ids=ti.task_id, key=_XCOM_SUBMITTED, map_indexes=ti.map_index)
 
     def on_kill(self) -> None:
         if self._is_submitting:

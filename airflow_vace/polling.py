@@ -105,7 +105,7 @@ class Wait:
             self.prediction = before.updated(prediction)
         self.news = change(before, self.prediction)
         if self._trouble and not self.news:
-            self.news = f"Prediction {self.prediction.id} is {self.prediction.status}: answers come again"
+            self.news = f"Prediction {self.prediction.id}: {self.prediction.status}, answers come again"
         self.is_troubled = not self.prediction.status.is_known
         self._refusals, self._trouble = 0, None
         if self.prediction.status.is_final:
@@ -225,13 +225,13 @@ def change(before: Prediction | None, after: Prediction) -> str | None:
     """Return what is new in an answer, in words for the log; None if it is not worth a line."""
     if before is None or before.status != after.status:
         unknown = "" if after.status.is_known else " (a status that is not known; waiting on)"
-        return f"Prediction {after.id} is {after.status}{unknown}"
+        return f"Prediction {after.id}: {after.status}{unknown}"
     progress, old = after.progress, before.progress
     if progress is None or (old is not None and progress.percent // 10 == old.percent // 10):
         return None
     rate = f", {progress.seconds_per_step:.2f} s a step" if progress.seconds_per_step else ""
     left = f", {progress.eta:.0f} s left" if progress.eta is not None else ""
     return (
-        f"Prediction {after.id} is {after.status}: {progress.percent} %,"
+        f"Prediction {after.id}: {after.status}, {progress.percent} %,"
         f" step {progress.step} of {progress.steps}{rate}{left}"
     )

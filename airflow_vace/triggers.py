@@ -47,7 +47,7 @@ class VacePredictionTrigger(BaseTrigger):
         poll_interval: float | None = None,
         cancel_on_kill: bool = False,  # noqa: FBT001, FBT002 - kwargs of a stored trigger
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.prediction = prediction
         self.vace_conn_id = vace_conn_id
         self.deadline = deadline
@@ -69,7 +69,7 @@ class VacePredictionTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         # The session is closed before the event: what comes after a yield can be cut off.
         payload = await self._wait()
-        yield TriggerEvent(payload)
+        yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
 
     async def _wait(self) -> dict[str, Any]:
         identifier, url = read_reference(self.prediction)
@@ -104,10 +104,8 @@ class VacePredictionTrigger(BaseTrigger):
         identifier, _ = read_reference(self.prediction)
         try:
             state = await self._task_state()
-        except Exception:  # Airflow's own trouble, of any kind: a hand-over must not cancel
-            self.log.warning(
-                "Prediction %s is not canceled: the task's state could not be read", identifier
-            )
+        except Exception:  # noqa: BLE001 - Airflow's own trouble, of any kind: when in doubt, don't cancel
+            self.log.warning("Prediction %s is not canceled: the task's state could not be read", identifier)
             return
         if state is not None and state not in _KILLED_STATES:
             self.log.info("Prediction %s is not canceled: the task is %s", identifier, state)
@@ -127,9 +125,7 @@ class VacePredictionTrigger(BaseTrigger):
                         return
                     await asyncio.sleep(schedule.next_delay())
                 else:
-                    self.log.info(
-                        "Prediction %s is %s. %s", identifier, prediction.status, prediction.bill
-                    )
+                    self.log.info("Prediction %s is %s. %s", identifier, prediction.status, prediction.bill)
                     return
 
     async def _task_state(self) -> str | None:
@@ -140,11 +136,9 @@ class VacePredictionTrigger(BaseTrigger):
         ti = self.task_instance
         if ti is None:
             return "unknown"
-        index = ti.map_index if ti.map_index is not None else -1
+        index = ti.map_index
         answer = await SUPERVISOR_COMMS.asend(
-            GetTaskStates(
-                dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=index
-            )
+            GetTaskStates(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=index)
         )
         states = getattr(answer, "task_states", None)
         if states is None:

@@ -80,8 +80,8 @@ class WaitsForPrediction(BaseOperator):
             match decision:
                 case Final():
                     return None
-                case GiveUp(error):
-                    raise error
+                case GiveUp(reason):
+                    raise reason
                 case LookAgain(seconds):
                     if not refused:
                         return decision
@@ -111,9 +111,7 @@ class WaitsForPrediction(BaseOperator):
             timeout=None if left is None else timedelta(seconds=left + DEFERRAL_GRACE_SECONDS),
         )
 
-    def resume_execution(
-        self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
-    ) -> Any:
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Look for ourselves where no triggerer did until long after the deadline."""
         if next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout":
             self.log.warning("No triggerer ended this wait in time; looking for myself")
@@ -135,9 +133,7 @@ class WaitsForPrediction(BaseOperator):
         succeeded = prediction.status is PredictionStatus.SUCCEEDED
         if succeeded and not prediction.output_urls and not prediction.has_expired:
             # A payload leaves `data:` out, and some servers tell the output a moment later.
-            prediction = self._prediction = prediction.updated(
-                self.hook.get_prediction(prediction)
-            )
+            prediction = self._prediction = prediction.updated(self.hook.get_prediction(prediction))
         read_end(prediction)
         folder = self.checked_save_to()
         if folder is not None:
@@ -163,7 +159,8 @@ class WaitsForPrediction(BaseOperator):
             return
         if not self.cancel_on_kill:
             self.log.warning(
-                "Killed; prediction %s is left running and is billed (cancel_on_kill=False)", prediction.id
+                "Killed; prediction %s is left running and is billed (cancel_on_kill=False)",
+                prediction.id,
             )
             return
         self.cancel(prediction)
@@ -203,9 +200,14 @@ def translated(*retryable: type[Exception]) -> Iterator[None]:
 def _is_hopeless(error: Exception) -> bool:
     if isinstance(error, PredictionFailed):
         return not error.worth_another_run
-    return isinstance(error, VaceAPIError) and error.status_code < 500 and error.status_code not in (
-        408,
-        429,
+    return (
+        isinstance(error, VaceAPIError)
+        and error.status_code < 500
+        and error.status_code
+        not in (
+            408,
+            429,
+        )
     )
 
 
@@ -219,4 +221,3 @@ def checked_seconds(name: str, value: object, *, zero: bool = False) -> None:
 def _duration(prediction: Prediction) -> str:
     seconds = prediction.metrics.get("total_time") or prediction.metrics.get("predict_time")
     return f"{seconds:.0f} s" if isinstance(seconds, int | float) else "a time that it does not tell"
-

@@ -62,7 +62,7 @@ class Fault:
         :raises ValueError: for what is no fault
         """
         if not isinstance(data, dict):
-            raise ValueError(f"a fault is an object, not {data!r}")
+            raise ValueError(f"a fault is an object, not {data!r}")  # noqa: TRY004 - one error to catch
         given = dict(data)
         preset = given.pop("preset", None)
         if preset is not None and preset not in PRESETS:
@@ -116,7 +116,8 @@ PRESETS: dict[str, Fault] = {
 
 def rate_limited(form: RetryForm = "seconds", seconds: float = 1.0, **match: Any) -> Fault:
     """Return a 429 that tells its time in one of the forms that are met in the wild."""
-    headers, body = dict(_JSON), {"detail": "Request was throttled.", "status": 429}
+    headers, detail = dict(_JSON), "Request was throttled."
+    body: dict[str, Any] = {"status": 429}
     match form:
         case "seconds":
             headers["Retry-After"] = str(round(seconds))
@@ -127,7 +128,8 @@ def rate_limited(form: RetryForm = "seconds", seconds: float = 1.0, **match: Any
         case "body":
             body["retry_after"] = seconds
         case "text":
-            body["detail"] += f" Your rate limit resets in ~{seconds:g}s."
+            detail += f" Your rate limit resets in ~{seconds:g}s."
+    body["detail"] = detail
     return Fault(status=429, headers=headers, body=body, **match)
 
 

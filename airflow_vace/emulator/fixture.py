@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def vace_emulator() -> Iterator[Emulator]:
-    """A fresh emulator, a thousand times as fast as life, for one test."""
+    """Run a fresh emulator, a thousand times as fast as life, for one test."""
     from airflow_vace.emulator import Emulator
 
     with Emulator(time_scale=0.001) as emulator:

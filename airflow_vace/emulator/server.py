@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 
 from airflow_vace.api import BACKENDS
 from airflow_vace.emulator.faults import Fault, Faults
@@ -117,9 +117,7 @@ class _Service:
                     path=request.path_qs,
                     host=request.host,
                     auth=tuple(
-                        name
-                        for name in ("authorization", "apikey", "cookie")
-                        if name in request.headers
+                        name for name in ("authorization", "apikey", "cookie") if name in request.headers
                     ),
                     time=time.time(),
                 )
@@ -149,9 +147,7 @@ class _Service:
         if fault.reset or fault.hang:
             return _broken_off(request)
         if fault.status is not None:
-            return web.Response(
-                status=fault.status, headers=fault.headers, body=fault.encoded_body()
-            )
+            return web.Response(status=fault.status, headers=fault.headers, body=fault.encoded_body())
         if isinstance(answer, web.Response) and (fault.patch or fault.drop or fault.logs):
             answer = _patched(answer, fault)
         if isinstance(answer, web.Response) and fault.truncate is not None:
@@ -193,9 +189,7 @@ class _Service:
             return _refusal(face, 422, "version is required", "Invalid", invalid_fields=[problem])
         if problems := invalid_fields(body.get("input")):
             detail = "".join(f"- {p['field']}: {p['description']}\n" for p in problems)
-            return _refusal(
-                face, 422, detail, "Input validation failed", invalid_fields=problems
-            )
+            return _refusal(face, 422, detail, "Input validation failed", invalid_fields=problems)
         cancel_after = _duration(request.headers.get("Cancel-After"))
         run = self.world.create(
             body["input"],
@@ -262,14 +256,12 @@ class _Service:
             output = None
         error = run.outcome.get("error") if status == "failed" else None
         if face == "pruna":
-            told = {"status": status}
-            if output:
-                told["generation_url"] = output
-            return told | ({"error": error} if error else {})
+            short = {"status": status, "generation_url": output, "error": error}
+            return {name: value for name, value in short.items() if value}
         finished = run.finished_at(now)
         digits = (0, 3, 6, 8, 9)[len(run.id + run.model) % 5]
         started = run.timeline.started if status != "aborted" and now >= run.timeline.started else None
-        told = {
+        told: dict[str, Any] = {
             "id": run.id,
             "model": run.model,
             "version": run.version or "hidden",
@@ -324,9 +316,9 @@ class _Service:
         name, kind = "content", "application/octet-stream"
         if request.content_type == "multipart/form-data":
             async for part in await request.multipart():
-                if getattr(part, "name", None) == "content":
-                    content = bytes(await part.read())  # type: ignore[union-attr]
-                    name = getattr(part, "filename", None) or name
+                if isinstance(part, BodyPartReader) and part.name == "content":
+                    content = bytes(await part.read())
+                    name = part.filename or name
                     kind = part.headers.get("Content-Type", kind)
         if content is None:
             return _refusal(face, 400, "Missing content", "Bad request")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def render(run: Run, path: Path) -> None:
     """Write the video of a run; the file appears under its name when it is whole."""
     import av
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import ImageDraw, ImageFont
 
     width, height = run.size
     prompt = str(run.input.get("prompt", ""))
@@ -45,10 +45,9 @@ def render(run: Run, path: Path) -> None:
             x = width / 2 + math.cos(angle) * width / 3
             y = height / 2 + math.sin(2 * angle) * height / 5
             image: Image.Image = ground.copy()
-            ImageDraw.Draw(image).ellipse(
-                (x - radius, y - radius, x + radius, y + radius), fill=ball
-            )
-            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+            ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=ball)
+            frame = av.VideoFrame.from_image(image)  # type: ignore[no-untyped-call]
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     unfinished.replace(path)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_vace.inputs import FIELDS, SPEED_MODES
+from airflow_vace.inputs import FIELDS, SPEED_MODES, InputField
 
 FRAMES_PER_SECOND = 16
 _LOAD_SECONDS = 4.0
@@ -66,9 +66,7 @@ def _bar(label: str, passed: float, unit: float, total: int) -> str:
         blocks = "█" * (percent // 10)
         left = f"{_clock((total - step) * unit)}, {unit:5.2f}s/it" if step else "?, ?it/s"
         prefix = f"{label}: " if label else ""
-        seen.append(
-            f"{prefix}{percent:3d}%|{blocks:<10}| {step}/{total} [{_clock(step * unit)}<{left}]"
-        )
+        seen.append(f"{prefix}{percent:3d}%|{blocks:<10}| {step}/{total} [{_clock(step * unit)}<{left}]")
     return "\r".join(seen)
 
 
@@ -141,7 +139,7 @@ class World:
         self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._lock = threading.Lock()
 
-    def create(
+    def create(  # noqa: PLR0913 - what a create says
         self,
         values: dict[str, Any],
         *,
@@ -221,6 +219,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+def _is_outside(known: InputField, value: Any) -> bool:
+    too_low = known.low is not None and value < known.low
+    return too_low or (known.high is not None and value > known.high)
+
+
 def invalid_fields(values: Any) -> list[dict[str, str]]:
     """Return what the model refuses in an input, as `invalid_fields` tells it; it normalises nothing."""
     if not isinstance(values, dict):
@@ -235,14 +238,10 @@ def invalid_fields(values: Any) -> list[dict[str, str]]:
             problem = f"Expected {known.kind}, given {type(value).__name__}"
         elif known.name in ("size", "speed_mode", "sample_solver") and value not in known.values:
             problem = f"Must be one of {', '.join(known.values)}"
-        elif (known.low is not None and value < known.low) or (
-            known.high is not None and value > known.high
-        ):
+        elif _is_outside(known, value):
             problem = f"Must be between {known.low:g} and {known.high or float('inf'):g}"
         if problem:
             problems.append({"type": "invalid", "field": f"input.{name}", "description": problem})
     if not values.get("prompt"):
-        problems.append(
-            {"type": "required", "field": "input.prompt", "description": "prompt is required"}
-        )
+        problems.append({"type": "required", "field": "input.prompt", "description": "prompt is required"})
     return problems

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from airflow_vace.emulator import Emulator
+
+ROOT = Path(__file__).parent.parent
+
+# Before anybody imports Airflow: a home of its own, and nothing of the person's who runs the tests.
+_HOME = tempfile.TemporaryDirectory(prefix="vace-tests-")
+for name in [n for n in os.environ if n.startswith(("AIRFLOW_", "REQUESTS_CA", "CURL_CA"))]:
+    del os.environ[name]
+os.environ |= {
+    "AIRFLOW_HOME": _HOME.name,
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME.name}/airflow.db",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "HOME": _HOME.name,
+}
+
+
+@pytest.fixture
+def fast_emulator() -> Iterator[Emulator]:
+    """An emulator whose predictions take a blink, seen by Airflow as `vace_default`."""
+    from airflow_vace.emulator import Emulator
+
+    with Emulator(time_scale=0.0002) as emulator:
+        os.environ["AIRFLOW_CONN_VACE_DEFAULT"] = emulator.connection
+        yield emulator
+    del os.environ["AIRFLOW_CONN_VACE_DEFAULT"]
+
+
+@pytest.fixture
+def slow_emulator() -> Iterator[Emulator]:
+    """An emulator whose predictions do not end within a test, seen by Airflow as `vace_default`."""
+    from airflow_vace.emulator import Emulator
+
+    with Emulator(time_scale=100.0) as emulator:
+        os.environ["AIRFLOW_CONN_VACE_DEFAULT"] = emulator.connection
+        yield emulator
+    del os.environ["AIRFLOW_CONN_VACE_DEFAULT"]
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> str:
+    """A migrated metadata database, once for all tests that run a DAG; its path."""
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+    return f"{_HOME.name}/airflow.db"
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Set the connection `vace_default` to a JSON or URI."""
+
+    def set_connection(connection: str) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", connection)
+
+    return set_connection
