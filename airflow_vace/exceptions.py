@@ -24,7 +24,7 @@ what it means for the bill and what to do next; the evidence stands in attribute
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,10 +54,6 @@ class VaceError(Exception):
     def __reduce__(self) -> tuple[Callable[..., VaceError], tuple[Any, ...]]:
         """Survive pickling although the evidence is keyword-only."""
         return _rebuild, (type(self), self.args, self.__dict__)
-
-    def told(self, message: str) -> Self:
-        """Return the same error, with the same evidence, in other words."""
-        return _rebuild(type(self), (message,), self.__dict__)
 
 
 def _rebuild(cls: type[_E], args: tuple[Any, ...], evidence: dict[str, Any]) -> _E:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,11 @@ os.environ |= {
     "NO_PROXY": "127.0.0.1,localhost",
     "HOME": _HOME.name,
 }
+
+
+# Two busy cores, and a home without Hypothesis's cache of Unicode: no test is timed here.
+settings.register_profile("vace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vace")
 
 
 @pytest.fixture

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_vace.exceptions import (
+    PredictionCanceled,
+    PredictionExpired,
+    PredictionFailed,
+    PredictionTimeout,
+    VaceAPIError,
+    VaceAuthError,
+    VaceBillingError,
+    VaceError,
+    VaceInputError,
+    VaceProtocolError,
+    VaceRateLimited,
+    VaceTransportError,
+)
+from airflow_vace.polling import (
+    LONGEST_CREATE_SECONDS,
+    LONGEST_INTERVAL,
+    MOST_CREATES,
+    MOST_NOT_FOUND,
+    MOST_REFUSALS,
+    SHORTEST_INTERVAL,
+    Final,
+    GiveUp,
+    LookAgain,
+    Schedule,
+    Wait,
+    change,
+    next_create,
+    read_end,
+)
+from airflow_vace.prediction import Prediction
+
+
+def told(status: str = "processing", **members: Any) -> Prediction:
+    return Prediction.from_json({"id": "abc", "status": status, **members})
+
+
+def refused(status: int, **more: Any) -> VaceAPIError:
+    kind = {401: VaceAuthError, 403: VaceAuthError, 402: VaceBillingError, 429: VaceRateLimited}
+    return kind.get(status, VaceAPIError)("refused", status_code=status, **more)
+
+
+# --- when ------------------------------------------------------------------------------------------
+
+
+def test_intervals_grow_from_two_to_fifteen_seconds_with_jitter_that_only_shortens() -> None:
+    schedule = Schedule()
+    delays = [schedule.next_delay() for _ in range(12)]
+    assert SHORTEST_INTERVAL * 0.8 <= delays[0] <= SHORTEST_INTERVAL
+    assert all(LONGEST_INTERVAL * 0.8 <= delay <= LONGEST_INTERVAL for delay in delays[6:])
+    assert len(set(delays)) == len(delays)
+
+
+@pytest.mark.parametrize("interval", [0.1, 5.0, 60.0])
+def test_the_authors_interval_bounds_how_late_an_end_is_noticed(interval: float) -> None:
+    schedule = Schedule(interval)
+    delays = [schedule.next_delay() for _ in range(20)]
+    assert max(delays) <= interval
+    assert min(delays[15:]) >= interval * 0.8
+
+
+def test_the_server_may_ask_for_more_time() -> None:
+    assert Schedule().next_delay(40.0) == 40.0
+    assert Schedule().next_delay(0.0) > 1.0
+
+
+# --- what an answer means --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "canceled", "aborted", "Cancelled"])
+def test_a_final_answer_ends_the_wait(status: str) -> None:
+    assert Wait(deadline=0.0).answered(told(status), now=10.0) == Final(told(status))
+
+
+@pytest.mark.parametrize("status", ["starting", "processing", "warming-up"])
+def test_any_other_answer_is_looked_at_again_until_the_deadline(status: str) -> None:
+    wait = Wait(deadline=100.0)
+    assert isinstance(wait.answered(told(status), now=10.0), LookAgain)
+    assert wait.answered(told(status), now=99.5) == LookAgain(0.5)
+    decision = wait.answered(told(status), now=100.0)
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, PredictionTimeout)
+    assert decision.error.prediction.status == status
+    assert "abc" in str(decision.error)
+    assert "billed" in str(decision.error)
+
+
+def test_without_a_deadline_there_is_no_end() -> None:
+    assert isinstance(Wait().answered(told(), now=1e12), LookAgain)
+
+
+def test_statuses_that_run_backwards_are_lived_with_but_an_end_is_an_end() -> None:
+    wait = Wait()
+    assert isinstance(wait.answered(told("processing"), 1.0), LookAgain)
+    assert isinstance(wait.answered(told("starting"), 2.0), LookAgain)
+    assert isinstance(wait.answered(told("succeeded"), 3.0), Final)
+    assert wait.answered(told("processing"), 4.0) == Final(told("succeeded"))
+
+
+# --- what an error means ---------------------------------------------------------------------------
+
+PASSING: list[VaceError] = [
+    VaceTransportError("reset", sent=True),
+    VaceTransportError("no such host", sent=False),
+    VaceProtocolError("HTML", status_code=200),
+    *(refused(status) for status in (302, 400, 402, 408, 422, 429, 500, 502, 503, 504, 524)),
+]
+
+
+@pytest.mark.parametrize(
+    "error", PASSING, ids=lambda e: f"{type(e).__name__} {getattr(e, 'status_code', '')}"
+)
+def test_an_error_that_may_heal_ends_nothing_before_the_deadline(error: VaceError) -> None:
+    wait = Wait(deadline=1000.0, prediction=told())
+    assert all(isinstance(wait.failed(error, now=1.0), LookAgain) for _ in range(100))
+    decision = wait.failed(error, now=1000.0)
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, PredictionTimeout)
+    assert str(error) in str(decision.error)
+
+
+def test_at_the_deadline_without_any_answer_the_error_itself_is_told() -> None:
+    error = refused(500)
+    assert Wait(deadline=5.0).failed(error, now=5.0) == GiveUp(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "most"),
+    [(401, MOST_REFUSALS), (403, MOST_REFUSALS), (404, MOST_NOT_FOUND), (410, MOST_NOT_FOUND)],
+)
+def test_what_cannot_heal_ends_the_wait_only_in_a_row(status: int, most: int) -> None:
+    error = refused(status)
+    wait = Wait()
+    for _ in range(3):
+        assert all(isinstance(wait.failed(error, 1.0), LookAgain) for _ in range(most - 1))
+        wait.answered(told(), 1.0)
+    for _ in range(most - 1):
+        wait.failed(error, 1.0)
+    assert wait.failed(error, 1.0) == GiveUp(error)
+
+
+def test_another_kind_of_error_between_breaks_the_row() -> None:
+    wait = Wait()
+    for _ in range(50):
+        assert isinstance(wait.failed(refused(401), 1.0), LookAgain)
+        assert isinstance(wait.failed(refused(500), 1.0), LookAgain)
+
+
+def test_a_reference_that_is_no_prediction_ends_the_wait_at_once() -> None:
+    error = VaceInputError("no prediction", field="prediction")
+    assert Wait().failed(error, 1.0) == GiveUp(error)
+
+
+def test_the_time_that_the_server_names_is_kept_but_not_beyond_the_deadline() -> None:
+    wait = Wait(deadline=100.0)
+    assert wait.failed(refused(429, retry_after=50.0), now=10.0) == LookAgain(50.0)
+    assert wait.failed(refused(429, retry_after=500.0), now=10.0) == LookAgain(90.0)
+
+
+# --- what is worth a line --------------------------------------------------------------------------
+
+
+def bar(percent: int) -> str:
+    return f"{percent}%|█| {percent}/100 [00:01<00:09, 1.50s/it]"
+
+
+def test_a_status_is_news_once_and_progress_in_tenths() -> None:
+    wait = Wait()
+    said = []
+    for prediction in (
+        told("starting"),
+        told("starting"),
+        told("processing"),
+        told("processing", logs=bar(3)),
+        told("processing", logs=bar(9)),
+        told("processing", logs=bar(11)),
+        told("processing", logs=bar(19)),
+        told("succeeded"),
+    ):
+        wait.answered(prediction, 1.0)
+        said.append(wait.news)
+    assert said == [
+        "Prediction abc: starting",
+        None,
+        "Prediction abc: processing",
+        "Prediction abc: processing, 3 %, step 3 of 100, 1.50 s a step, 9 s left",
+        None,
+        "Prediction abc: processing, 11 %, step 11 of 100, 1.50 s a step, 9 s left",
+        None,
+        "Prediction abc: succeeded",
+    ]
+    assert change(None, told(logs="5%|█| 5/100 [00:01<?, ?it/s]")) == "Prediction abc: processing"
+    assert change(told(), told(logs="5%|█| 5/100 [00:01<?, ?it/s]")) == (
+        "Prediction abc: processing, 5 %, step 5 of 100"
+    )
+
+
+def test_an_unknown_status_warns_once() -> None:
+    wait = Wait()
+    wait.answered(told("warming-up"), 1.0)
+    assert wait.is_troubled
+    assert "not known" in (wait.news or "")
+    wait.answered(told("warming-up"), 1.0)
+    assert wait.news is None
+
+
+def test_trouble_is_told_once_and_its_end_too() -> None:
+    wait = Wait(prediction=told())
+    wait.failed(refused(500), 1.0)
+    assert wait.is_troubled
+    assert "refused" in (wait.news or "")
+    wait.failed(refused(500), 1.0)
+    assert wait.news is None
+    wait.answered(told(), 1.0)
+    assert wait.news == "Prediction abc: processing, answers come again"
+    assert not wait.is_troubled
+    wait.answered(told(), 1.0)
+    assert wait.news is None
+
+
+# --- sending a create again ------------------------------------------------------------------------
+
+
+def test_a_create_that_was_turned_away_is_sent_again_a_few_times_and_not_for_long() -> None:
+    error = refused(429, retry_after=5.0)
+    assert next_create(error, 1, 0.0) == 5.0
+    assert next_create(error, MOST_CREATES - 1, 0.0) is not None
+    assert next_create(error, MOST_CREATES, 0.0) is None
+    assert next_create(error, 1, LONGEST_CREATE_SECONDS) is None
+    assert next_create(refused(429, retry_after=1000.0), 1, 0.0) is None
+    unsent = VaceTransportError("refused", sent=False)
+    first, later = next_create(unsent, 1, 0.0), next_create(unsent, 4, 0.0)
+    assert first is not None
+    assert later is not None
+    assert first < later
+
+
+def test_a_limit_that_names_no_time_is_waited_for_all_the_same() -> None:
+    delay = next_create(refused(429), 1, 0.0)
+    assert delay is not None
+    assert delay >= SHORTEST_INTERVAL
+
+
+# --- ends ------------------------------------------------------------------------------------------
+
+
+def test_a_success_with_output_or_files_is_returned() -> None:
+    for prediction in (told("succeeded", output="https://a/b"), told("succeeded", files=[{"uri": "x"}])):
+        assert read_end(prediction) is prediction
+
+
+@pytest.mark.parametrize(
+    ("prediction", "kind", "said"),
+    [
+        (told("failed", error="E1001 memory"), PredictionFailed, "failed: E1001 memory. It may be billed"),
+        (told("failed"), PredictionFailed, "failed without saying why"),
+        (told("failed", error="E6716"), PredictionFailed, "may well succeed in another run"),
+        (told("canceled"), PredictionCanceled, "was canceled by somebody"),
+        (told("aborted"), PredictionCanceled, "not billed"),
+        (told("succeeded", data_removed=True), PredictionExpired, "have been deleted"),
+        (told("succeeded"), VaceProtocolError, "brought no output URL"),
+    ],
+)
+def test_any_other_end_is_an_error_with_id_bill_and_remedy(
+    prediction: Prediction, kind: type[VaceError], said: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        read_end(prediction)
+    assert said in str(caught.value)
+    assert "Prediction abc" in str(caught.value)
+    assert "billed" in str(caught.value)
