@@ -484,9 +484,19 @@ def _was_sent(error: Exception) -> bool:
 
 
 def _transport_error(shown: str, error: Exception, *, sent: bool) -> VaceTransportError:
-    what = excerpt(str(error) or "time-out", 300)
     seen = "no answer came" if sent else "the server was not reached, nothing was sent"
-    return VaceTransportError(f"{shown}: {seen} ({type(error).__name__}: {what})", sent=sent)
+    return VaceTransportError(f"{shown}: {seen} ({_innermost(error)})", sent=sent)
+
+
+def _innermost(error: BaseException) -> str:
+    """Return what a chain of wrapped errors is about, in its innermost words."""
+    inner: object = error
+    for _ in range(5):
+        reason = getattr(inner, "reason", None) or next(iter(getattr(inner, "args", ())), None)
+        if not isinstance(reason, BaseException):
+            break
+        inner = reason
+    return excerpt(f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__, 300)
 
 
 def _newer(found: list[Prediction], created_after: str | None) -> Iterator[Prediction]:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from airflow_vace.exceptions import VaceProtocolError, excerpt
+from airflow_vace.inputs import FIELDS
 
 # Whatever a server calls an id goes into paths and file names only if it looks like this.
 PREDICTION_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -242,7 +243,7 @@ class Prediction:
     @cached_property
     def progress(self) -> Progress | None:
         """Progress as the logs tell it, None where they tell none."""
-        steps = self.input.get("sample_steps")
+        steps = self.input.get("sample_steps", FIELDS["sample_steps"].default)
         return Progress.from_logs(self.logs, steps if isinstance(steps, int) else None)
 
     @property

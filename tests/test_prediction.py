@@ -265,8 +265,9 @@ def test_the_bar_of_the_asked_number_of_steps_counts_even_if_another_follows() -
     other = Progress.from_logs(logs, steps=30)
     assert other is not None
     assert other.steps == 3
-    assert told(logs=logs, input={"sample_steps": 50}).progress == progress
-    assert told(logs=logs).progress == other
+    assert told(logs=logs).progress == progress
+    assert told(logs=logs, input={"sample_steps": 30}).progress == other
+    assert told(logs=logs, input={"sample_steps": "?"}).progress == other
 
 
 @pytest.mark.parametrize(

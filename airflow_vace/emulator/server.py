@@ -35,6 +35,7 @@ DEFAULT_KEY = "vace-emulator-key"
 _LARGEST_UPLOAD = 100 * 1024**2
 _LONGEST_WAIT = 60.0
 _PAGE = 100
+_OUTCOME = web.RequestKey("outcome", dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ class _Service:
             fault = self.emulator.faults.next_for(request.method, request.path)
         if fault is None:
             return await handler(request)
-        request["outcome"] = fault.outcome
+        request[_OUTCOME] = fault.outcome
         if fault.delay:
             await asyncio.sleep(fault.delay)
         answer: web.StreamResponse | None = None
@@ -197,7 +198,7 @@ class _Service:
             version=body.get("version"),
             now=time.time(),
             cancel_after=cancel_after if face == "replicate" else None,
-            outcome=request.get("outcome"),
+            outcome=request.get(_OUTCOME),
         )
         self.emulator.changed()
         if face == "pruna":

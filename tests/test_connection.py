@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk import Connection
+
+from airflow_vace.connection import DEFAULT_TIMEOUT, Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def settings(extra: dict[str, Any] | None = None, **fields: Any) -> Settings:
+    connection = Connection(
+        conn_id="vace_default", conn_type="vace", **{"host": "gateway.example", "password": "k" * 8} | fields
+    )
+    return Settings.of(connection, extra or {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({}, "https://gateway.example"),
+        ({"schema": "http"}, "http://gateway.example"),
+        ({"schema": "nonsense"}, "https://gateway.example"),
+        ({"host": "http://gateway.example/"}, "http://gateway.example"),
+        ({"port": 8443}, "https://gateway.example:8443"),
+        ({"host": "https://gateway.example/base", "port": 8443}, "https://gateway.example:8443/base"),
+        ({"host": "https://gateway.example:9000/base", "port": 8443}, "https://gateway.example:9000/base"),
+        ({"host": "gateway.example/base"}, "https://gateway.example/base"),
+        ({"port": 0}, "https://gateway.example"),
+    ],
+)
+def test_the_address_is_https_unless_written_otherwise(fields: dict[str, Any], url: str) -> None:
+    assert settings(**fields).api.base_url == url
+
+
+def test_explicit_nulls_mean_the_defaults() -> None:
+    names = ("backend", "api_prefix", "model", "version", "timeout", "verify", "proxies", "cert")
+    found = settings(dict.fromkeys(names))
+    assert (found.timeout, found.verify, found.proxies, found.cert) == (DEFAULT_TIMEOUT, True, {}, None)
+    assert (found.model, found.version, found.api.backend.name) == ("prunaai/vace-14b", None, "gateway")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("true", True), ("False", False), ("0", False), (False, False), ("/ca.pem", "/ca.pem")],
+)
+def test_verify_is_read_from_text_too(said: object, meant: object) -> None:
+    assert settings({"verify": said}).verify == meant
+
+
+def test_proxies_are_an_object_a_json_text_or_one_for_all() -> None:
+    both = {"http": "http://p:1", "https": "http://p:1"}
+    assert settings({"proxies": both}).proxies == both
+    assert settings({"proxies": '{"https": "http://p:1"}'}).proxies == {"https": "http://p:1"}
+    found = settings({"proxies": "http://p:1"})
+    assert found.proxies == both
+    assert found.proxy_for("https://x.example") == "http://p:1"
+    assert settings({"proxies": {"all": "http://p:2"}}).proxy_for("https://x.example") == "http://p:2"
+
+
+def test_a_certificate_is_one_path_or_two() -> None:
+    assert settings({"cert": "a.pem"}).cert == "a.pem"
+    assert settings({"cert": ["a.pem", "b.pem"]}).cert == ("a.pem", "b.pem")
+
+
+def test_tls_trusts_what_requests_trusts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    context = settings().ssl_context()
+    assert isinstance(context, ssl.SSLContext)
+    assert context.get_ca_certs()
+    assert settings({"verify": False}).ssl_context() is False
+    empty = settings({"verify": str(tmp_path)}).ssl_context()
+    assert isinstance(empty, ssl.SSLContext)
+    assert not empty.get_ca_certs()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
+    from_environment = settings().ssl_context()
+    assert isinstance(from_environment, ssl.SSLContext)
+    assert not from_environment.get_ca_certs()
+
+
+def test_a_client_certificate_is_loaded_even_where_the_server_is_not_verified(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        settings({"verify": False, "cert": str(tmp_path / "a.pem")}).ssl_context()
+
+
+def test_settings_do_not_show_the_key_or_a_proxys_password() -> None:
+    found = settings({"proxies": "http://me:5ecret@p:1"}, password="verysecret")
+    assert "verysecret" not in repr(found)
+    assert "5ecret" not in repr(found)
