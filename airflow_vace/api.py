@@ -691,7 +691,7 @@ def _says_busy(error: VaceAPIError) -> bool:
     return error.status_code == 503 and bool(_BUSY.search(f"{error.code} {error.detail}"))
 
 
-def may_create_again(error: VaceError) -> bool:
+def may_create_again(error: Exception) -> bool:
     """Whether a create was certainly not accepted, and may be sent again after a while.
 
     There is no idempotency key: only what was never sent, or refused at the door for being one too

@@ -387,7 +387,7 @@ def _started(command: list[str], environment: dict[str, str], log: Path) -> Iter
         _end_group(process)
 
 
-def _end_group(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
+def _end_group(process: subprocess.Popen[bytes], patience: float = 8.0) -> None:
     kill: Callable[[int, int], None] = os.killpg
     with contextlib.suppress(ProcessLookupError, PermissionError):
         kill(process.pid, signal.SIGTERM)

@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_vace.exceptions import (
-    PredictionFailed,
-    PredictionTimeout,
-    VaceAPIError,
-    VaceInputError,
-    VaceTransportError,
-)
+from airflow_vace.api import may_create_again
+from airflow_vace.exceptions import PredictionFailed, PredictionTimeout, VaceInputError
 from airflow_vace.polling import Wait
 from airflow_vace.prediction import Prediction, PredictionStatus
 from airflow_vace.waiting import WaitsForPrediction, checked_seconds, translated
@@ -96,7 +91,7 @@ class VacePredictionOperator(WaitsForPrediction):
             )
 
     def execute(self, context: Context) -> dict[str, Any]:
-        with translated(VaceTransportError, VaceAPIError):
+        with translated(may_create_again):
             self.checked_save_to()
             deadline = time.time() + self.timeout
             self._is_submitting = True
@@ -147,7 +142,7 @@ class VacePredictionOperator(WaitsForPrediction):
 
     def _wait_on(self, prediction: Prediction, wait: Wait) -> dict[str, Any]:
         """Return the final payload; from here on a new attempt would pay again."""
-        with translated(PredictionFailed):
+        with translated(_is_worth_another_run):
             try:
                 prediction = self._end_of(prediction, wait)
             except PredictionTimeout as error:
@@ -176,3 +171,7 @@ class VacePredictionOperator(WaitsForPrediction):
             f" to stop; it is {prediction.status}. {prediction.bill} Raise the timeout if it needs longer.",
             prediction=prediction,
         ) from error
+
+
+def _is_worth_another_run(error: Exception) -> bool:
+    return isinstance(error, PredictionFailed) and error.worth_another_run

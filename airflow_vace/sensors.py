@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-# A new attempt of the sensor only looks and saves again: it costs nothing, so what may heal is retried.
-_RETRYABLE = (VaceTransportError, VaceAPIError, OSError)
-
 
 class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
     """Wait until a prediction is final; return its payload if it succeeded, fail if it did not.
@@ -79,7 +76,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
     def poke(self, context: Context) -> PokeReturnValue | bool:
         del context  # Airflow's signature
         self._wait = self._wait or Wait(poll_interval=self._bound)
-        with translated(*_RETRYABLE):
+        with translated(_can_heal):
             self.checked_save_to()
             if self.look(self.prediction, self._wait):
                 return False
@@ -109,7 +106,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         return {"id": self._identifier(), "status": "unknown"}
 
     def _wait_on(self, wait: Wait) -> dict[str, Any]:
-        with translated(*_RETRYABLE):
+        with translated(_can_heal):
             try:
                 self.checked_save_to()
                 is_final = wait.prediction is not None and wait.prediction.status.is_final
@@ -129,3 +126,10 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
 
         with translated():
             return read_reference(self.prediction)[0]
+
+
+def _can_heal(error: Exception) -> bool:
+    """Whether a new attempt, which only looks and saves again and costs nothing, may end better."""
+    if isinstance(error, VaceAPIError):
+        return error.status_code >= 500 or error.status_code in (408, 429)
+    return isinstance(error, VaceTransportError | OSError)

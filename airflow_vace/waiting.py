@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_vace.api import read_reference
-from airflow_vace.exceptions import PredictionFailed, VaceAPIError, VaceError, VaceInputError
+from airflow_vace.exceptions import VaceError, VaceInputError
 from airflow_vace.links import PredictionOutputLink, PredictionPageLink
-from airflow_vace.polling import Final, GiveUp, LookAgain, Wait, is_refusal, read_end
+from airflow_vace.polling import Final, GiveUp, LookAgain, Schedule, Wait, is_refusal, read_end
 from airflow_vace.prediction import PredictionStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import NoReturn
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # How long after its deadline a deferred task is woken by Airflow if no triggerer does it.
 DEFERRAL_GRACE_SECONDS = 300.0
+
+_MOST_LOOKS_FOR_OUTPUT = 4
 
 
 class WaitsForPrediction(BaseOperator):
@@ -129,11 +131,7 @@ class WaitsForPrediction(BaseOperator):
         """
         from airflow_vace.media import save_output
 
-        self._prediction = prediction
-        succeeded = prediction.status is PredictionStatus.SUCCEEDED
-        if succeeded and not prediction.output_urls and not prediction.has_expired:
-            # A payload leaves `data:` out, and some servers tell the output a moment later.
-            prediction = self._prediction = prediction.updated(self.hook.get_prediction(prediction))
+        prediction = self._prediction = self._with_output(prediction)
         read_end(prediction)
         folder = self.checked_save_to()
         if folder is not None:
@@ -151,6 +149,21 @@ class WaitsForPrediction(BaseOperator):
             )
         self.log.info("Prediction %s succeeded after %s", prediction.id, _duration(prediction))
         return prediction.payload()
+
+    def _with_output(self, prediction: Prediction) -> Prediction:
+        """Return a success with its output: a payload leaves `data:` out, and some servers lag behind."""
+        schedule = Schedule()
+        for attempt in range(_MOST_LOOKS_FOR_OUTPUT):
+            succeeded = prediction.status is PredictionStatus.SUCCEEDED
+            if not succeeded or prediction.output_urls or prediction.has_expired:
+                break
+            if attempt:
+                time.sleep(schedule.next_delay())
+            try:
+                prediction = prediction.updated(self.hook.get_prediction(prediction))
+            except VaceError as error:
+                self.log.warning("Prediction %s told no output: %s", prediction.id, error)
+        return prediction
 
     def on_kill(self) -> None:
         """Cancel the prediction when the task is killed on its worker, if it shall be; best effort."""
@@ -187,28 +200,14 @@ class WaitsForPrediction(BaseOperator):
 
 
 @contextmanager
-def translated(*retryable: type[Exception]) -> Iterator[None]:
-    """Raise errors as Airflow's: those of `retryable` classes as they are, if another attempt can help."""
+def translated(can_heal: Callable[[Exception], bool] = lambda _: False) -> Iterator[None]:
+    """Raise errors as Airflow's; as they are, and so retried, where `can_heal` says that it can help."""
     try:
         yield
     except (VaceError, OSError) as error:
-        if isinstance(error, retryable) and not _is_hopeless(error):
+        if can_heal(error):
             raise
         raise AirflowFailException(str(error)) from error
-
-
-def _is_hopeless(error: Exception) -> bool:
-    if isinstance(error, PredictionFailed):
-        return not error.worth_another_run
-    return (
-        isinstance(error, VaceAPIError)
-        and error.status_code < 500
-        and error.status_code
-        not in (
-            408,
-            429,
-        )
-    )
 
 
 def checked_seconds(name: str, value: object, *, zero: bool = False) -> None:

@@ -110,7 +110,8 @@ def test_a_prediction_is_created_and_looked_at(
 
 
 @pytest.mark.parametrize("reference", ["payload", "id", "urls.get", "prediction"])
-def test_a_prediction_is_found_by_whatever_refers_to_it(call: Call, reference: str, slow: Emulator) -> None:
+@pytest.mark.usefixtures("slow")
+def test_a_prediction_is_found_by_whatever_refers_to_it(call: Call, reference: str) -> None:
     created = call("create", FOX)
     forms = {
         "payload": created.payload(),
@@ -416,8 +417,9 @@ def test_unknown_extras_do_not_become_headers(
     assert [request.auth for request in slow.requests] == [("authorization",)]
 
 
+@pytest.mark.usefixtures("slow")
 def test_a_netrc_does_not_take_the_keys_place(
-    call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password other\n")
@@ -439,9 +441,8 @@ def test_a_proxy_is_used_by_both_faces(
     assert [request.host for request in slow.requests] == ["far.example"]
 
 
-def test_the_environments_exceptions_from_a_proxy_hold(
-    call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("slow")
+def test_the_environments_exceptions_from_a_proxy_hold(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert call("create", FOX).status == "starting"
@@ -461,15 +462,13 @@ def test_the_deadline_is_told_to_the_server(
 # --- looking up the connection ---------------------------------------------------------------------
 
 
-def test_the_connection_is_looked_up_once(
-    call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("slow")
+def test_the_connection_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     hook = VaceHook()
     created = hook.create_prediction(FOX)
     monkeypatch.delenv("AIRFLOW_CONN_VACE_DEFAULT")
     assert hook.get_prediction(created).id == created.id
     assert hook.fresh().get_prediction(created).id == created.id
-    assert call  # the asynchronous face is seen in the trigger's tests
 
 
 def test_trouble_with_the_secrets_back_end_is_told_as_such(
@@ -559,7 +558,8 @@ def test_a_session_is_httphooks_with_the_connections_habits_and_no_key(
     assert hook.base_url == slow.url
 
 
-def test_the_asynchronous_face_works_without_a_context_too(slow: Emulator) -> None:
+@pytest.mark.usefixtures("slow")
+def test_the_asynchronous_face_works_without_a_context_too() -> None:
     async def run() -> str:
         created = await VaceHook().acreate_prediction(FOX)
         return str((await VaceHook().aget_prediction(created)).status)

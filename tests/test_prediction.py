@@ -64,7 +64,7 @@ def test_an_unknown_status_is_kept_and_not_final() -> None:
 
 def test_a_status_that_is_no_text_is_no_status() -> None:
     with pytest.raises(ValueError, match="5"):
-        PredictionStatus(5)
+        PredictionStatus(5)  # type: ignore[arg-type]
 
 
 # --- reading ---------------------------------------------------------------------------------------
@@ -92,7 +92,12 @@ def test_everything_but_id_and_status_may_lack_or_be_odd() -> None:
     prediction = told(urls=None, metrics=[1], logs=5, model=3, created_at=1589478378, files="x", input=[])
     assert prediction.payload() | {"id": "", "status": ""} == {
         **dict.fromkeys(("model", "version", "output", "error", "created_at", "started_at")),
-        **{"id": "", "status": "", "urls": {}, "completed_at": None, "metrics": {}, "data_removed": False},
+        "id": "",
+        "status": "",
+        "urls": {},
+        "completed_at": None,
+        "metrics": {},
+        "data_removed": False,
     }
 
 

@@ -1,0 +1,255 @@
+"""The sensor in its three modes: each test runs in all of them and wants the same."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+from tasks import Run
+
+from airflow_vace import media, polling
+from airflow_vace.exceptions import (
+    PredictionCanceled,
+    PredictionExpired,
+    PredictionFailed,
+    VaceAPIError,
+    VaceAuthError,
+    VaceInputError,
+    VaceProtocolError,
+)
+from airflow_vace.hooks import VaceHook
+from airflow_vace.sensors import VacePredictionSensor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_vace.emulator import Emulator
+    from airflow_vace.prediction import Prediction
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
+    monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.1)
+
+
+@pytest.fixture(params=["poke", "reschedule", "deferrable"])
+def mode(request: pytest.FixtureRequest) -> dict[str, Any]:
+    if request.param == "deferrable":
+        return {"deferrable": True}
+    return {"deferrable": False, "mode": request.param, "poke_interval": 0.05}
+
+
+def sensor(prediction: Any, **kwargs: Any) -> VacePredictionSensor:
+    return VacePredictionSensor(**{"task_id": "t", "prediction": prediction, **kwargs})
+
+
+def run(prediction: Any, mode: dict[str, Any], **kwargs: Any) -> Run:
+    return Run(partial(sensor, prediction, **mode, **kwargs))
+
+
+def submitted() -> Prediction:
+    return VaceHook().create_prediction({"prompt": "a fox"})
+
+
+@pytest.mark.parametrize("form", ["payload", "id", "urls.get", "text"])
+def test_every_mode_returns_the_same_payload(
+    fast_emulator: Emulator, mode: dict[str, Any], form: str
+) -> None:
+    created = submitted()
+    payload = created.payload()
+    reference = {
+        "payload": payload,
+        "id": created.id,
+        "urls.get": created.urls["get"],
+        "text": str(payload),
+    }
+    result = run(reference[form], mode).result()
+    assert result == VaceHook().get_prediction(created).payload()
+    assert result["status"] == "succeeded"
+    assert fast_emulator.bill["charged"] == 1
+
+
+ENDS: list[tuple[dict[str, Any], type[Exception]]] = [
+    ({"status": "failed", "error": "E1001"}, PredictionFailed),
+    ({"status": "failed", "error": "E6716"}, PredictionFailed),
+    ({"status": "canceled"}, PredictionCanceled),
+    ({"status": "aborted"}, PredictionCanceled),
+    ({"status": "succeeded", "output": None, "data_removed": True}, PredictionExpired),
+    ({"status": "succeeded", "output": None}, VaceProtocolError),
+]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["at the first look", "later"])
+@pytest.mark.parametrize(("end", "kind"), ENDS)
+def test_every_mode_fails_alike_and_for_good(
+    slow_emulator: Emulator,
+    mode: dict[str, Any],
+    end: dict[str, Any],
+    kind: type[Exception],
+    *,
+    first: bool,
+) -> None:
+    created = submitted()
+    slow_emulator.faults.add(method="GET", skip=0 if first else 2, times=None, patch=end)
+    with pytest.raises(AirflowFailException) as caught:
+        run(created.payload(), mode).result()
+    assert type(caught.value.__cause__) is kind
+    assert created.id in str(caught.value)
+
+
+@pytest.mark.parametrize("soft", ["soft_fail", "never_fail"])
+def test_every_mode_skips_where_it_is_told_to(
+    slow_emulator: Emulator, mode: dict[str, Any], soft: str
+) -> None:
+    created = submitted()
+    for skip in (0, 2):
+        slow_emulator.faults.clear()
+        slow_emulator.faults.add(method="GET", skip=skip, times=None, patch={"status": "failed"})
+        with pytest.raises(AirflowSkipException):
+            run(created.payload(), mode, **{soft: True}).result()
+    with pytest.raises(AirflowSkipException):
+        run("", mode, **{soft: True}).result()
+
+
+def test_every_mode_times_out_alike(slow_emulator: Emulator, mode: dict[str, Any]) -> None:
+    created = submitted()
+    with pytest.raises(AirflowSensorTimeout):
+        run(created.payload(), mode, timeout=0.3).result()
+    with pytest.raises(AirflowSkipException):
+        run(created.payload(), mode, timeout=0.3, soft_fail=True).result()
+    assert slow_emulator.bill["predictions"][0]["status"] == "starting"
+
+
+def test_trouble_on_the_way_ends_no_mode(fast_emulator: Emulator, mode: dict[str, Any]) -> None:
+    created = submitted()
+    fast_emulator.faults.add("login_page", "garbage", "bad_gateway", method="GET")
+    fast_emulator.faults.add(method="GET", status=401, times=2)
+    fast_emulator.faults.add(method="GET", status=404, times=2)
+    fast_emulator.faults.add(method="GET", reset="before")
+    assert run(created.payload(), mode).result()["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_that_stays_ends_every_mode_with_its_name(
+    slow_emulator: Emulator, mode: dict[str, Any], status: int
+) -> None:
+    created = submitted()
+    slow_emulator.faults.add(method="GET", skip=1, status=status, times=None, body={"detail": "no"})
+    with pytest.raises(AirflowFailException) as caught:
+        run(created.payload(), mode).result()
+    error = caught.value.__cause__
+    assert isinstance(error, VaceAPIError)
+    assert isinstance(error, VaceAuthError) is (status != 404)
+    assert error.status_code == status
+
+
+@pytest.mark.parametrize("prediction", ["", None, "None", {}, "../x", [], "https://example.com/"])
+def test_nonsense_fails_at_once_without_a_request(
+    slow_emulator: Emulator, mode: dict[str, Any], prediction: Any
+) -> None:
+    with pytest.raises(AirflowFailException) as caught:
+        run(prediction, mode).result()
+    assert isinstance(caught.value.__cause__, VaceInputError)
+    assert "submit.output" in str(caught.value)
+    assert slow_emulator.requests == []
+
+
+def test_every_mode_saves_alike(fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path) -> None:
+    created = submitted()
+    (file,) = run(created.payload(), mode, save_to=f"{tmp_path}/").result()["files"]
+    assert file["uri"] == (tmp_path / f"{created.id}.mp4").as_uri()
+    assert fast_emulator.bill["charged"] == 1
+
+
+def test_a_save_that_failed_is_left_to_airflows_retries_which_cost_nothing(
+    fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media, "_MOST_ATTEMPTS", 2)
+    created = submitted()
+    fast_emulator.faults.add(path="/_delivery/*", status=503, times=2)
+    task = run(created.payload(), mode, save_to=f"{tmp_path}/")
+    with pytest.raises(VaceAPIError):
+        task.result()
+    assert list(tmp_path.iterdir()) == []
+    assert task.result()["files"]
+
+
+def test_a_directory_that_is_none_fails_for_good(slow_emulator: Emulator, mode: dict[str, Any]) -> None:
+    with pytest.raises(AirflowFailException, match="save_to"):
+        run("abc", mode, save_to="relative/").result()
+    assert slow_emulator.requests == []
+
+
+# --- deferring -------------------------------------------------------------------------------------
+
+DEFERRED: dict[str, Any] = {"deferrable": True}
+
+
+def test_what_is_final_is_not_deferred(fast_emulator: Emulator) -> None:
+    created = submitted()
+    VaceHook().wait_for_prediction(created)
+    task = run(created.payload(), DEFERRED)
+    assert task.result()["status"] == "succeeded"
+    assert task.deferred == []
+    assert fast_emulator.bill["charged"] == 1
+
+
+def test_the_row_of_the_trigger_holds_an_absolute_deadline_and_no_key(fast_emulator: Emulator) -> None:
+    fast_emulator.faults.add(method="GET", patch={"status": "processing"})
+    task = run(submitted().payload(), DEFERRED, timeout=timedelta(minutes=1), poke_interval=0.05)
+    before = time.time()
+    task.result()
+    (row,) = task.rows
+    assert before + 59 < row["deadline"] < before + 70
+    assert row["poll_interval"] == 0.05
+    assert row["cancel_on_kill"] is False
+    assert fast_emulator.api_key not in json.dumps(row)
+
+
+def test_a_first_look_that_fails_is_no_reason_not_to_wait(fast_emulator: Emulator) -> None:
+    created = submitted()
+    for reference, urls in ((created.id, {}), (created.urls["get"], {"get": created.urls["get"]})):
+        fast_emulator.faults.add(method="GET", status=500)
+        task = run(reference, DEFERRED)
+        assert task.result()["status"] == "succeeded"
+        assert task.rows[0]["prediction"] == {"id": created.id, "urls": urls}
+
+
+def test_a_wait_that_no_triggerer_ended_is_ended_by_the_worker(fast_emulator: Emulator) -> None:
+    created = submitted()
+    VaceHook().wait_for_prediction(created)
+    task = run(created.payload(), DEFERRED)
+    failed = {"error": "Trigger timeout"}
+    payload = task.leg().resume_execution("__fail__", failed, task.context)
+    assert payload["status"] == "succeeded"
+    assert fast_emulator.bill["charged"] == 1
+
+
+def test_a_wait_that_nobody_ended_and_that_still_runs_has_timed_out(slow_emulator: Emulator) -> None:
+    task = run(submitted().payload(), DEFERRED)
+    with pytest.raises(AirflowSensorTimeout):
+        task.leg().resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
+    assert slow_emulator.bill["predictions"][0]["status"] == "starting"
+
+
+# --- being killed ----------------------------------------------------------------------------------
+
+
+def test_a_kill_cancels_only_if_it_is_told_to(slow_emulator: Emulator) -> None:
+    created = submitted()
+    for cancel, status in ((False, "starting"), (True, "canceled")):
+        task = sensor(created.payload(), deferrable=False, cancel_on_kill=cancel)
+        task.poke({})
+        task.on_kill()
+        assert slow_emulator.bill["predictions"][0]["status"] == status
+
+
+def test_what_is_templated_is_taken_as_it_comes() -> None:
+    task = sensor("{{ no }}", vace_conn_id="{{ no }}", save_to="{{ no }}")
+    assert set(task.template_fields) == {"prediction", "vace_conn_id", "save_to"}
