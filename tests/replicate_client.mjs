@@ -1,0 +1,28 @@
+// The vendor's JavaScript client against the emulator: node replicate_client.mjs URL KEY
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+
+const require = createRequire(`${process.env.VACE_NODE_MODULES}/`);
+const Replicate = require("replicate");
+const [baseUrl, auth] = process.argv.slice(2);
+const client = new Replicate({ auth, baseUrl: `${baseUrl}/v1`, useFileOutput: false });
+
+const input = { prompt: "a fox", seed: 7 };
+const created = await client.predictions.create({ model: "prunaai/vace-14b", input });
+assert.equal(created.status, "starting");
+const done = await client.wait(created, { interval: 10 });
+assert.equal(done.status, "succeeded");
+const output = await client.run("prunaai/vace-14b", { input });
+assert.match(output, /\.mp4$/);
+const another = await client.predictions.create({ model: "prunaai/vace-14b", input });
+await client.predictions.cancel(another.id);
+const ids = [];
+for await (const page of client.paginate(client.predictions.list)) ids.push(...page.map((p) => p.id));
+assert.equal(ids.length, 3);
+assert.equal(ids[2], created.id);
+const file = await client.files.create(new Blob(["image"]));
+assert.equal(file.size, 5);
+assert.equal((await client.files.list()).results.length, 1);
+await client.files.delete(file.id);
+await assert.rejects(client.files.get(file.id));
+console.log("lives");

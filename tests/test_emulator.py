@@ -1,0 +1,483 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import pytest
+import requests
+from replicate.client import Client
+from replicate.exceptions import ReplicateError
+
+from airflow_vace.emulator import Emulator, Fault
+from airflow_vace.emulator.cli import main
+from airflow_vace.emulator.faults import PRESETS
+from airflow_vace.emulator.world import World, invalid_fields, iso
+from airflow_vace.inputs import FIELDS, SPEED_MODES
+from airflow_vace.prediction import Prediction, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOX = {"prompt": "a fox", "seed": 7}
+GATEWAY = "/replicate/v1/models/prunaai/vace-14b/predictions"
+VERSION = "51299232dc3d0946d5f5ed74935d85243e172698f747d291460db1e6ef3669fb"
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    with Emulator(time_scale=0.0002) as emulator:
+        yield emulator
+
+
+def post(emulator: Emulator, path: str = GATEWAY, body: Any = None, **headers: str) -> requests.Response:
+    bearer = {"Authorization": f"Bearer {emulator.api_key}"}
+    given = {"input": FOX} if body is None else body
+    return requests.post(emulator.url + path, json=given, headers=bearer | headers, timeout=10)
+
+
+def get(emulator: Emulator, path: str, **headers: str) -> requests.Response:
+    bearer = {"Authorization": f"Bearer {emulator.api_key}"}
+    url = path if path.startswith("http") else emulator.url + path
+    return requests.get(url, headers=bearer | headers, timeout=10)
+
+
+def ended(emulator: Emulator, identifier: str) -> dict[str, Any]:
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        told: dict[str, Any] = get(emulator, f"/v1/predictions/{identifier}").json()
+        if Prediction.from_json(told).status.is_final:
+            return told
+    raise AssertionError("never final")
+
+
+# --- the fixture that comes with the package -------------------------------------------------------
+
+
+def test_the_fixture_gives_a_running_emulator(vace_emulator: Emulator) -> None:
+    assert post(vace_emulator).status_code == 200
+    assert vace_emulator.bill["charged"] == 1
+    assert json.loads(vace_emulator.connection)["host"] == vace_emulator.url
+
+
+def test_importing_the_plugin_costs_other_peoples_tests_nothing() -> None:
+    code = (
+        "import sys, pytest; before = set(sys.modules); import airflow_vace.emulator.fixture;"
+        "print(sorted(m.split('.')[0] for m in set(sys.modules) - before))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "['airflow_vace', 'airflow_vace', 'airflow_vace']"
+
+
+def test_there_is_nothing_else_in_the_package() -> None:
+    import airflow_vace.emulator as package
+
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        package.Nothing  # noqa: B018 - it is the look that fails
+
+
+# --- time ------------------------------------------------------------------------------------------
+
+
+def test_a_prediction_boots_runs_with_growing_logs_and_ends() -> None:
+    world = World(seed=0, time_scale=1.0, retention=3600)
+    run = world.create(FOX, model="prunaai/vace-14b", version=None, now=1000.0)
+    assert run.status_at(1000.0) == "starting"
+    assert 1020 <= run.timeline.started <= 1060
+    middle = (run.timeline.started + run.ended) / 2
+    assert run.status_at(middle) == "processing"
+    seen = [
+        Progress.from_logs(
+            run.timeline.logs_at(run.timeline.started + share * (run.ended - run.timeline.started)), 50
+        )
+        for share in (0.0, 0.3, 0.6, 1.0)
+    ]
+    assert [p.percent for p in seen if p] == sorted(p.percent for p in seen if p)
+    assert run.timeline.logs_at(1000.0) == ""
+    assert "\r" in run.timeline.logs_at(run.ended)
+    assert run.status_at(run.ended) == "succeeded"
+    assert run.finished_at(middle) is None
+    warm = world.create(FOX, model="prunaai/vace-14b", version=None, now=2000.0)
+    assert warm.timeline.started - 2000.0 <= 2.0
+
+
+def test_duration_follows_from_frames_steps_size_and_speed() -> None:
+    def seconds(scale: float = 1.0, **values: Any) -> float:
+        world = World(seed=0, time_scale=scale, retention=1)
+        run = world.create({"prompt": "x", **values}, model="m", version=None, now=0.0)
+        return run.ended - run.timeline.started
+
+    plain = seconds()
+    assert seconds(frame_num=161) > plain
+    assert seconds(sample_steps=25) < plain
+    assert seconds(size="1280*720") > plain
+    lightly, juiced, extra = (seconds(speed_mode=mode) for mode in SPEED_MODES.values())
+    assert lightly == plain
+    assert lightly > juiced > extra
+    assert seconds(0.5) == pytest.approx(plain / 2)
+
+
+def test_the_same_seed_brings_the_same_run() -> None:
+    def ids(seed: int) -> list[str]:
+        world = World(seed=seed, time_scale=1.0, retention=1)
+        runs = [world.create(FOX, model="m", version=None, now=0.0) for _ in range(3)]
+        return [f"{run.id} {run.ended}" for run in runs]
+
+    assert ids(1) == ids(1) != ids(2)
+
+
+def test_a_deadline_aborts_before_the_start_and_cancels_after_it() -> None:
+    world = World(seed=0, time_scale=1.0, retention=1)
+    aborted = world.create(FOX, model="m", version=None, now=0.0, cancel_after=1.0)
+    canceled = world.create(FOX, model="m", version=None, now=0.0, cancel_after=10.0)
+    assert (aborted.status_at(0.5), aborted.status_at(1.0)) == ("starting", "aborted")
+    assert (canceled.status_at(9.0), canceled.status_at(10.0)) == ("processing", "canceled")
+    assert canceled.finished_at(11.0) == 10.0
+    assert [p["charged"] for p in world.bill(100.0)["predictions"]] == [False, True]
+
+
+@pytest.mark.parametrize(("digits", "text"), [(0, "1Z"), (3, "1.500Z"), (9, "1.500000000Z")])
+def test_times_have_so_many_digits(digits: int, text: str) -> None:
+    assert iso(1.5, digits).endswith(f":0{text}")
+
+
+# --- HTTP ------------------------------------------------------------------------------------------
+
+
+def test_the_gateways_urls_are_a_trap(emulator: Emulator) -> None:
+    told = post(emulator).json()
+    assert told["urls"]["get"] == f"https://api.replicate.com/v1/predictions/{told['id']}"
+    replicate_face = post(emulator, "/v1/predictions", {"version": VERSION, "input": FOX})
+    assert replicate_face.status_code == 201
+    assert replicate_face.json()["urls"]["get"].startswith(emulator.url)
+
+
+def test_prunas_face_speaks_in_its_own_way(emulator: Emulator) -> None:
+    headers = {"apikey": emulator.api_key, "Model": "vace"}
+    created = requests.post(
+        f"{emulator.url}/v1/predictions", json={"input": FOX}, headers=headers, timeout=10
+    ).json()
+    assert set(created) == {"id", "model", "input", "get_url"}
+    told: dict[str, Any] = {}
+    while told.get("status") != "succeeded":
+        told = requests.get(created["get_url"], headers=headers, timeout=10).json()
+        assert "id" not in told
+    assert told["generation_url"].startswith("/v1/delivery/")
+    url = emulator.url + told["generation_url"]
+    assert requests.get(url, timeout=10).status_code == 401
+    assert requests.get(url, headers=headers, timeout=10).headers["Content-Type"] == "video/mp4"
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "status"),
+    [
+        ({"Authorization": ""}, GATEWAY, 401),
+        ({"Authorization": "Bearer wrong"}, GATEWAY, 401),
+        ({"Authorization": "Token {key}"}, GATEWAY, 200),
+        ({"Authorization": "Bearer wrong"}, "/v1/predictions", 401),
+        ({"apikey": "wrong"}, "/v1/predictions", 401),
+    ],
+)
+def test_the_key_is_checked(emulator: Emulator, headers: dict[str, str], path: str, status: int) -> None:
+    given = {name: value.format(key=emulator.api_key) for name, value in headers.items()}
+    assert post(emulator, path, **given).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({}, "input.prompt"),
+        ({"prompt": ""}, "input.prompt"),
+        ({"prompt": "x", "frame_num": "81"}, "input.frame_num"),
+        ({"prompt": "x", "frame_num": True}, "input.frame_num"),
+        ({"prompt": "x", "size": "1280x720"}, "input.size"),
+        ({"prompt": "x", "sample_steps": 0}, "input.sample_steps"),
+        ({"prompt": "x", "sample_guide_scale": -1}, "input.sample_guide_scale"),
+        ({"prompt": "x", "src_ref_images": "https://a/b"}, "input.src_ref_images"),
+        ({"prompt": "x", "promt": "x"}, "input.promt"),
+        ([], "input"),
+    ],
+)
+def test_inputs_are_checked_as_the_model_would(emulator: Emulator, values: Any, field: str) -> None:
+    answer = post(emulator, "/v1/predictions", {"version": VERSION, "input": values})
+    assert answer.status_code == 422
+    assert field in [problem["field"] for problem in answer.json()["invalid_fields"]]
+    assert emulator.bill["charged"] == 0
+
+
+def test_all_documented_inputs_with_their_defaults_are_accepted() -> None:
+    values = {name: f.default for name, f in FIELDS.items() if f.default is not None} | {"prompt": "x"}
+    assert invalid_fields(values) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        (GATEWAY, "text", 400),
+        ("/replicate/v1/models/some/body/predictions", None, 503),
+        ("/v1/models/some/body/predictions", None, 404),
+        ("/v1/predictions", None, 422),
+        ("/replicate/v1/predictions/none/cancel", None, 404),
+        ("/replicate/v1/nothing", None, 404),
+    ],
+)
+def test_what_is_not_there_is_refused(emulator: Emulator, path: str, body: Any, status: int) -> None:
+    assert post(emulator, path, body).status_code == status
+    assert get(emulator, "/replicate/v1/predictions/none").status_code == 404
+
+
+def test_a_body_that_is_no_json_is_refused(emulator: Emulator) -> None:
+    key = {"Authorization": f"Bearer {emulator.api_key}"}
+    answer = requests.post(emulator.url + GATEWAY, data=b"{", headers=key, timeout=10)
+    assert answer.status_code == 400
+
+
+def test_prefer_wait_answers_with_the_end(emulator: Emulator) -> None:
+    assert post(emulator, Prefer="wait").json()["status"] == "succeeded"
+
+
+def test_the_bill_and_the_requests_can_be_asked_for(emulator: Emulator) -> None:
+    told = post(emulator).json()
+    bill = requests.get(f"{emulator.url}/_emulator/bill", timeout=10).json()
+    assert bill["charged"] == 1
+    assert bill["predictions"][0]["id"] == told["id"]
+    assert set(bill["predictions"][0]) == {"id", "status", "charged", "created_at"}
+    (seen,) = requests.get(f"{emulator.url}/_emulator/requests", timeout=10).json()
+    assert (seen["method"], seen["path"], seen["auth"]) == ("POST", GATEWAY, ["authorization"])
+    assert emulator.api_key not in json.dumps(seen)
+
+
+def test_waiting_for_what_never_comes_times_out(emulator: Emulator) -> None:
+    with pytest.raises(TimeoutError):
+        emulator.wait_for(lambda: False, timeout=0.05)
+
+
+# --- videos ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "frames"), [("832*480", 81), ("480*832", 5), ("1280*720", 5)])
+def test_a_video_is_h264_of_the_size_and_length_asked_for(
+    emulator: Emulator, size: str, frames: int, tmp_path: Path
+) -> None:
+    created = post(emulator, body={"input": {**FOX, "size": size, "frame_num": frames}}).json()
+    answer = get(emulator, ended(emulator, created["id"])["output"])
+    assert int(answer.headers["Content-Length"]) == len(answer.content)
+    path = tmp_path / "a.mp4"
+    path.write_bytes(answer.content)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert (stream.width, stream.height) == tuple(map(int, size.split("*")))
+        assert stream.average_rate == 16
+        assert len(list(container.decode(stream))) == frames
+
+
+def test_videos_differ_by_seed_and_prompt_and_come_in_ranges(emulator: Emulator) -> None:
+    films = []
+    for values in (FOX, {**FOX, "seed": 8}, {**FOX, "prompt": "a cat"}, FOX):
+        created = post(emulator, body={"input": {**values, "frame_num": 5}}).json()
+        output = ended(emulator, created["id"])["output"]
+        films.append(get(emulator, output).content)
+    assert len({*films}) == 3
+    assert films[0] == films[3]
+    part = get(emulator, output, Range="bytes=4-7")
+    assert (part.status_code, part.content) == (206, b"ftyp")
+    whole = get(emulator, output)
+    assert get(emulator, output, **{"If-None-Match": whole.headers["ETag"]}).status_code == 304
+
+
+def test_after_its_retention_a_prediction_has_lost_its_files() -> None:
+    with Emulator(time_scale=0.0002, retention=0.2) as emulator:
+        created = post(emulator).json()
+        output = ended(emulator, created["id"])["output"]
+        told: dict[str, Any] = {"data_removed": False}
+        while not told["data_removed"]:
+            told = get(emulator, f"/v1/predictions/{created['id']}").json()
+        assert (told["status"], told["output"], told["logs"], told["input"]) == ("succeeded", None, "", {})
+        assert get(emulator, output).status_code == 404
+
+
+# --- faults ----------------------------------------------------------------------------------------
+
+
+def test_faults_hit_what_matches_as_often_as_told_and_in_order(emulator: Emulator) -> None:
+    emulator.faults.add(method="GET", path="*/predictions/*", status=500, times=2, skip=1)
+    emulator.faults.add(method="GET", status=404)
+    created = post(emulator).json()
+    path = f"/v1/predictions/{created['id']}"
+    assert [get(emulator, path).status_code for _ in range(5)] == [404, 500, 500, 200, 200]
+    assert emulator.faults.waiting() == []
+
+
+def test_faults_are_scripted_over_http_too(emulator: Emulator) -> None:
+    url = f"{emulator.url}/_emulator/faults"
+    script = [{"preset": "login_page", "method": "POST"}, {"status": 418, "times": None}]
+    assert len(requests.post(url, json=script, timeout=10).json()) == 2
+    assert "Sign in" in post(emulator).text
+    assert post(emulator).status_code == 418
+    assert requests.delete(url, timeout=10).json() == []
+    assert post(emulator).status_code == 200
+    assert requests.post(url, json={"status": 500}, timeout=10).json()[0]["status"] == 500
+    for bad in ({"stauts": 500}, {"preset": "nothing"}, 5):
+        assert requests.post(url, json=bad, timeout=10).status_code == 400
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_the_way_over_http(name: str) -> None:
+    as_json = json.loads(json.dumps(PRESETS[name].as_json()))
+    assert Fault.from_json(as_json) == PRESETS[name]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_reset_comes_before_or_after_the_bill(emulator: Emulator, moment: Any) -> None:
+    emulator.faults.add(reset=moment)
+    with pytest.raises(requests.ConnectionError):
+        post(emulator)
+    assert emulator.bill["charged"] == (moment == "after")
+
+
+def test_an_outcome_is_the_predictions_own_end(emulator: Emulator) -> None:
+    emulator.faults.add(method="POST", outcome={"status": "failed", "error": "E1001"})
+    emulator.faults.add(method="POST", outcome={"output": ["https://a/b"]})
+    failed, odd = (ended(emulator, post(emulator).json()["id"]) for _ in range(2))
+    assert (failed["status"], failed["error"], failed["output"]) == ("failed", "E1001", None)
+    assert odd["output"] == ["https://a/b"]
+
+
+def test_an_answer_that_is_no_object_is_patched_as_it_is(emulator: Emulator) -> None:
+    emulator.faults.add(path="/_delivery/*", patch={"a": 1})
+    emulator.faults.add(method="GET", path="*/predictions/*", drop=("status",), delay=0.01)
+    created = post(emulator).json()
+    assert "status" not in get(emulator, f"/v1/predictions/{created['id']}").json()
+    output = ended(emulator, created["id"])["output"]
+    assert get(emulator, output).status_code == 200
+
+
+# --- the vendor's own clients ----------------------------------------------------------------------
+
+
+def test_replicates_python_client_lives_on_it(emulator: Emulator, tmp_path: Path) -> None:
+    client: Any = Client(api_token=emulator.api_key, base_url=emulator.url)
+    prediction = client.predictions.create(version=VERSION, input=FOX, wait=False)
+    assert prediction.status == "starting"
+    client.poll_interval = 0.01
+    prediction.wait()
+    assert prediction.status == "succeeded"
+    assert [p.id for p in client.predictions.list()] == [prediction.id]
+    by_model = client.models.predictions.create(model="prunaai/vace-14b", input=FOX)
+    by_model.cancel()
+    assert client.run("prunaai/vace-14b", input=FOX).endswith(".mp4")
+    (tmp_path / "a.png").write_bytes(b"image")
+    file = client.files.create(tmp_path / "a.png")
+    assert file.size == 5
+    assert [f.id for f in client.files.list()] == [file.id]
+    assert requests.get(file.urls["get"], timeout=10).content == b"image"
+    assert client.files.get(file.id).checksums == file.checksums
+    client.files.delete(file.id)
+    with pytest.raises(ReplicateError):
+        client.files.get(file.id)
+    with pytest.raises(ReplicateError):
+        client.files.delete(file.id)
+    assert requests.get(file.urls["get"], timeout=10).status_code == 404
+
+
+@pytest.mark.node
+@pytest.mark.skipif("VACE_NODE_MODULES" not in os.environ, reason="VACE_NODE_MODULES names no node_modules")
+def test_replicates_javascript_client_lives_on_it(emulator: Emulator) -> None:
+    script = Path(__file__).parent / "replicate_client.mjs"
+    command = ["node", str(script), emulator.url, emulator.api_key]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (found.stdout.strip(), found.returncode) == ("lives", 0), found.stderr
+
+
+def test_an_upload_without_content_or_of_too_much_is_refused(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.emulator.server._LARGEST_UPLOAD", 3)
+    key = {"Authorization": f"Bearer {emulator.api_key}"}
+    url = f"{emulator.url}/v1/files"
+    assert requests.post(url, headers=key, timeout=10).status_code == 400
+    assert requests.post(url, headers=key, files={"other": b"x"}, timeout=10).status_code == 400
+    assert requests.post(url, headers=key, files={"content": b"film"}, timeout=10).status_code == 413
+    assert get(emulator, "/v1/account").json()["type"] == "user"
+
+
+# --- as a program ----------------------------------------------------------------------------------
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "airflow_vace.emulator.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_program_prints_a_connection_to_paste_and_ends_on_ctrl_c(tmp_path: Path) -> None:
+    faults = tmp_path / "faults.json"
+    faults.write_text('[{"status": 418}]')
+    with start("--port", "0", "--faults", str(faults), "--api-key", "my-own-key") as process:
+        assert process.stdout is not None
+        address = process.stdout.readline()
+        line = process.stdout.readline()
+        name, _, value = line.removeprefix("export ").partition("=")
+        connection = json.loads(value.strip().strip("'"))
+        assert name == "AIRFLOW_CONN_VACE_DEFAULT"
+        assert connection["host"] in address
+        assert connection["password"] == "my-own-key"
+        assert requests.get(f"{connection['host']}/v1/account", timeout=10).status_code == 418
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_port_that_is_taken_is_an_error_that_says_so(
+    emulator: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--port", str(emulator.port)]) == 1
+    assert "choose another --port" in capsys.readouterr().err
+    with pytest.raises(OSError, match="address already in use"), Emulator(port=emulator.port):
+        pass
+
+
+@pytest.mark.parametrize("content", [None, "{", "5", '[{"stauts": 1}]'])
+def test_faults_that_cannot_be_read_are_an_error_that_names_the_file(
+    tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "faults.json"
+    if content is not None:
+        path.write_text(content)
+    assert main(["--faults", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_a_missing_library_is_an_error_that_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert main([]) == 3
+    assert "airflow-provider-vace[emulator]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "inf", "fast"])
+def test_a_time_scale_that_is_none_is_refused(scale: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["--time-scale", scale])
+
+
+def test_it_serves_in_an_event_loop_of_ones_own() -> None:
+    async def serve() -> int:
+        emulator = Emulator(host="::1")
+        try:
+            await emulator.start()
+        except OSError:  # a machine without IPv6
+            return 200
+        answer = await asyncio.to_thread(requests.get, f"{emulator.url}/_emulator/bill", timeout=10)
+        await emulator.stop()
+        return answer.status_code
+
+    assert asyncio.run(serve()) == 200
