@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import av
+import pytest
+from requests import get
+
+from airflow_vace import demo
+from airflow_vace.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+STANDALONE = pytest.mark.skipif(
+    "VACE_STANDALONE" not in os.environ, reason="VACE_STANDALONE is not set: takes minutes"
+)
+
+
+@pytest.fixture
+def _migrated(airflow_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the demo's own migration, which takes longer than all the rest of it."""
+
+    def copied(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+        assert (arguments, log.exists()) == (["db", "migrate"], False)
+        shutil.copy(airflow_db, environment["AIRFLOW_HOME"])
+
+    monkeypatch.setattr(demo, "_run_airflow", copied)
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "airflow_vace.demo", *arguments]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "200", **environment},
+    )
+
+
+def temporary_leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.standalone
+@STANDALONE
+def test_the_demo_makes_a_video_says_so_and_leaves_nothing_else_behind(tmp_path: Path) -> None:
+    videos, temporary = tmp_path / "videos", tmp_path / "tmp"
+    temporary.mkdir()
+    arguments = ("--save-to", str(videos), "--prompt", "a cat [in brackets]", "--size", "480*832")
+    with start(*arguments, TMPDIR=str(temporary)) as process:
+        out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    (path,) = videos.iterdir()
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.frames) == (480, 832, 81)
+        assert stream.average_rate == 16
+    for said in (
+        "'a cat [in brackets]', 480*832, seed 7, lightly",
+        path.stem,
+        str(path),
+        "480x832, 81 frames, 5.06 s at 16 fps",
+        "1 prediction, by the emulator: nothing to pay",
+    ):
+        assert said in out
+    assert temporary_leftovers(temporary) == []
+
+
+def test_with_a_connection_it_asks_before_it_pays(tmp_path: Path) -> None:
+    with Emulator() as emulator:
+        arguments = ("--conn-id", "my_gateway", "--save-to", str(tmp_path))
+        with start(*arguments, AIRFLOW_CONN_MY_GATEWAY=emulator.connection) as process:
+            _, err = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert "nothing is billed" in err
+        assert emulator.requests == []
+
+
+@pytest.mark.usefixtures("_migrated")
+def test_with_a_connection_and_a_yes_it_pays_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Emulator(time_scale=0.01) as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_MY_GATEWAY", emulator.connection)
+        assert demo.main(["--conn-id", "my_gateway", "--yes", "--save-to", str(tmp_path)]) == 0
+        assert emulator.bill["charged"] == 1
+    assert "1 prediction, some $0.40 at the vendor" in capsys.readouterr().out
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_connection_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert demo.main(["--conn-id", "no_such", "--save-to", str(tmp_path)]) == 1
+    assert "no_such" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_migrated")
+def test_a_run_that_fails_shows_why_and_keeps_its_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(time_scale: float) -> Emulator:
+        emulator = Emulator(time_scale=time_scale)
+        emulator.faults.add(method="POST", status=402, body={"detail": "no credit"})
+        return emulator
+
+    monkeypatch.setattr(demo, "_emulator", broken)
+    assert demo.main(["--save-to", str(tmp_path)]) == 1
+    assert "the DAG run is failed; its log is in" in capsys.readouterr().err
+    assert "no credit" in (tmp_path / "vace-demo.log").read_text()
+
+
+def test_a_missing_library_is_an_error_that_names_the_extra(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert demo.main(["--save-to", str(tmp_path)]) == 1
+    assert "pip install 'airflow-provider-vace[emulator]'" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert demo.main(["--save-to", str(tmp_path / "file" / "videos")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with Emulator() as emulator:
+        assert demo.main(["--ui", "--port", str(emulator.port)]) == 1
+    assert f"port {emulator.port} is taken" in capsys.readouterr().err
+
+
+def test_an_early_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
+    with start("--save-to", str(tmp_path / "videos"), TMPDIR=str(tmp_path)) as process:
+        while not list(tmp_path.glob("vace-demo-*/demo.log")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "all that it started has ended" in err
+    assert temporary_leftovers(tmp_path) == ["videos"]
+
+
+def test_progress_with_a_real_back_end_is_read_from_our_own_log_lines(tmp_path: Path) -> None:
+    log = tmp_path / "demo.log"
+    assert demo._logged(log) == ("Airflow starts", 0)
+    log.write_text("Submitted prediction abc of prunaai/vace-14b (starting)\n")
+    assert demo._logged(log) == ("prediction under way", 0)
+    with log.open("a") as file:
+        file.write("Prediction abc: processing, 12 %, step 6 of 50\nPrediction abc: processing, 40 %\n")
+    assert demo._logged(log) == ("prediction under way", 40)
+
+
+def test_the_dags_are_found_in_the_checkout_and_in_a_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (demo._dags_folder() / "vace_text_to_video.py").is_file()
+    (tmp_path / "example_dags").mkdir()
+    monkeypatch.setattr(demo, "__file__", str(tmp_path / "demo.py"))
+    assert demo._dags_folder() == tmp_path / "example_dags"
+
+
+def test_an_airflow_that_ends_while_it_starts_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+    log = tmp_path / "airflow.log"
+    with (
+        demo._started([sys.executable, "-c", "print('no database')"], dict(os.environ), log) as process,
+        pytest.raises(demo.DemoError, match="no database"),
+    ):
+        demo._wait_until_healthy("http://127.0.0.1:1", process, log)
+    with pytest.raises(demo.DemoError, match="airflow no such failed"):
+        demo._run_airflow(["no", "such"], dict(os.environ), log)
+
+
+def test_what_does_not_end_by_itself_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    )
+    log = tmp_path / "log"
+    with demo._started([sys.executable, "-c", code], dict(os.environ), log) as process:
+        while "ready" not in log.read_text():
+            assert process.poll() is None
+        demo._end_group(process, patience=0.3)
+        assert process.returncode == -signal.SIGKILL
+
+
+# --- a whole Airflow -------------------------------------------------------------------------------
+
+
+@pytest.mark.standalone
+@STANDALONE
+def test_the_ui_comes_up_with_the_dags_and_a_connection_and_goes_on_ctrl_c(tmp_path: Path) -> None:
+    with start("--ui", TMPDIR=str(tmp_path)) as process:
+        assert process.stdout is not None
+        address = ""
+        for line in process.stdout:
+            if line.startswith("Airflow is ready at "):
+                address = line.split()[4]
+            if "Press Ctrl-C" in line:
+                break
+        assert address, process.stderr and process.stderr.read()
+        token = get(f"{address}/auth/token", timeout=30).json()["access_token"]
+        ask: Callable[[str], Any] = lambda path: json.loads(  # noqa: E731 - a word for the next lines
+            get(f"{address}/api/v2{path}", headers={"Authorization": f"Bearer {token}"}, timeout=30).text
+        )
+        dags = {dag["dag_id"]: dag["is_paused"] for dag in ask("/dags")["dags"]}
+        assert dags == {"vace_campaign": False, "vace_text_to_video": False}
+        assert ask("/connections/vace_default")["conn_type"] == "vace"
+        assert ask("/importErrors")["total_entries"] == 0
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert temporary_leftovers(tmp_path) == []
