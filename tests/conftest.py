@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,14 +19,21 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 
+README_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+README_BLOCKS = README_BLOCK.findall((ROOT / "README.md").read_text())
+
 # Before anybody imports Airflow: a home of its own, and nothing of the person's who runs the tests.
 _HOME = tempfile.TemporaryDirectory(prefix="vace-tests-")
+shutil.copytree(ROOT / "dags", f"{_HOME.name}/dags")
+for number, block in enumerate(b for b in README_BLOCKS if "with DAG(" in b):
+    text = block.replace("/tmp/clips/", f"{_HOME.name}/clips/")  # noqa: S108 - as in the README
+    Path(f"{_HOME.name}/dags/readme_{number}.py").write_text(text)
 for name in [n for n in os.environ if n.startswith(("AIRFLOW_", "REQUESTS_CA", "CURL_CA"))]:
     del os.environ[name]
 os.environ |= {
     "AIRFLOW_HOME": _HOME.name,
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+    "AIRFLOW__CORE__DAGS_FOLDER": f"{_HOME.name}/dags",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME.name}/airflow.db",

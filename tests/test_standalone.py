@@ -38,16 +38,10 @@ SLOW = "vace_slow"
 
 @dag(schedule=None)
 def killed():
-    VacePredictionOperator(
-        task_id="operator", input={"prompt": "x"}, vace_conn_id=SLOW, wait_for_completion=True, deferrable=True
-    )
-    VacePredictionOperator(
-        task_id="running", input={"prompt": "x"}, vace_conn_id=SLOW, wait_for_completion=True, deferrable=False
-    )
-    VacePredictionOperator(
-        task_id="late", input={"prompt": "x"}, vace_conn_id=SLOW, wait_for_completion=True, deferrable=True,
-        timeout=20,
-    )
+    waits = {"input": {"prompt": "x"}, "vace_conn_id": SLOW, "wait_for_completion": True}
+    VacePredictionOperator(task_id="operator", deferrable=True, **waits)
+    VacePredictionOperator(task_id="running", deferrable=False, **waits)
+    VacePredictionOperator(task_id="late", deferrable=True, timeout=30, **waits)
     for cancel in (True, False):
         submit = VacePredictionOperator(task_id=f"submit_{cancel}", input={"prompt": "x"}, vace_conn_id=SLOW)
         VacePredictionSensor(
@@ -87,7 +81,7 @@ class Airflow:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.ask("GET", path)["value"]
 
-    def trigger_rows(self) -> list[dict[str, Any]]:
+    def trigger_rows(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the kwargs of all triggers in the database, decrypted."""
         code = (
             "import json; from airflow.models.trigger import Trigger\n"
@@ -97,7 +91,7 @@ class Airflow:
         )
         command = [sys.executable, "-c", code]
         found = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
-        rows: list[dict[str, Any]] = json.loads(found.stdout.splitlines()[-1])
+        rows: list[tuple[str, dict[str, Any]]] = json.loads(found.stdout.splitlines()[-1])
         return rows
 
 
@@ -108,6 +102,10 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
         assert time.monotonic() < end, "not so in time"
         time.sleep(0.5)
     return answer
+
+
+def looks_at(emulator: Emulator, identifier: str) -> int:
+    return sum(seen.method == "GET" and seen.path.endswith(identifier) for seen in emulator.requests)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +180,8 @@ def test_a_task_that_a_person_ends_cancels_where_it_is_told_to(
         "sensor_True": airflow.xcom("killed", run_id, "submit_True")["id"],
         "sensor_False": airflow.xcom("killed", run_id, "submit_False")["id"],
     }
+    # One look is the worker's; from the second on the triggerer has taken over, and can be told to stop.
+    until(lambda: all(looks_at(slow, run.id) > 1 for run in slow.world.runs.values()))
     for task_id in waiting:
         path = f"/dags/killed/dagRuns/{run_id}/taskInstances/{task_id}"
         airflow.ask("PATCH", path, {"new_state": "failed"})
