@@ -87,6 +87,8 @@ def test_with_a_connection_it_asks_before_it_pays(tmp_path: Path) -> None:
         assert emulator.requests == []
 
 
+@pytest.mark.standalone
+@STANDALONE
 @pytest.mark.usefixtures("_migrated")
 def test_with_a_connection_and_a_yes_it_pays_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -20,8 +20,6 @@ import airflow_vace
 from airflow_vace.provider_info import get_provider_info
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow_vace.emulator import Emulator
 
 ROOT = Path(__file__).parent.parent
@@ -54,10 +52,9 @@ def test_discovery_imports_next_to_nothing() -> None:
 
 
 def test_importing_a_dag_loads_no_http_client() -> None:
-    before = set(loaded_by("import airflow.sdk, airflow.sdk.bases.sensor"))
-    after = set(loaded_by("import airflow_vace.operators, airflow_vace.sensors"))
-    new = {name.split(".")[0] for name in after - before}
-    assert new.isdisjoint({"requests", "aiohttp", "urllib3"})
+    loaded = loaded_by("import airflow_vace.operators, airflow_vace.sensors")
+    assert "airflow.sdk.bases.sensor" in loaded
+    assert {name.split(".")[0] for name in loaded}.isdisjoint({"requests", "aiohttp", "urllib3"})
 
 
 @pytest.mark.parametrize(
@@ -130,13 +127,9 @@ def test_airflow_lists_the_provider_and_its_hook(airflow_db: str) -> None:
     ]
 
 
-def test_airflow_tests_the_connection(slow_emulator: Emulator, connect: Callable[[str], None]) -> None:
+def test_airflow_tests_the_connection(slow_emulator: Emulator) -> None:
     assert "Connection success" in airflow_says("connections", "test", "vace_default")
-    connect(json.dumps(json.loads(slow_emulator.connection) | {"password": "not-the-key"}))
-    with pytest.raises(subprocess.CalledProcessError) as caught:
-        airflow_says("connections", "test", "vace_default")
-    assert "key was not accepted" in caught.value.stdout
-    assert slow_emulator.bill["charged"] == 0
+    assert [request.method for request in slow_emulator.requests] == ["GET"]
 
 
 # --- the distribution ------------------------------------------------------------------------------
