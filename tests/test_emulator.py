@@ -400,7 +400,7 @@ def test_replicates_javascript_client_lives_on_it(emulator: Emulator) -> None:
 def test_an_upload_without_content_or_of_too_much_is_refused(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.emulator.server._LARGEST_UPLOAD", 3)
+    monkeypatch.setattr("airflow_vace.emulator.service._LARGEST_UPLOAD", 3)
     key = {"Authorization": f"Bearer {emulator.api_key}"}
     url = f"{emulator.url}/v1/files"
     assert requests.post(url, headers=key, timeout=10).status_code == 400

@@ -1,0 +1,122 @@
+"""Answers read as predictions; what is none is an error that names what came."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urljoin
+
+from airflow_vace.api.bodies import excerpt_of, is_html, is_torn, json_of, text_of
+from airflow_vace.api.refusals import read_detail, read_error
+from airflow_vace.api.requests import PRUNA, Api, Request, Response
+from airflow_vace.exceptions import VaceProtocolError, excerpt
+from airflow_vace.prediction import Prediction, PredictionStatus
+
+
+def read_prediction(api: Api, request: Request, response: Response) -> Prediction:
+    """Return the prediction in an answer to a create, a look or a cancel.
+
+    :raises VaceAPIError: (or what is below it) if the server refused
+    :raises VaceProtocolError: if the answer is not a prediction, or another one
+    """
+    data = _read_object(api, request, response)
+    if api.backend is PRUNA:
+        data = _from_pruna(api, request, data)
+    if "id" not in data:
+        raise _unexpected(request, response, text_of(api, response))
+    try:
+        prediction = Prediction.from_json(data)
+    except VaceProtocolError as error:
+        raise VaceProtocolError(
+            f"{error} ({request.shown} -> {response.status_code})",
+            status_code=response.status_code,
+            body=error.body,
+        ) from None
+    if request.prediction_id and prediction.id != request.prediction_id:
+        raise VaceProtocolError(
+            f"Asked for prediction {request.prediction_id}, got {prediction.id}",
+            status_code=response.status_code,
+            body=excerpt_of(api, response),
+        )
+    return prediction
+
+
+def read_list(api: Api, request: Request, response: Response) -> tuple[list[Prediction], str | None]:
+    """Return one page of predictions and the address of the next page.
+
+    :raises VaceAPIError: (or what is below it) if the server refused
+    :raises VaceProtocolError: if the answer is no page of predictions
+    """
+    data = _read_object(api, request, response)
+    results, following = data.get("results"), data.get("next")
+    if not isinstance(results, list):
+        raise _unexpected(request, response, text_of(api, response))
+    return (
+        [Prediction.from_json(item) for item in results],
+        following if isinstance(following, str) and following else None,
+    )
+
+
+def read_probe(api: Api, request: Request, response: Response) -> None:
+    """Read the answer to a look for a prediction that cannot exist; return if this API refused it properly.
+
+    :raises VaceAuthError: if the key was refused
+    :raises VaceError: if it is not this API, or it is in trouble
+    """
+    text = text_of(api, response)
+    if response.status_code in (400, 404, 422, 429) and not is_html(response, text):
+        try:
+            if isinstance(json_of(text), dict):
+                return
+        except ValueError:
+            pass
+        raise VaceProtocolError(
+            f"{request.shown}: a server answers there, but it does not speak this API:"
+            f" {response.status_code} {excerpt(text, 200)}",
+            status_code=response.status_code,
+            body=excerpt(text, 300),
+        )
+    read_prediction(api, request, response)
+
+
+def _from_pruna(api: Api, request: Request, data: dict[str, Any]) -> dict[str, Any]:
+    """Put Pruna's answers into the common form: `generation_url` is the output, `get_url` the status."""
+    known = {**data}
+    if request.verb == "create":
+        known.setdefault("status", PredictionStatus.STARTING)
+        if isinstance(data.get("get_url"), str):
+            known["urls"] = {"get": urljoin(api.base_url, data["get_url"])}
+    else:
+        known.setdefault("id", request.prediction_id)
+        known["error"] = data.get("error") or data.get("message")
+        if data.get("status") == "succeeded":
+            known["error"] = None
+    if isinstance(data.get("generation_url"), str) and data["generation_url"]:
+        known["output"] = urljoin(f"{api.base_url}/", data["generation_url"])
+    return known
+
+
+def _read_object(api: Api, request: Request, response: Response) -> dict[str, Any]:
+    if not 200 <= response.status_code < 300:
+        raise read_error(api, request, response)
+    text = text_of(api, response)
+    try:
+        data = json_of(text)
+    except ValueError:
+        raise _unexpected(request, response, text) from None
+    if not isinstance(data, dict):
+        raise _unexpected(request, response, text)
+    return data
+
+
+def _unexpected(request: Request, response: Response, text: str) -> VaceProtocolError:
+    kind = "an HTML page" if is_html(response, text) else "an unexpected response"
+    said = excerpt(read_detail(text) or text, 300) or "an empty body"
+    about = f" for prediction {request.prediction_id}" if request.prediction_id else ""
+    bill = " No prediction came back; look into the vendor's list before paying again."
+    return VaceProtocolError(
+        f"{request.shown}{about} was answered with {response.status_code} and {kind} instead of a"
+        f" prediction: {said}.{bill if request.verb == 'create' else ''}",
+        status_code=response.status_code,
+        body=excerpt(text, 300),
+        is_torn=not is_html(response, text) and is_torn(text),
+    )
