@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +24,7 @@ from urllib3.exceptions import (
     HTTPError,
     MaxRetryError,
     NewConnectionError,
+    SSLError,
 )
 
 from airflow_vace.api import (
@@ -47,7 +49,7 @@ from airflow_vace.polling import Final, GiveUp, LookAgain, Wait, next_create
 from airflow_vace.prediction import parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from airflow_vace.prediction import Prediction
 
@@ -247,7 +249,7 @@ class VaceHook(HttpHook):
                         url = urljoin(url, answer.headers["location"])
                         continue
                     if answer.status_code != 200:
-                        body = _read_bounded(answer.iter_content(64 * 1024), request.shown, 30)
+                        body = _read_bounded(answer, request.shown, self._settings.timeout)
                         response = Response(answer.status_code, answer.headers, body)
                         raise read_error(api, request, response)
                     yield from answer.iter_content(256 * 1024)
@@ -314,8 +316,7 @@ class VaceHook(HttpHook):
         shown = request.shown
         try:
             with self._carry(request) as answer:
-                chunks = answer.iter_content(64 * 1024)
-                body = _read_bounded(chunks, shown, self._settings.timeout)
+                body = _read_bounded(answer, shown, self._settings.timeout)
                 return Response(answer.status_code, answer.headers, body)
         except (requests.RequestException, HTTPError) as error:
             raise _transport_error(shown, error, sent=_was_sent(error)) from error
@@ -454,10 +455,10 @@ def _without_netrc(request: requests.PreparedRequest) -> requests.PreparedReques
     return request
 
 
-def _read_bounded(chunks: Iterable[bytes], shown: str, timeout: float) -> bytes:
+def _read_bounded(answer: requests.Response, shown: str, timeout: float) -> bytes:
     """Read a body that may trickle or never end; the socket's time-out alone bounds neither."""
     body, until = bytearray(), time.monotonic() + timeout
-    for chunk in chunks:
+    while chunk := answer.raw.read1(64 * 1024, decode_content=True):
         body += chunk
         _check_size(len(body), shown)
         if time.monotonic() > until:
@@ -478,9 +479,10 @@ def _was_sent(error: Exception) -> bool:
         reason = reason.reason
     if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ProxyError):
         return False
-    if isinstance(error, requests.exceptions.SSLError):
-        return "CERTIFICATE_VERIFY_FAILED" not in str(reason)
-    return not isinstance(reason, NewConnectionError | ConnectTimeoutError)
+    if isinstance(reason, SSLError):
+        reason = next(iter(reason.args), None)
+    never = NewConnectionError | ConnectTimeoutError | ssl.SSLCertVerificationError
+    return not isinstance(reason, never)
 
 
 def _transport_error(shown: str, error: Exception, *, sent: bool) -> VaceTransportError:

@@ -81,8 +81,9 @@ def _save_one(hook: VaceHook, prediction: Prediction, url: str, path: Path) -> d
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return _described(path, path.stat().st_size, digest, content_type)
-    schedule = Schedule()
-    for attempt in range(1, _MOST_ATTEMPTS + 1):
+    schedule, attempt = Schedule(), 0
+    while True:
+        attempt += 1
         try:
             size, digest = _write_whole(path, _chunks_of(hook, url))
         except (VaceTransportError, VaceAPIError) as error:
@@ -101,7 +102,6 @@ def _save_one(hook: VaceHook, prediction: Prediction, url: str, path: Path) -> d
             time.sleep(delay)
         else:
             return _described(path, size, digest, content_type)
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _described(path: Path, size: int, digest: str, content_type: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_vace.api import may_create_again
 from airflow_vace.exceptions import PredictionFailed, PredictionTimeout, VaceInputError
-from airflow_vace.polling import Wait
+from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction, PredictionStatus
 from airflow_vace.waiting import WaitsForPrediction, checked_seconds, translated
 
@@ -153,9 +153,10 @@ class VacePredictionOperator(WaitsForPrediction):
         if prediction.status.is_final:
             return prediction
         if self.deferrable:
-            if self.look(prediction, wait):
+            seen = self.look(prediction, wait)
+            if isinstance(seen, LookAgain):
                 self.defer_until_final(prediction, wait)
-            return wait.prediction or prediction
+            return seen
         left = None if wait.deadline is None else wait.deadline - time.time()
         return self.hook.wait_for_prediction(prediction, left, poll_interval=self.poll_interval)
 

@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_vace.exceptions import PredictionTimeout, VaceAPIError, VaceTransportError
-from airflow_vace.polling import Wait
+from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction
 from airflow_vace.waiting import WaitsForPrediction, translated
 
@@ -78,9 +78,10 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         self._wait = self._wait or Wait(poll_interval=self._bound)
         with translated(_can_heal):
             self.checked_save_to()
-            if self.look(self.prediction, self._wait):
+            seen = self.look(self.prediction, self._wait)
+            if isinstance(seen, LookAgain):
                 return False
-            return PokeReturnValue(is_done=True, xcom_value=self._result(self._wait))
+            return PokeReturnValue(is_done=True, xcom_value=self.result_of(seen))
 
     def look_then_defer(self, context: Context) -> dict[str, Any]:
         del context  # Airflow's signature
@@ -109,17 +110,14 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         with translated(_can_heal):
             try:
                 self.checked_save_to()
-                is_final = wait.prediction is not None and wait.prediction.status.is_final
-                if not is_final and self.look(self.prediction, wait):
+                if wait.prediction and wait.prediction.status.is_final:
+                    return self.result_of(wait.prediction)
+                seen = self.look(self.prediction, wait)
+                if isinstance(seen, LookAgain):
                     self.defer_until_final(self.prediction, wait)
-                return self._result(wait)
+                return self.result_of(seen)
             except PredictionTimeout as error:
                 raise AirflowSensorTimeout(str(error)) from error
-
-    def _result(self, wait: Wait) -> dict[str, Any]:
-        if wait.prediction is None:
-            raise AssertionError("a wait ends with a prediction, or raises")
-        return self.result_of(wait.prediction)
 
     def _identifier(self) -> str:
         from airflow_vace.api import read_reference

@@ -62,8 +62,8 @@ class WaitsForPrediction(BaseOperator):
 
         return read_save_to(self.save_to)
 
-    def look(self, reference: object, wait: Wait) -> LookAgain | None:
-        """Look once; return when to look again, None if the prediction, in `wait.prediction`, is final.
+    def look(self, reference: object, wait: Wait) -> Prediction | LookAgain:
+        """Look once; return the prediction if it is final, else when to look again.
 
         What looks like a refusal is looked at again here until it is settled, so that it ends a wait
         alike in every mode.
@@ -80,8 +80,8 @@ class WaitsForPrediction(BaseOperator):
             self.hook.tell(wait)
             self._prediction = wait.prediction or self._prediction
             match decision:
-                case Final():
-                    return None
+                case Final(prediction):
+                    return prediction
                 case GiveUp(reason):
                     raise reason
                 case LookAgain(seconds):

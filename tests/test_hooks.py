@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import time
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_vace.emulator import Emulator
 from airflow_vace.emulator.faults import rate_limited
@@ -280,6 +286,7 @@ def test_a_refused_create_is_raised_at_once_and_not_sent_again(
         {"reset": "after"},
         {"hang": "after"},
         {"truncate": 20},
+        {"drip": 0.05},
     ],
     ids=lambda fault: ",".join(f"{k}={v}" for k, v in fault.items()),
 )
@@ -348,6 +355,7 @@ def test_a_server_that_is_not_there_is_an_error_that_says_that_nothing_was_sent(
         ({"reset": "before"}, VaceTransportError),
         ({"hang": "before"}, VaceTransportError),
         ({"truncate": 20}, VaceTransportError),
+        ({"drip": 0.05}, VaceTransportError),
         ({"status": 200, "body": '{"id": '}, VaceProtocolError),
         ({"status": 200, "body": "<html>"}, VaceProtocolError),
         ({"patch": {"id": "another"}}, VaceProtocolError),
@@ -592,3 +600,50 @@ def test_a_connection_may_be_a_uri(slow: Emulator, connect: Callable[[str], None
         connect(uri)
         assert VaceHook().create_prediction(FOX).status == "starting"
     assert os.environ["AIRFLOW_CONN_VACE_DEFAULT"].startswith("vace://")
+
+
+# --- TLS -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate for 127.0.0.1, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "server.pem"
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    path.write_bytes(private + signed.public_bytes(pem))
+    return path
+
+
+def test_a_server_that_is_not_trusted_is_not_told_anything(
+    call: Call, slow: Emulator, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.polling.MOST_CREATES", 1)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    with Emulator(time_scale=100.0, tls=context) as trusted:
+        assert trusted.url.startswith("https://")
+        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", trusted.connection)
+        with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
+            call("create", FOX)
+        assert not caught.value.sent
+        for verify in (str(certificate), False):
+            monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", trusted.connection_to(verify=verify))
+            assert call("create", FOX).status == "starting"
+        assert trusted.bill["charged"] == 2
+    assert slow.requests == []

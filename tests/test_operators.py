@@ -256,6 +256,12 @@ def test_an_output_that_is_told_a_moment_later_is_waited_for(
     assert waiting(deferrable=deferrable).result()["output"].startswith(fast_emulator.url)
 
 
+def test_a_server_in_trouble_when_it_should_tell_its_output_is_asked_again(fast_emulator: Emulator) -> None:
+    fast_emulator.faults.add(method="GET", patch={"status": "succeeded", "output": None})
+    fast_emulator.faults.add("bad_gateway", method="GET", times=2)
+    assert waiting().result()["output"].startswith(fast_emulator.url)
+
+
 @MODES
 def test_a_refused_key_ends_the_wait_with_its_own_name(slow_emulator: Emulator, *, deferrable: bool) -> None:
     slow_emulator.faults.add(method="GET", skip=1, times=None, status=401, body={"detail": "no"})

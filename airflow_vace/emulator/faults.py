@@ -31,6 +31,7 @@ class Fault:
     :param status: answer this status ...
     :param headers: ... and these headers ...
     :param body: ... and this body: text, or JSON
+    :param drip: send the true answer byte by byte, with so many seconds between two
     :param truncate: send only so many bytes of the true answer, then break off
     :param patch: members to set in the true answer's JSON object
     :param drop: members to leave out of it
@@ -49,6 +50,7 @@ class Fault:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     body: Any = None
+    drip: float | None = None
     truncate: int | None = None
     patch: dict[str, Any] = field(default_factory=dict)
     drop: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from airflow_vace.emulator.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from ssl import SSLContext
 
 DEFAULT_PORT = 8642
 DEFAULT_KEY = "vace-emulator-key"
@@ -34,6 +35,7 @@ class Emulator:
     :param time_scale: how long a prediction takes, as a share of real life: 0.01 is a hundred times faster
     :param retention: seconds for which files live after the end, as they are (not scaled)
     :param seed: same seed, same ids and boot times
+    :param tls: serve HTTPS with this context
     """
 
     def __init__(  # noqa: PLR0913 - what a person may set
@@ -45,10 +47,12 @@ class Emulator:
         time_scale: float = 1.0,
         retention: float = 3600.0,
         seed: int = 0,
+        tls: SSLContext | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self.api_key = api_key
+        self.tls = tls
         self.world = World(seed=seed, time_scale=time_scale, retention=retention)
         self.faults = Faults()
         self.closing = asyncio.Event()
@@ -65,7 +69,7 @@ class Emulator:
     def url(self) -> str:
         """The origin: where a connection's host points to."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     @property
     def connection(self) -> str:
@@ -121,7 +125,7 @@ class Emulator:
         self._folder = Path(tempfile.mkdtemp(prefix="vace-emulator-"))
         self._runner = web.AppRunner(Service(self, self._folder).app(), access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.host, self.port)
+        site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self.tls)
         try:
             await site.start()
         except OSError:

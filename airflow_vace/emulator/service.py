@@ -144,10 +144,8 @@ class Service:
             return _broken_off(request)
         if fault.status is not None:
             return web.Response(status=fault.status, headers=fault.headers, body=fault.encoded_body())
-        if isinstance(answer, web.Response) and (fault.patch or fault.drop or fault.logs):
-            answer = _patched(answer, fault)
-        if isinstance(answer, web.Response) and fault.truncate is not None:
-            return await _truncated(request, answer, fault.truncate)
+        if isinstance(answer, web.Response):
+            return await _spoiled(request, answer, fault)
         return answer or web.Response(status=500)
 
     @web.middleware
@@ -398,6 +396,16 @@ def _broken_off(request: web.Request) -> web.Response:
     return web.Response(status=500)
 
 
+async def _spoiled(request: web.Request, answer: web.Response, fault: Fault) -> web.StreamResponse:
+    if fault.patch or fault.drop or fault.logs:
+        answer = _patched(answer, fault)
+    if fault.truncate is not None:
+        return await _truncated(request, answer, fault.truncate)
+    if fault.drip is not None:
+        return await _dripped(request, answer, fault.drip)
+    return answer
+
+
 def _patched(answer: web.Response, fault: Fault) -> web.Response:
     body = answer.body if isinstance(answer.body, bytes) else b""
     told = json.loads(body)
@@ -411,12 +419,26 @@ def _patched(answer: web.Response, fault: Fault) -> web.Response:
     return _json(answer.status, told)
 
 
-async def _truncated(request: web.Request, answer: web.Response, size: int) -> web.StreamResponse:
+async def _begun(request: web.Request, answer: web.Response) -> tuple[web.StreamResponse, bytes]:
+    """Send the head of an answer, and return what is to follow."""
     body = answer.body if isinstance(answer.body, bytes) else b""
-    torn = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
-    torn.content_length = len(body)
-    await torn.prepare(request)
+    begun = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
+    begun.content_length = len(body)
+    await begun.prepare(request)
+    return begun, body
+
+
+async def _truncated(request: web.Request, answer: web.Response, size: int) -> web.StreamResponse:
+    torn, body = await _begun(request, answer)
     await torn.write(body[:size])
     if request.transport is not None:
         request.transport.close()
     return torn
+
+
+async def _dripped(request: web.Request, answer: web.Response, pause: float) -> web.StreamResponse:
+    slow, body = await _begun(request, answer)
+    for byte in body:
+        await slow.write(bytes([byte]))
+        await asyncio.sleep(pause)
+    return slow
