@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import airflow
 import jsonschema
 import pytest
+from airflow.sdk.bases import operator
 
 import airflow_vace
 from airflow_vace.provider_info import get_provider_info
@@ -130,6 +131,11 @@ def test_airflow_lists_the_provider_and_its_hook(airflow_db: str) -> None:
 def test_airflow_tests_the_connection(slow_emulator: Emulator) -> None:
     assert "Connection success" in airflow_says("connections", "test", "vace_default")
     assert [request.method for request in slow_emulator.requests] == ["GET"]
+
+
+def test_airflows_words_for_a_wait_that_nobody_ended_are_those_that_we_look_for() -> None:
+    assert operator.TRIGGER_FAIL_REPR == "__fail__"
+    assert operator.TriggerFailureReason.TRIGGER_TIMEOUT == "Trigger timeout"
 
 
 # --- the distribution ------------------------------------------------------------------------------
