@@ -135,7 +135,7 @@ def test_airflow_tests_the_connection(slow_emulator: Emulator) -> None:
 
 def test_airflows_words_for_a_wait_that_nobody_ended_are_those_that_we_look_for() -> None:
     assert operator.TRIGGER_FAIL_REPR == "__fail__"
-    assert operator.TriggerFailureReason.TRIGGER_TIMEOUT == "Trigger timeout"
+    assert operator.TriggerFailureReason.TRIGGER_TIMEOUT.value == "Trigger timeout"
 
 
 # --- the distribution ------------------------------------------------------------------------------
