@@ -142,8 +142,10 @@ def _verify(value: object) -> bool | str:
     if isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
-    raise _bad_extra("verify", value, "true, false or the path of a CA bundle")
+        said = {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
+        if isinstance(said, bool) or Path(said).exists():
+            return said
+    raise _bad_extra("verify", value, "true, false or the path of a CA bundle that is there")
 
 
 def _proxies(value: object) -> dict[str, str]:
@@ -162,11 +164,14 @@ def _proxies(value: object) -> dict[str, str]:
 def _cert(value: object) -> str | tuple[str, str] | None:
     if value in (None, "", []):
         return None
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, str) for v in value):
-        return value[0], value[1]
-    raise _bad_extra("cert", value, "a path, or two: certificate and key")
+    paths = [value] if isinstance(value, str) else value
+    if (
+        isinstance(paths, list | tuple)
+        and len(paths) in (1, 2)
+        and all(isinstance(path, str) and Path(path).is_file() for path in paths)
+    ):
+        return paths[0] if len(paths) == 1 else (paths[0], paths[1])
+    raise _bad_extra("cert", value, "the path of a file, or two: certificate and key")
 
 
 def _bad_extra(name: str, value: object, wanted: str) -> VaceInputError:

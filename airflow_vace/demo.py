@@ -20,6 +20,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_vace.emulator.cli import port_number
 from airflow_vace.inputs import FIELDS, SPEED_MODES
 from airflow_vace.prediction import Progress
 
@@ -44,9 +45,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Make a video with an Airflow DAG: by default against the emulator, at no cost.",
     )
     parser.add_argument(
-        "--prompt", default="A red fox runs through fresh snow, low sun", help="what it shows"
+        "--prompt", type=_prompt, default="A red fox runs through fresh snow, low sun", help="what it shows"
     )
-    parser.add_argument("--size", choices=FIELDS["size"].values, default="832*480")
+    parser.add_argument(
+        "--size", type=lambda size: size.replace("x", "*"), choices=FIELDS["size"].values, default="832*480"
+    )
     parser.add_argument("--seed", type=int, default=7, help="-1 for a random one (%(default)s)")
     parser.add_argument("--speed", choices=list(SPEED_MODES), default="lightly")
     parser.add_argument(
@@ -64,8 +67,16 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start a whole Airflow with the example DAGs, until Ctrl-C",
     )
-    parser.add_argument("--port", type=int, default=0, help="with --ui: port of the UI (any free one)")
+    parser.add_argument(
+        "--port", type=port_number, default=0, help="with --ui: port of the UI (any free one)"
+    )
     return parser
+
+
+def _prompt(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; say what the video shall show")
+    return text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -156,10 +167,11 @@ def _watch(
             status, percent = _emulated(emulator) if emulator else _logged(log)
             bar.update(shown, description=f"{DAG_ID}: {status}", completed=percent)
             time.sleep(0.2)
-        bar.update(shown, description=f"{DAG_ID}: done", completed=100)
-    if not result.exists():
-        return {"state": f"broken off (exit code {process.returncode})", "prediction": None}
-    told: dict[str, Any] = json.loads(result.read_text())
+        told: dict[str, Any] = {"state": f"broken off (exit code {process.returncode})", "prediction": None}
+        if result.exists():
+            told = json.loads(result.read_text())
+        done = 100 if told["state"] == "success" else None
+        bar.update(shown, description=f"{DAG_ID}: {told['state']}", completed=done)
     return told
 
 
@@ -239,7 +251,10 @@ def _real_connection(options: argparse.Namespace) -> str:
     )
     if found.returncode:
         why = (found.stderr.strip().splitlines() or ["unknown"])[-1]
-        raise DemoError(f"the connection {options.conn_id!r} can't be read: {why}")
+        raise DemoError(
+            f"the connection {options.conn_id!r} can't be read: {why.rpartition('Exception: ')[2]}."
+            f" Add it with 'airflow connections add {options.conn_id} --conn-type vace ...', see the README"
+        )
     if not options.yes:
         try:
             answer = input(f"This makes one prediction, {_PRICE}, over {options.conn_id!r}. Go on? [y/N] ")
@@ -267,11 +282,14 @@ def _run_ui(options: argparse.Namespace, home: Path) -> int:
     environment = _environment(home) | ports
     address = f"http://127.0.0.1:{port}"
     with _emulator(_SPEED_UP) as emulator:
-        connection = emulator.connection if not options.conn_id else _real_connection(options)
+        if options.conn_id:
+            # Not on a command line, where everybody on the machine could read the key.
+            environment["AIRFLOW_CONN_VACE_DEFAULT"] = _real_connection(options)
         print("Preparing a throw-away Airflow (SQLite); it takes a minute or two …", flush=True)
         _run_airflow(["db", "migrate"], environment, log)
-        add = ["connections", "add", "vace_default", "--conn-json", connection]
-        _run_airflow(add, environment, log)
+        add = ["connections", "add", "vace_default", "--conn-json", emulator.connection]
+        if not options.conn_id:
+            _run_airflow(add, environment, log)
         with _started([sys.executable, "-m", "airflow", "standalone"], environment, log) as process:
             _wait_until_healthy(address, process, log)
             print(f"Airflow is ready at {address} (no log-in needed); the example DAGs are there:")

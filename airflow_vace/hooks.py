@@ -24,6 +24,7 @@ from urllib3.exceptions import (
     HTTPError,
     MaxRetryError,
     NewConnectionError,
+    ProxyError,
     SSLError,
 )
 
@@ -33,6 +34,7 @@ from airflow_vace.api import (
     may_create_again,
     read_error,
     read_failed_create,
+    read_known,
     read_list,
     read_prediction,
     read_probe,
@@ -46,14 +48,13 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.inputs import normalize_input
 from airflow_vace.polling import Final, GiveUp, LookAgain, Wait, next_create
-from airflow_vace.prediction import parse_time
+from airflow_vace.prediction import Prediction, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
-    from airflow_vace.prediction import Prediction
-
-_LARGEST_ANSWER = 16 * 1024 * 1024
+# Answers echo the input, data: URLs included, and bring all the logs.
+_LARGEST_ANSWER = 128 * 1024 * 1024
 _MOST_PAGES = 100
 _MOST_REDIRECTS = 6
 _PROBE_ID = "airflow-connection-test"
@@ -214,10 +215,11 @@ class VaceHook(HttpHook):
         :raises VaceError: what ends a wait, see :meth:`airflow_vace.polling.Wait.failed`
         """
         deadline = None if timeout is None else time.time() + timeout
-        wait = Wait(deadline=deadline, poll_interval=poll_interval)
+        known = prediction if isinstance(prediction, Prediction) else read_known(prediction)
+        wait = Wait(prediction=known, deadline=deadline, poll_interval=poll_interval)
         while True:
             try:
-                decision = wait.answered(self.get_prediction(prediction), time.time())
+                decision = wait.answered(self.get_prediction(wait.prediction), time.time())
             except VaceError as error:
                 decision = wait.failed(error, time.time())
             self.tell(wait)
@@ -246,7 +248,7 @@ class VaceHook(HttpHook):
             try:
                 with self._carry(request) as answer:
                     if answer.is_redirect:
-                        url = urljoin(url, answer.headers["location"])
+                        url = _joined(url, answer.headers["location"])
                         continue
                     if answer.status_code != 200:
                         body = _read_bounded(answer, request.shown, self._settings.timeout)
@@ -329,25 +331,30 @@ class VaceHook(HttpHook):
             headers=request.headers,
             data=request.body,
             timeout=(settings.connect_timeout, settings.timeout),
+            # Said with each request: what a session says, the environment may override.
+            verify=settings.verify,
+            proxies=settings.proxies or None,
+            cert=settings.cert,
             allow_redirects=False,
             stream=True,
         )
 
     async def _asend(self, request: Request) -> Response:
+        async with self._asession() as session:
+            return await self._acarry(request, session)
+
+    async def _acarry(self, request: Request, session: aiohttp.ClientSession) -> Response:
         settings = await self._asettings()
         shown = request.shown
         try:
-            async with (
-                self._asession() as session,
-                session.request(
-                    request.method,
-                    request.url,
-                    headers=request.headers,
-                    data=request.body,
-                    proxy=settings.proxy_for(request.url),
-                    allow_redirects=False,
-                ) as answer,
-            ):
+            async with session.request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                data=request.body,
+                proxy=settings.proxy_for(request.url),
+                allow_redirects=False,
+            ) as answer:
                 body = bytearray()
                 async for chunk in answer.content.iter_chunked(64 * 1024):
                     body += chunk
@@ -395,7 +402,7 @@ class VaceHook(HttpHook):
         self.base_url = settings.api.base_url
         self._base_url_initialized = True
         self.merged_extra = extra_options or {}
-        session = requests.Session()
+        session = _Session()
         session.auth = _without_netrc
         session.verify = settings.verify
         session.cert = settings.cert
@@ -409,6 +416,7 @@ class VaceHook(HttpHook):
 
     async def __aenter__(self) -> Self:
         self._shares_session = True
+        self._opening = asyncio.Lock()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -423,8 +431,9 @@ class VaceHook(HttpHook):
             async with await _new_async_session(await self._asettings()) as session:
                 yield session
             return
-        if self._async_session is None:
-            self._async_session = await _new_async_session(await self._asettings())
+        async with self._opening:
+            if self._async_session is None:
+                self._async_session = await _new_async_session(await self._asettings())
         yield self._async_session
 
 
@@ -448,6 +457,13 @@ async def _new_async_session(settings: Settings) -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(ssl=context),
         timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
     )
+
+
+class _Session(requests.Session):
+    """A session that looks at no redirect: not even to prepare it, which fails on a malformed one."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        del resp
 
 
 def _without_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -477,8 +493,11 @@ def _was_sent(error: Exception) -> bool:
     reason: object = error.args[0] if error.args else None
     if isinstance(reason, MaxRetryError):
         reason = reason.reason
-    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ProxyError):
-        return False
+    if isinstance(reason, ProxyError):
+        # urllib3 says so of whatever befalls a proxied connection, the loss of an answer included.
+        reason = reason.original_error
+        if type(reason) is OSError:  # http.client's word for a tunnel that the proxy refused
+            return False
     if isinstance(reason, SSLError):
         reason = next(iter(reason.args), None)
     never = NewConnectionError | ConnectTimeoutError | ssl.SSLCertVerificationError
@@ -488,6 +507,13 @@ def _was_sent(error: Exception) -> bool:
 def _transport_error(shown: str, error: Exception, *, sent: bool) -> VaceTransportError:
     seen = "no answer came" if sent else "the server was not reached, nothing was sent"
     return VaceTransportError(f"{shown}: {seen} ({_innermost(error)})", sent=sent)
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise VaceProtocolError(f"GET {excerpt(url)}: redirected to nowhere, {excerpt(location)}") from None
 
 
 def _innermost(error: BaseException) -> str:

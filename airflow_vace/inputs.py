@@ -6,7 +6,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -125,7 +125,7 @@ def normalize_input(
             values[field.name] = value
             warnings += _doubts(field, value)
         elif field.required:
-            raise _error(field.name, value, "is missing", f"say it: {field.help}")
+            raise _error(field.name, value, "is missing", "say what the video shall show")
     values.setdefault("size", FIELDS["size"].default)
     if "src_mask" in values and "src_video" not in values:
         raise _error(
@@ -161,7 +161,8 @@ def _shown(value: object) -> str:
 
 
 def _wrong_type(field: InputField, value: object, wanted: str) -> VaceInputError:
-    return _error(field.name, value, f"must be {wanted}", f"{field.help} Default: {field.default!r}")
+    default = "" if field.default is None else f", or leave it out for {field.default!r}"
+    return _error(field.name, value, f"must be {wanted}", f"give {wanted}{default}")
 
 
 def _read_str(field: InputField, value: object) -> str:
@@ -169,7 +170,7 @@ def _read_str(field: InputField, value: object) -> str:
         raise _wrong_type(field, value, "text")
     text = value.strip()
     if not text:
-        raise _error(field.name, value, "is empty", f"say it, or leave it out: {field.help}")
+        raise _error(field.name, value, "is empty", "say it, or leave it out")
     if field.name == "prompt":
         return value
     if field.name == "size" and (match := _SIZE.fullmatch(text)):
@@ -183,7 +184,9 @@ def _read_str(field: InputField, value: object) -> str:
 
 def _read_number(field: InputField, value: object) -> float:
     number = literal(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise _wrong_type(field, value, "a number")
+    if isinstance(number, float) and not math.isfinite(number):
         raise _wrong_type(field, value, "a number")
     return int(number) if number == int(number) else number
 
@@ -222,7 +225,7 @@ def _read_url(field: InputField, value: object) -> str:
 def _read_urls(field: InputField, value: object) -> list[str]:
     if isinstance(value, str):
         value = literal(value) if value.lstrip().startswith(("[", "(")) else [value]
-    if not isinstance(value, list | tuple):
+    if isinstance(value, str) or not isinstance(value, Sequence):
         raise _wrong_type(field, value, "a list of URLs")
     return [_read_url(field, item) for item in value]
 

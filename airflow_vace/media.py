@@ -56,6 +56,25 @@ def read_save_to(save_to: object) -> Path | None:
     return folder
 
 
+def make_folder(folder: Path) -> None:
+    """Make the directory, so that what cannot be written to is known before money is spent.
+
+    :raises VaceInputError: if it can't be made, or not be written to
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        remedy = "give a directory that the worker may write to"
+        raise VaceInputError(
+            f"save_to is {str(folder)!r}, which can't be written to ({error.strerror}); {remedy}.",
+            field="save_to",
+            value=str(folder),
+            remedy=remedy,
+        ) from error
+
+
 def save_output(hook: VaceHook, prediction: Prediction, folder: Path) -> list[dict[str, Any]]:
     """Save each output of a prediction into a directory, and return `uri, size, sha256, content_type` each.
 
@@ -64,9 +83,10 @@ def save_output(hook: VaceHook, prediction: Prediction, folder: Path) -> list[di
     :raises PredictionExpired: if the server has deleted a file
     :raises VaceTransportError: if a file could not be had, in several attempts
     :raises VaceProtocolError: if what came is not a media file
-    :raises OSError: if it could not be written
+    :raises VaceInputError: if the directory can't be written to
+    :raises OSError: if a file could not be written, such as for want of space
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     urls = prediction.output_urls
     files = []
     for number, url in enumerate(urls, start=1):
@@ -86,6 +106,13 @@ def _save_one(hook: VaceHook, prediction: Prediction, url: str, path: Path) -> d
         attempt += 1
         try:
             size, digest = _write_whole(path, _chunks_of(hook, url))
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"Prediction {prediction.id} succeeded, but its video could not be written to {path}"
+                f" ({error.strerror}). {prediction.bill} Fetch it within the hour, with a"
+                " VacePredictionSensor on this id and another save_to",
+            ) from error
         except (VaceTransportError, VaceAPIError) as error:
             if isinstance(error, VaceAPIError) and error.status_code in (403, 404, 410):
                 raise PredictionExpired(
@@ -93,7 +120,7 @@ def _save_one(hook: VaceHook, prediction: Prediction, url: str, path: Path) -> d
                     f" {prediction.bill} Submit it anew, and save it in time. What came: {error}",
                     prediction=prediction,
                 ) from error
-            lasting = isinstance(error, VaceAPIError) and error.status_code < 429
+            lasting = isinstance(error, VaceAPIError) and error.status_code < 429 and error.status_code != 408
             if lasting or attempt == _MOST_ATTEMPTS:
                 raise
             retry_after = error.retry_after if isinstance(error, VaceAPIError) else None

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
 
 from airflow_vace.api import may_create_again
-from airflow_vace.exceptions import PredictionFailed, PredictionTimeout, VaceInputError
+from airflow_vace.exceptions import (
+    PredictionFailed,
+    PredictionTimeout,
+    SubmissionUnknown,
+    VaceError,
+    VaceInputError,
+)
 from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction, PredictionStatus
 from airflow_vace.waiting import WaitsForPrediction, checked_seconds, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import ClassVar
 
     from airflow.sdk import Context
@@ -91,28 +98,17 @@ class VacePredictionOperator(WaitsForPrediction):
             )
 
     def execute(self, context: Context) -> dict[str, Any]:
-        with translated(may_create_again):
-            self.checked_save_to()
-            deadline = time.time() + self.timeout
-            self._is_submitting = True
-            prediction = self.hook.create_prediction(
-                self.input,
-                model=self.model or None,
-                version=self.version or None,
-                deadline=deadline + _CANCEL_AFTER_GRACE_SECONDS if self.cancel_on_timeout else None,
-            )
-            self._is_submitting = False
-        self._prediction = prediction
+        deadline = time.time() + self.timeout
+        prediction = self._prediction = self._submitted(deadline)
         self.log.info(
             "Submitted prediction %s of %s (%s)", prediction.id, prediction.model, prediction.status
         )
         if not self.wait_for_completion:
             return prediction.payload()
-        wait = Wait(deadline=deadline, poll_interval=self.poll_interval, prediction=prediction)
+        wait = Wait(prediction=prediction, deadline=deadline, poll_interval=self.poll_interval)
         if self.deferrable and not prediction.status.is_final:
-            # Known to people, and to a later leg of this attempt, while the task is deferred.
-            context["ti"].xcom_push(_XCOM_SUBMITTED, prediction.payload())
-        return self._wait_on(prediction, wait)
+            self._note_submission(context, wait)
+        return self._wait_on(wait, may_defer=self.deferrable)
 
     def execute_complete(
         self, context: Context, event: object = None, deadline: float | None = None
@@ -120,18 +116,27 @@ class VacePredictionOperator(WaitsForPrediction):
         """Go on after the triggerer: with the end, or by looking for ourselves."""
         del context  # Airflow's signature
         with translated():
-            prediction = Prediction.from_json(event)
-        self._prediction = prediction
-        wait = Wait(
-            deadline=time.time() if deadline is None else deadline,
-            poll_interval=self.poll_interval,
-            prediction=prediction,
-        )
-        return self._wait_on(prediction, wait)
+            prediction = self._prediction = Prediction.from_json(event)
+        deadline = time.time() if deadline is None else deadline
+        wait = Wait(prediction=prediction, deadline=deadline, poll_interval=self.poll_interval)
+        return self._wait_on(wait, may_defer=True)
 
-    def reference(self, context: Context) -> Any:
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Wait for ourselves where the triggerer failed: a new attempt would pay again."""
+        if next_method != "__fail__":
+            return super().resume_execution(next_method, next_kwargs, context)
+        failure = next_kwargs or {}
+        self.log.warning(
+            "The wait in the triggerer ended without an answer (%s); looking for myself\n%s",
+            failure.get("error"),
+            "".join(failure.get("traceback") or ()),
+        )
         ti = context["ti"]
-        return ti.xcom_pull(task_ids=ti.task_id, key=_XCOM_SUBMITTED, map_indexes=ti.map_index)
+        noted = ti.xcom_pull(task_ids=ti.task_id, key=_XCOM_SUBMITTED, map_indexes=ti.map_index)
+        with translated():
+            prediction = self._prediction = Prediction.from_json(noted)
+        wait = Wait(prediction=prediction, deadline=noted.get("deadline"), poll_interval=self.poll_interval)
+        return self._wait_on(wait, may_defer=False)
 
     def on_kill(self) -> None:
         if self._is_submitting:
@@ -140,25 +145,75 @@ class VacePredictionOperator(WaitsForPrediction):
             )
         super().on_kill()
 
-    def _wait_on(self, prediction: Prediction, wait: Wait) -> dict[str, Any]:
-        """Return the final payload; from here on a new attempt would pay again."""
-        with translated(_is_worth_another_run):
+    def _submitted(self, deadline: float) -> Prediction:
+        """Return the prediction that was submitted; raise what Airflow may retry only if none was."""
+        grace = deadline + _CANCEL_AFTER_GRACE_SECONDS
+        with translated(may_create_again):
+            self.checked_save_to()
+            self._is_submitting = True
             try:
-                prediction = self._end_of(prediction, wait)
+                return self.hook.create_prediction(
+                    self.input,
+                    model=self.model or None,
+                    version=self.version or None,
+                    deadline=grace if self.cancel_on_timeout else None,
+                )
+            except AirflowTaskTimeout as error:
+                raise SubmissionUnknown(
+                    "execution_timeout ended the create before its answer came, so a prediction may be"
+                    " running, and be billed, whose id nobody knows. Look into the vendor's list of"
+                    " predictions before running the task again, and raise execution_timeout."
+                ) from error
+            finally:
+                self._is_submitting = False
+
+    def _note_submission(self, context: Context, wait: Wait) -> None:
+        """Leave the prediction where people, and a later leg of this attempt, find it."""
+        noted = {**wait.prediction.payload(), "deadline": wait.deadline}
+        try:
+            context["ti"].xcom_push(_XCOM_SUBMITTED, noted)
+        except Exception as error:  # noqa: BLE001 - Airflow's own trouble must not cost a second run
+            self.log.warning("Prediction %s could not be noted in XCom: %s", wait.prediction.id, error)
+
+    def _wait_on(self, wait: Wait, *, may_defer: bool) -> dict[str, Any]:
+        with self._paid_once(wait.prediction):
+            try:
+                prediction = self._end_of(wait, may_defer=may_defer)
             except PredictionTimeout as error:
                 prediction = self._end_at_deadline(error)
             return self.result_of(prediction)
 
-    def _end_of(self, prediction: Prediction, wait: Wait) -> Prediction:
-        if prediction.status.is_final:
-            return prediction
-        if self.deferrable:
-            seen = self.look(prediction, wait)
-            if isinstance(seen, LookAgain):
-                self.defer_until_final(prediction, wait)
-            return seen
-        left = None if wait.deadline is None else wait.deadline - time.time()
-        return self.hook.wait_for_prediction(prediction, left, poll_interval=self.poll_interval)
+    @contextmanager
+    def _paid_once(self, prediction: Prediction) -> Iterator[None]:
+        """Fail for good, whatever happens, unless another run is worth its money: a retry would pay again."""
+        try:
+            yield
+        except AirflowTaskTimeout as error:
+            self.on_kill()
+            raise AirflowFailException(
+                f"execution_timeout ended the wait for prediction {prediction.id}, which was told to stop if"
+                " cancel_on_kill says so. Use the operator's own timeout, which waits for the answer."
+            ) from error
+        except VaceError as error:
+            if isinstance(error, PredictionFailed) and error.worth_another_run:
+                raise
+            raise AirflowFailException(str(error)) from error
+        except Exception as error:
+            raise AirflowFailException(
+                f"{type(error).__name__} after prediction {prediction.id} was submitted: {error}. It may be"
+                " billed, and a new attempt would pay again: fetch it with a VacePredictionSensor on this id."
+            ) from error
+
+    def _end_of(self, wait: Wait, *, may_defer: bool) -> Prediction:
+        if wait.prediction.status.is_final:
+            return wait.prediction
+        if not may_defer:
+            left = None if wait.deadline is None else wait.deadline - time.time()
+            return self.hook.wait_for_prediction(wait.prediction, left, poll_interval=self.poll_interval)
+        seen = self.look(wait)
+        if isinstance(seen, LookAgain):
+            self.defer_until_final(wait)
+        return seen
 
     def _end_at_deadline(self, error: PredictionTimeout) -> Prediction:
         """Cancel; a prediction that succeeded in its last moment is a success all the same."""
@@ -172,7 +227,3 @@ class VacePredictionOperator(WaitsForPrediction):
             f" to stop; it is {prediction.status}. {prediction.bill} Raise the timeout if it needs longer.",
             prediction=prediction,
         ) from error
-
-
-def _is_worth_another_run(error: Exception) -> bool:
-    return isinstance(error, PredictionFailed) and error.worth_another_run

@@ -21,12 +21,15 @@ from airflow_vace.prediction import Prediction, PredictionStatus
 
 SHORTEST_INTERVAL = 2.0
 LONGEST_INTERVAL = 15.0
+# What a server may ask for at most: its files live for an hour.
+LONGEST_RETRY_AFTER = 300.0
 _GROWTH = 1.5
 _JITTER = 0.2
 
 # Errors that cannot heal end a wait, but only in a row: keys are changed, replicas lag behind a create.
 MOST_REFUSALS = 5
 MOST_NOT_FOUND = 8
+NOT_FOUND_GRACE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +77,26 @@ class Schedule:
         """Return the seconds until the next look; at least what the server asked for."""
         delay = self.interval * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter is no secret
         self.interval = min(self.interval * _GROWTH, self.longest)
-        return max(delay, retry_after or 0.0)
+        return max(delay, min(retry_after or 0.0, LONGEST_RETRY_AFTER))
 
 
 @dataclass(slots=True, kw_only=True)
 class Wait:
     """One wait for one prediction: tell it each answer and each error, and it says what is next.
 
-    `deadline` is wall-clock time in seconds since the epoch; None waits without end. `prediction` is the
-    last known state, None before the first answer. After each call `news` is what is worth a line in the
-    log, None most of the time, and `is_troubled` says that it is a warning.
+    `prediction` is its last known state; `deadline` is wall-clock time in seconds since the epoch, None
+    waits without end; `poll_interval` is in seconds, see :class:`Schedule`. After each call `news` is what
+    is worth a line in the log, None most of the time, and `is_troubled` says that it is a warning.
     """
 
+    prediction: Prediction
     deadline: float | None = None
     poll_interval: float | None = None
-    prediction: Prediction | None = None
     news: str | None = field(init=False, default=None)
     is_troubled: bool = field(init=False, default=False)
     _schedule: Schedule = field(init=False)
     _refusals: int = field(init=False, default=0)
+    _refused_since: float = field(init=False, default=0.0)
     _trouble: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -100,9 +104,7 @@ class Wait:
 
     def answered(self, prediction: Prediction, now: float) -> Decision:
         """Decide after an answer: an end is an end, anything else is looked at again until the deadline."""
-        before, self.prediction = self.prediction, prediction
-        if before is not None:
-            self.prediction = before.updated(prediction)
+        before, self.prediction = self.prediction, self.prediction.updated(prediction)
         self.news = change(before, self.prediction)
         if self._trouble and not self.news:
             self.news = f"Prediction {self.prediction.id}: {self.prediction.status}, answers come again"
@@ -116,18 +118,26 @@ class Wait:
 
     def failed(self, error: VaceError, now: float) -> Decision:
         """Decide after an error: what cannot heal ends the wait after some in a row, the rest does not."""
+        if isinstance(error, VaceInputError):
+            return GiveUp(error)
         trouble = f"A look at the prediction failed: {error}"
         self.news = trouble if trouble != self._trouble else None
         self.is_troubled, self._trouble = True, trouble
-        if isinstance(error, VaceInputError):
-            return GiveUp(error)
         self._refusals = self._refusals + 1 if is_refusal(error) else 0
-        most = MOST_NOT_FOUND if _is_not_found(error) else MOST_REFUSALS
-        if self._refusals >= most:
+        if self._refusals == 1:
+            self._refused_since = now
+        if self._is_settled(error, now):
             return GiveUp(error)
         if self._is_over(now):
-            return GiveUp(timed_out(self.prediction, error) if self.prediction else error)
+            return GiveUp(timed_out(self.prediction, error))
         return self._again(now, error.retry_after if isinstance(error, VaceAPIError) else None)
+
+    def _is_settled(self, error: VaceError, now: float) -> bool:
+        """Whether a refusal has come so often in a row, and a 404 for so long, that it will stay."""
+        if _is_not_found(error):
+            waited = now - self._refused_since
+            return self._refusals >= MOST_NOT_FOUND and waited >= NOT_FOUND_GRACE_SECONDS
+        return self._refusals >= MOST_REFUSALS
 
     def _is_over(self, now: float) -> bool:
         return self.deadline is not None and now >= self.deadline
@@ -213,17 +223,17 @@ def read_end(prediction: Prediction) -> Prediction:
             f" hour. {prediction.bill} Save them in time with save_to, and submit it anew.",
             prediction=prediction,
         )
-    if not prediction.output_urls and not prediction.files:
+    if not prediction.has_output and not prediction.files:
         raise VaceProtocolError(
-            f"Prediction {prediction.id} succeeded, but brought no output URL. {prediction.bill} Look at"
+            f"Prediction {prediction.id} succeeded, but brought no output. {prediction.bill} Look at"
             f" {prediction.urls.get('web', 'it at the vendor')}, and ask the vendor for the money back.",
         )
     return prediction
 
 
-def change(before: Prediction | None, after: Prediction) -> str | None:
+def change(before: Prediction, after: Prediction) -> str | None:
     """Return what is new in an answer, in words for the log; None if it is not worth a line."""
-    if before is None or before.status != after.status:
+    if before.status != after.status:
         unknown = "" if after.status.is_known else " (a status that is not known; waiting on)"
         return f"Prediction {after.id}: {after.status}{unknown}"
     progress, old = after.progress, before.progress

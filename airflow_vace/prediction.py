@@ -240,6 +240,11 @@ class Prediction:
         _collect_urls(self.output, found)
         return found
 
+    @property
+    def has_output(self) -> bool:
+        """Whether the output, of whatever form, holds anything."""
+        return _holds_anything(self.output)
+
     @cached_property
     def progress(self) -> Progress | None:
         """Progress as the logs tell it, None where they tell none."""
@@ -249,7 +254,7 @@ class Prediction:
     @property
     def has_expired(self) -> bool:
         """Whether it succeeded and its files have been deleted since."""
-        if self.status is not PredictionStatus.SUCCEEDED or self.output_urls:
+        if self.status is not PredictionStatus.SUCCEEDED or self.has_output:
             return False
         ended = parse_time(self.completed_at)
         return self.data_removed or (
@@ -331,6 +336,13 @@ def _collect_urls(output: object, found: list[str], depth: int = 0) -> None:
     elif depth < _DEEPEST_OUTPUT and isinstance(output, list | dict):
         for item in output.values() if isinstance(output, dict) else output:
             _collect_urls(item, found, depth + 1)
+
+
+def _holds_anything(output: object, depth: int = 0) -> bool:
+    if isinstance(output, list | dict) and depth < _DEEPEST_OUTPUT:
+        items = output.values() if isinstance(output, dict) else output
+        return any(_holds_anything(item, depth + 1) for item in items)
+    return output is not None and output not in ("", [], {})
 
 
 def _without_data(output: Any, depth: int = 0) -> Any:

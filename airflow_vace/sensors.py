@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
+    AirflowSkipException,
     BaseSensorOperator,
     PokeReturnValue,
     conf,
 )
 
-from airflow_vace.exceptions import PredictionTimeout, VaceAPIError, VaceTransportError
+from airflow_vace.api import read_known
+from airflow_vace.exceptions import PredictionTimeout, VaceAPIError, VaceError, VaceTransportError
 from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction
 from airflow_vace.waiting import WaitsForPrediction, translated
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from typing import ClassVar
 
     from airflow.sdk import Context
+
+
+_LONGEST_HOLD_SECONDS = 60.0
 
 
 class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
@@ -73,57 +78,65 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         # Through here failures become skips where soft_fail or never_fail say so.
         return self.resume_execution("look_then_defer", None, context)
 
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Look for ourselves where no triggerer did until long after the deadline."""
+        if next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout":
+            self.log.warning("No triggerer ended this wait in time; looking for myself")
+            next_method, next_kwargs = "look_then_fail", None
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (VaceError, OSError) as error:
+            if self.never_fail:  # as Airflow has it when poking
+                raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
+            raise
+
     def poke(self, context: Context) -> PokeReturnValue | bool:
         del context  # Airflow's signature
-        self._wait = self._wait or Wait(poll_interval=self._bound)
         with translated(_can_heal):
             self.checked_save_to()
-            seen = self.look(self.prediction, self._wait)
+            self._wait = self._wait or self._new_wait(None)
+            seen = self.look(self._wait)
             if isinstance(seen, LookAgain):
+                # A server may ask for more time than there is between two pokes.
+                time.sleep(min(max(seen.seconds - self.poke_interval, 0.0), _LONGEST_HOLD_SECONDS))
                 return False
             return PokeReturnValue(is_done=True, xcom_value=self.result_of(seen))
 
     def look_then_defer(self, context: Context) -> dict[str, Any]:
         del context  # Airflow's signature
-        return self._wait_on(Wait(deadline=time.time() + self.timeout, poll_interval=self._bound))
+        with translated(_can_heal):
+            self.checked_save_to()
+            return self._wait_on(self._new_wait(time.time() + self.timeout))
+
+    def look_then_fail(self, context: Context) -> dict[str, Any]:
+        del context  # Airflow's signature
+        with translated(_can_heal):
+            return self._wait_on(self._new_wait(time.time()))
 
     def execute_complete(
         self, context: Context, event: object = None, deadline: float | None = None
     ) -> dict[str, Any]:
         """Go on after the triggerer: with the end, or by looking for ourselves."""
         del context  # Airflow's signature
-        with translated():
+        with translated(_can_heal):
             prediction = Prediction.from_json(event)
-        return self._wait_on(
-            Wait(
-                deadline=time.time() if deadline is None else deadline,
-                poll_interval=self._bound,
-                prediction=prediction,
-            )
-        )
+            deadline = time.time() if deadline is None else deadline
+            return self._wait_on(Wait(prediction=prediction, deadline=deadline, poll_interval=self._bound))
 
-    def reference(self, context: Context) -> Any:
-        del context  # Airflow's signature
-        return {"id": self._identifier(), "status": "unknown"}
+    def _new_wait(self, deadline: float | None) -> Wait:
+        known = read_known(self.prediction)
+        return Wait(prediction=known, deadline=deadline, poll_interval=self._bound)
 
     def _wait_on(self, wait: Wait) -> dict[str, Any]:
-        with translated(_can_heal):
-            try:
-                self.checked_save_to()
-                if wait.prediction and wait.prediction.status.is_final:
-                    return self.result_of(wait.prediction)
-                seen = self.look(self.prediction, wait)
-                if isinstance(seen, LookAgain):
-                    self.defer_until_final(self.prediction, wait)
-                return self.result_of(seen)
-            except PredictionTimeout as error:
-                raise AirflowSensorTimeout(str(error)) from error
-
-    def _identifier(self) -> str:
-        from airflow_vace.api import read_reference
-
-        with translated():
-            return read_reference(self.prediction)[0]
+        if wait.prediction.status.is_final:
+            return self.result_of(wait.prediction)
+        try:
+            seen = self.look(wait)
+        except PredictionTimeout as error:
+            raise AirflowSensorTimeout(str(error)) from error
+        if isinstance(seen, LookAgain):
+            self.defer_until_final(wait)
+        return self.result_of(seen)
 
 
 def _can_heal(error: Exception) -> bool:

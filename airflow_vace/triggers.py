@@ -6,10 +6,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_vace.api import read_reference
-from airflow_vace.exceptions import VaceError
+from airflow_vace.api import read_known, read_reference
+from airflow_vace.exceptions import VaceError, VaceTransportError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.polling import LookAgain, Schedule, Wait, is_refusal
 
@@ -72,24 +73,27 @@ class VacePredictionTrigger(BaseTrigger):
         yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
 
     async def _wait(self) -> dict[str, Any]:
-        identifier, url = read_reference(self.prediction)
-        wait = Wait(deadline=self.deadline, poll_interval=self.poll_interval)
+        wait = Wait(
+            prediction=read_known(self.prediction),
+            deadline=self.deadline,
+            poll_interval=self.poll_interval,
+        )
         async with VaceHook(self.vace_conn_id) as hook:
             while True:
                 try:
-                    answer = await hook.aget_prediction(self.prediction)
+                    answer = await hook.aget_prediction(wait.prediction)
                     decision = wait.answered(answer, time.time())
                 except VaceError as error:
                     decision = wait.failed(error, time.time())
+                except AirflowNotFoundException as error:
+                    # Some secrets back-ends answer so while they are in trouble.
+                    trouble = VaceTransportError(f"{error}; nothing was sent", sent=False)
+                    decision = wait.failed(trouble, time.time())
                 hook.tell(wait)
                 if not isinstance(decision, LookAgain):
                     break
                 await asyncio.sleep(decision.seconds)
-        if wait.prediction:
-            return wait.prediction.payload()
-        if isinstance(self.prediction, dict):
-            return self.prediction
-        return {"id": identifier, "status": "unknown", "urls": {"get": url} if url else {}}
+        return wait.prediction.payload()
 
     async def on_kill(self) -> None:
         """Cancel the prediction if a person ended the task, and leave it alone if the wait only moves."""

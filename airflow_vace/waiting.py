@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_vace.api import read_reference
-from airflow_vace.exceptions import VaceError, VaceInputError
+from airflow_vace.exceptions import VaceError, VaceInputError, VaceProtocolError, excerpt
 from airflow_vace.links import PredictionOutputLink, PredictionPageLink
 from airflow_vace.polling import Final, GiveUp, LookAgain, Schedule, Wait, is_refusal, read_end
 from airflow_vace.prediction import PredictionStatus
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import NoReturn
-
-    from airflow.sdk import Context
 
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
@@ -54,15 +51,18 @@ class WaitsForPrediction(BaseOperator):
         return VaceHook(self.vace_conn_id)
 
     def checked_save_to(self) -> Path | None:
-        """Return the directory to save to, None if nothing shall be saved.
+        """Return the directory to save to, which can be written to, or None if nothing shall be saved.
 
         :raises VaceInputError: if it can't be one
         """
-        from airflow_vace.media import read_save_to
+        from airflow_vace.media import make_folder, read_save_to
 
-        return read_save_to(self.save_to)
+        folder = read_save_to(self.save_to)
+        if folder is not None:
+            make_folder(folder)
+        return folder
 
-    def look(self, reference: object, wait: Wait) -> Prediction | LookAgain:
+    def look(self, wait: Wait) -> Prediction | LookAgain:
         """Look once; return the prediction if it is final, else when to look again.
 
         What looks like a refusal is looked at again here until it is settled, so that it ends a wait
@@ -70,15 +70,16 @@ class WaitsForPrediction(BaseOperator):
 
         :raises VaceError: if waiting on has no sense
         """
+        self._prediction = wait.prediction
         while True:
             refused = False
             try:
-                decision = wait.answered(self.hook.get_prediction(reference), time.time())
+                decision = wait.answered(self.hook.get_prediction(wait.prediction), time.time())
             except VaceError as error:
                 decision = wait.failed(error, time.time())
                 refused = is_refusal(error)
             self.hook.tell(wait)
-            self._prediction = wait.prediction or self._prediction
+            self._prediction = wait.prediction
             match decision:
                 case Final(prediction):
                     return prediction
@@ -89,20 +90,15 @@ class WaitsForPrediction(BaseOperator):
                         return decision
                     time.sleep(seconds)
 
-    def defer_until_final(self, reference: object, wait: Wait) -> NoReturn:
+    def defer_until_final(self, wait: Wait) -> NoReturn:
         """Hand the wait over to the triggerer; `execute_complete` goes on, with the deadline kept."""
         from airflow_vace.triggers import VacePredictionTrigger
 
-        if wait.prediction:
-            known = wait.prediction.payload()
-        else:
-            identifier, url = read_reference(reference)
-            known = {"id": identifier, "urls": {"get": url} if url else {}}
         left = None if wait.deadline is None else max(wait.deadline - time.time(), 0.0)
-        self.log.info("Waiting for prediction %s in the triggerer", known["id"])
+        self.log.info("Waiting for prediction %s in the triggerer", wait.prediction.id)
         self.defer(
             trigger=VacePredictionTrigger(
-                prediction=known,
+                prediction=wait.prediction.payload(),
                 vace_conn_id=self.vace_conn_id,
                 deadline=wait.deadline,
                 poll_interval=wait.poll_interval,
@@ -112,17 +108,6 @@ class WaitsForPrediction(BaseOperator):
             kwargs={"deadline": wait.deadline},
             timeout=None if left is None else timedelta(seconds=left + DEFERRAL_GRACE_SECONDS),
         )
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Look for ourselves where no triggerer did until long after the deadline."""
-        if next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout":
-            self.log.warning("No triggerer ended this wait in time; looking for myself")
-            next_method, next_kwargs = "execute_complete", {"event": self.reference(context)}
-        return super().resume_execution(next_method, next_kwargs, context)
-
-    def reference(self, context: Context) -> Any:
-        """Return what is known of the prediction without an event."""
-        raise NotImplementedError
 
     def result_of(self, prediction: Prediction) -> dict[str, Any]:
         """Return the payload of a prediction that has ended well, saved if that was asked for.
@@ -135,6 +120,11 @@ class WaitsForPrediction(BaseOperator):
         read_end(prediction)
         folder = self.checked_save_to()
         if folder is not None:
+            if not prediction.output_urls:
+                raise VaceProtocolError(
+                    f"Prediction {prediction.id} succeeded, but its output is no file that could be saved to"
+                    f" {folder}: {excerpt(str(prediction.output), 200)}. {prediction.bill}"
+                )
             files = save_output(self.hook, prediction, folder)
             for file in files:
                 self.log.info("Saved %s (%.1f MB)", file["uri"], file["size"] / 1e6)
@@ -155,7 +145,7 @@ class WaitsForPrediction(BaseOperator):
         schedule = Schedule()
         for attempt in range(_MOST_LOOKS_FOR_OUTPUT):
             succeeded = prediction.status is PredictionStatus.SUCCEEDED
-            if not succeeded or prediction.output_urls or prediction.has_expired:
+            if not succeeded or prediction.has_output or prediction.has_expired:
                 break
             if attempt:
                 time.sleep(schedule.next_delay())
@@ -210,11 +200,14 @@ def translated(can_heal: Callable[[Exception], bool] = lambda _: False) -> Itera
         raise AirflowFailException(str(error)) from error
 
 
-def checked_seconds(name: str, value: object, *, zero: bool = False) -> None:
+_LONGEST_SECONDS = 365 * 86400
+
+
+def checked_seconds(name: str, value: object) -> None:
     """Raise ValueError, at import of the DAG, for a duration that is none."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not (value > 0 or (zero and value == 0)):  # type: ignore[operator]
-        raise ValueError(f"{name} is {value!r}; it must be a positive number of seconds")
+    if not is_number or not 0 < value <= _LONGEST_SECONDS:  # type: ignore[operator]
+        raise ValueError(f"{name} is {value!r}; it must be a positive number of seconds, a year at most")
 
 
 def _duration(prediction: Prediction) -> str:

@@ -17,6 +17,7 @@ from airflow_vace.api import (
     may_create_again,
     read_error,
     read_failed_create,
+    read_known,
     read_list,
     read_prediction,
     read_probe,
@@ -259,6 +260,26 @@ def test_a_payload_an_id_and_a_url_are_asked_for_at_the_connections_origin(refer
     assert request.prediction_id == "abc"
 
 
+def test_what_is_known_before_the_first_look_is_kept() -> None:
+    payload = {
+        "id": "abc",
+        "model": "m",
+        "created_at": "2025",
+        "status": "succeeded",
+        "output": "https://a/b",
+    }
+    known = read_known(payload)
+    assert (known.id, known.model, known.created_at, known.status, known.output) == (
+        "abc",
+        "m",
+        "2025",
+        "unknown",
+        None,
+    )
+    assert read_known(FOREIGN).urls == {"get": FOREIGN}
+    assert read_known("abc").urls == {}
+
+
 def test_a_url_at_the_own_origin_is_used_as_it_stands() -> None:
     assert GATEWAY.get("https://gateway.example/other/predictions/abc?x=1").url == (
         "https://gateway.example/other/predictions/abc?x=1"
@@ -470,6 +491,14 @@ def test_invalid_fields_are_named() -> None:
         "input": "refused",
     }
     assert "input.size: must be one of" in str(error)
+    assert (
+        str(
+            error_of(
+                422, {"detail": "- input.size: bad", "invalid_fields": [{"field": "size", "msg": "bad"}]}
+            )
+        ).count("bad")
+        == 1
+    )
     assert error_of(422, {"invalid_fields": "x"}).invalid_fields == {}
 
 
@@ -511,6 +540,24 @@ def test_a_message_names_no_key_even_if_the_server_echoes_it() -> None:
     assert KEY not in json.dumps(told.payload())
 
 
+def test_a_key_is_hidden_however_the_server_writes_it() -> None:
+    key = "sk-ab/cd+12345"
+    api = Api.at("https://g.example", key)
+    for echo in (key, "sk-ab\\/cd+12345", "sk-ab%2Fcd%2B12345", "sk-ab/cd%2B12345"):
+        for status in (200, 401):
+            response = Response(status, {}, f'{{"message": "bad key {echo}"}}'.encode())
+            with pytest.raises(VaceError) as caught:
+                read_prediction(api, api.get("abc"), response)
+            assert "12345" not in str(caught.value)
+        moved = answer(302, "", location=f"https://other.example/login/{echo}")
+        assert "12345" not in str(read_error(api, api.get("abc"), moved))
+
+
+def test_a_create_that_names_its_id_is_accepted_even_without_a_status() -> None:
+    for body in ({"id": "abc", "urls": {}}, {"id": "abc", "status": None}):
+        assert read_prediction(GATEWAY, CREATE, answer(201, body)).status == "starting"
+
+
 def test_a_very_short_key_is_not_searched_for() -> None:
     api = Api.at("https://g.example", "a")
     assert read_error(api, api.get("b"), answer(400, {"detail": "bad"})).detail == "bad"
@@ -527,6 +574,8 @@ NOW = formatdate(1_700_000_000, usegmt=True)
         ({"RETRY_AFTER": "-3"}, "", 0.0),
         ({"Retry_After": formatdate(1_700_000_030, usegmt=True), "Date": NOW}, "", 30.0),
         ({"Retry_After": formatdate(1_600_000_000, usegmt=True), "Date": NOW}, "", 0.0),
+        ({"Retry_After": "Tue Nov 14 22:13:40 2023", "Date": NOW}, "", 20.0),
+        ({"ratelimit_reset": "1700000025", "Date": NOW}, {"detail": "x"}, 25.0),
         ({"Retry_After": "soon"}, "", None),
         ({"Retry_After": "nan"}, "", None),
         ({"Retry_After": "1e999"}, "", None),
@@ -539,6 +588,10 @@ NOW = formatdate(1_700_000_000, usegmt=True)
         ({}, {"detail": "Please try again in 200ms"}, 0.2),
         ({}, {"detail": "try again in 2 minutes"}, 120.0),
         ({}, {"detail": "retry after 3"}, 3.0),
+        ({}, {"detail": "Rate limit resets in ~1m30s."}, 90.0),
+        ({}, {"detail": "try again in 1h"}, 3600.0),
+        ({}, {"detail": "available in 5 seconds"}, 5.0),
+        ({}, {"detail": "resets at 10:30"}, None),
         ({"ratelimit_reset": "9"}, {"detail": "x"}, 9.0),
         ({"Retry_After": "7", "ratelimit_reset": "9"}, {"detail": "resets in ~5s", "retry_after": 4}, 7.0),
         ({}, {"detail": "x"}, None),

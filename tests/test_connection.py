@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.sdk import Connection
 
 from airflow_vace.connection import DEFAULT_TIMEOUT, Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from airflow_vace.exceptions import VaceInputError
 
 
 def settings(extra: dict[str, Any] | None = None, **fields: Any) -> Settings:
@@ -46,7 +45,7 @@ def test_explicit_nulls_mean_the_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("said", "meant"),
-    [("true", True), ("False", False), ("0", False), (False, False), ("/ca.pem", "/ca.pem")],
+    [("true", True), ("False", False), ("0", False), (False, False), ("/", "/")],
 )
 def test_verify_is_read_from_text_too(said: object, meant: object) -> None:
     assert settings({"verify": said}).verify == meant
@@ -62,9 +61,19 @@ def test_proxies_are_an_object_a_json_text_or_one_for_all() -> None:
     assert settings({"proxies": {"all": "http://p:2"}}).proxy_for("https://x.example") == "http://p:2"
 
 
-def test_a_certificate_is_one_path_or_two() -> None:
-    assert settings({"cert": "a.pem"}).cert == "a.pem"
-    assert settings({"cert": ["a.pem", "b.pem"]}).cert == ("a.pem", "b.pem")
+def test_a_certificate_is_one_file_or_two(tmp_path: Path) -> None:
+    one, two = str(tmp_path / "a.pem"), str(tmp_path / "b.pem")
+    for path in (one, two):
+        Path(path).touch()
+    assert settings({"cert": one}).cert == one
+    assert settings({"cert": [one, two]}).cert == (one, two)
+
+
+@pytest.mark.parametrize("name", ["verify", "cert"])
+def test_a_file_that_is_not_there_is_told_before_any_request(name: str, tmp_path: Path) -> None:
+    with pytest.raises(VaceInputError) as caught:
+        settings({name: str(tmp_path / "a.pem")})
+    assert caught.value.field == name
 
 
 def test_tls_trusts_what_requests_trusts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,7 +91,8 @@ def test_tls_trusts_what_requests_trusts(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_a_client_certificate_is_loaded_even_where_the_server_is_not_verified(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    (tmp_path / "a.pem").write_text("no certificate")
+    with pytest.raises(ssl.SSLError):
         settings({"verify": False, "cert": str(tmp_path / "a.pem")}).ssl_context()
 
 

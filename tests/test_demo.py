@@ -103,7 +103,8 @@ def test_with_a_connection_and_a_yes_it_pays_once(
 
 def test_a_connection_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert demo.main(["--conn-id", "no_such", "--save-to", str(tmp_path)]) == 1
-    assert "no_such" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "The conn_id `no_such` isn't defined. Add it with 'airflow connections add no_such" in said
 
 
 @pytest.mark.usefixtures("_migrated")
@@ -133,6 +134,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest
     (tmp_path / "file").write_text("")
     assert demo.main(["--save-to", str(tmp_path / "file" / "videos")]) == 1
     assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--prompt", " "], ["--size", "640x480"], ["--port", "99999"]])
+def test_what_cannot_work_is_refused_at_once(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        demo.main(wrong)
+    assert wrong[0] in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import av
 import pytest
@@ -202,6 +204,9 @@ def test_the_key_is_checked(emulator: Emulator, headers: dict[str, str], path: s
         ({"prompt": "x", "sample_guide_scale": -1}, "input.sample_guide_scale"),
         ({"prompt": "x", "src_ref_images": "https://a/b"}, "input.src_ref_images"),
         ({"prompt": "x", "promt": "x"}, "input.promt"),
+        ({"prompt": "x", "src_ref_images": [1]}, "input.src_ref_images"),
+        ({"prompt": "x", "src_video": "not a url"}, "input.src_video"),
+        ({"prompt": "x", "frame_num": 10**9}, "input.frame_num"),
         ([], "input"),
     ],
 )
@@ -241,6 +246,44 @@ def test_a_body_that_is_no_json_is_refused(emulator: Emulator) -> None:
 
 def test_prefer_wait_answers_with_the_end(emulator: Emulator) -> None:
     assert post(emulator, Prefer="wait").json()["status"] == "succeeded"
+    with Emulator(time_scale=100.0) as slow, ThreadPoolExecutor() as pool:
+        answer = pool.submit(post, slow, Prefer="wait=50")
+        slow.wait_for(lambda: bool(slow.world.runs))
+        (identifier,) = slow.world.runs
+        post(slow, f"/replicate/v1/predictions/{identifier}/cancel")
+        assert answer.result(timeout=20).json()["status"] == "canceled"
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("30s", 30), ("6m", 360), ("1h", 3600), ("1m30s", 90), ("", None), ("soon", None)]
+)
+def test_cancel_after_takes_every_duration(emulator: Emulator, said: str, seconds: float | None) -> None:
+    post(emulator, "/v1/predictions", {"version": VERSION, "input": FOX}, **{"Cancel-After": said})
+    (run,) = emulator.world.runs.values()
+    assert run.cancel_after == seconds
+
+
+def test_a_list_is_bounded_by_points_in_time_in_any_spelling(emulator: Emulator) -> None:
+    runs = [
+        emulator.world.create(FOX, model="prunaai/vace-14b", version=None, now=1_700_000_000.5 + n)
+        for n in range(3)
+    ]
+
+    def listed(**query: str) -> list[str]:
+        path = f"/v1/predictions?{urlencode(query)}"
+        return [told["id"] for told in get(emulator, path).json()["results"]]
+
+    assert listed(created_after="2023-11-14T22:13:21Z") == [runs[2].id, runs[1].id]
+    assert listed(created_after="2023-11-15T08:13:21+10:00") == [runs[2].id, runs[1].id]
+    assert listed(created_before="2023-11-14T22:13:21Z") == [runs[0].id]
+    for query in ("cursor=x", "created_after=soon"):
+        assert get(emulator, f"/v1/predictions?{query}").status_code == 422
+
+
+def test_an_aborted_prediction_is_not_charged(emulator: Emulator) -> None:
+    emulator.faults.add("aborted")
+    assert ended(emulator, post(emulator).json()["id"])["status"] == "aborted"
+    assert emulator.bill["charged"] == 0
 
 
 def test_the_bill_and_the_requests_can_be_asked_for(emulator: Emulator) -> None:
@@ -325,7 +368,17 @@ def test_faults_are_scripted_over_http_too(emulator: Emulator) -> None:
     assert requests.delete(url, timeout=10).json() == []
     assert post(emulator).status_code == 200
     assert requests.post(url, json={"status": 500}, timeout=10).json()[0]["status"] == 500
-    for bad in ({"stauts": 500}, {"preset": "nothing"}, 5):
+    slow_down = {"preset": "rate_limited", "form": "date", "seconds": 2}
+    assert "GMT" in requests.post(url, json=slow_down, timeout=10).json()[-1]["headers"]["Retry-After"]
+    wrong = (
+        {"times": "2"},
+        {"reset": "during"},
+        {"status": "x"},
+        {"delay": -1},
+        {"patch": []},
+        {"skip": True},
+    )
+    for bad in ({"stauts": 500}, {"preset": "nothing"}, {**slow_down, "form": "soon"}, 5, *wrong):
         assert requests.post(url, json=bad, timeout=10).status_code == 400
 
 
@@ -444,7 +497,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(
         pass
 
 
-@pytest.mark.parametrize("content", [None, "{", "5", '[{"stauts": 1}]'])
+@pytest.mark.parametrize("content", [None, "{", "5", '{"stauts": 1}', '[{"stauts": 1}]'])
 def test_faults_that_cannot_be_read_are_an_error_that_names_the_file(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -467,6 +520,12 @@ def test_a_missing_library_is_an_error_that_names_the_extra(
 def test_a_time_scale_that_is_none_is_refused(scale: str) -> None:
     with pytest.raises(SystemExit):
         main(["--time-scale", scale])
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["--port", port])
 
 
 def test_it_serves_in_an_event_loop_of_ones_own() -> None:

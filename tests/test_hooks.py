@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socketserver
 import ssl
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import aiohttp
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,7 +40,6 @@ from airflow_vace.polling import MOST_REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from airflow_vace.prediction import Prediction
 
@@ -377,10 +381,20 @@ def test_one_look_is_one_request_and_its_failure_has_a_name(
     assert call("get", created).id == created.id
 
 
-def test_an_answer_that_never_ends_is_cut_off(call: Call, emulator: Emulator) -> None:
-    emulator.faults.add(status=200, body="x" * (17 * 1024 * 1024))
-    with pytest.raises(VaceProtocolError, match="larger than 16 MiB"):
+def test_an_answer_that_is_too_large_is_cut_off(
+    call: Call, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.hooks._LARGEST_ANSWER", 1024**2)
+    emulator.faults.add(status=200, body="x" * (2 * 1024**2))
+    with pytest.raises(VaceProtocolError, match="larger than 1 MiB"):
         call("get", "abc")
+
+
+def test_an_answer_that_echoes_a_large_input_is_read(call: Call, slow: Emulator) -> None:
+    film = "data:video/mp4;base64," + "A" * 20_000_000
+    created = call("create", {"prompt": "a fox", "src_video": film})
+    assert created.input["src_video"] == film
+    assert slow.bill["charged"] == 1
 
 
 def test_huge_logs_do_not_get_into_a_payload(call: Call, slow: Emulator) -> None:
@@ -433,6 +447,82 @@ def test_a_netrc_does_not_take_the_keys_place(
     netrc.write_text("machine 127.0.0.1 login me password other\n")
     monkeypatch.setenv("NETRC", str(netrc))
     assert call("create", FOX).status == "starting"
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "/\xe9", "//", "https://evil.example/"])
+def test_a_malformed_redirect_is_a_refusal_like_any_other(call: Call, slow: Emulator, location: str) -> None:
+    created = call("create", FOX)
+    slow.faults.add(status=302, headers={"Location": location})
+    with pytest.raises(VaceAPIError):
+        call("get", created)
+    slow.faults.add(method="POST", status=303, headers={"Location": location})
+    with pytest.raises(SubmissionUnknown):
+        call("create", FOX)
+
+
+class Proxy(socketserver.StreamRequestHandler):
+    """Takes a request, and a body, and breaks the connection off without an answer."""
+
+    def handle(self) -> None:
+        server: Any = self.server
+        line = self.rfile.readline()
+        length = 0
+        while header := self.rfile.readline().strip():
+            name, _, value = header.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        if line.startswith(b"CONNECT"):
+            if server.refuses:
+                self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            return
+        self.rfile.read(length)
+        server.posts += 1
+
+
+@pytest.fixture
+def proxy() -> Iterator[Any]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as server:
+        server.posts, server.refuses = 0, True  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def through(proxy: Any, scheme: str) -> str:
+    address = f"http://127.0.0.1:{proxy.server_address[1]}"
+    extra = {"proxies": {"http": address, "https": address}}
+    return json.dumps(
+        {"conn_type": "vace", "host": f"{scheme}://far.example", "password": "k" * 8, "extra": extra}
+    )
+
+
+def test_a_create_that_a_proxy_carried_and_lost_is_not_sent_again(
+    call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "http"))
+    with pytest.raises(SubmissionUnknown):
+        call("create", FOX)
+    assert proxy.posts == 1
+
+
+def test_a_proxy_that_refuses_the_tunnel_has_sent_nothing(
+    call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.polling.MOST_CREATES", 1)
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "https"))
+    with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
+        call("create", FOX)
+    assert not caught.value.sent
+
+
+@pytest.mark.usefixtures("slow")
+def test_what_the_connection_says_of_proxies_wins_over_the_environment(
+    call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "http"))
+    with pytest.raises(SubmissionUnknown):
+        call("create", FOX)
+    assert proxy.posts == 1
 
 
 @pytest.mark.parametrize("where", ["connection", "environment"])
@@ -552,15 +642,18 @@ def test_a_failed_test_of_a_connection_says_which_part_failed(
 
 
 def test_a_session_is_httphooks_with_the_connections_habits_and_no_key(
-    slow: Emulator, monkeypatch: pytest.MonkeyPatch
+    slow: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    extra = {"verify": False, "proxies": {"https": "http://proxy:3128"}, "cert": ["a.pem", "b.pem"]}
+    one, two = str(tmp_path / "a.pem"), str(tmp_path / "b.pem")
+    for path in (one, two):
+        Path(path).touch()
+    extra = {"verify": False, "proxies": {"https": "http://proxy:3128"}, "cert": [one, two]}
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", slow.connection_to(**extra))
     hook = VaceHook()
     session = hook.get_conn({"X-Trace": "1"})
     assert session.verify is False
     assert session.proxies == {"https": "http://proxy:3128"}
-    assert session.cert == ("a.pem", "b.pem")
+    assert session.cert == (one, two)
     assert session.headers["X-Trace"] == "1"
     assert slow.api_key not in str(session.headers)
     assert hook.base_url == slow.url
@@ -575,6 +668,27 @@ def test_the_asynchronous_face_works_without_a_context_too() -> None:
     assert asyncio.run(run()) == "starting"
 
 
+def test_calls_at_once_share_one_session_which_is_closed(
+    slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    real = aiohttp.ClientSession
+
+    def counted(*args: Any, **kwargs: Any) -> aiohttp.ClientSession:
+        opened.append(real(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(aiohttp, "ClientSession", counted)
+
+    async def run() -> None:
+        async with VaceHook() as hook:
+            await asyncio.gather(*(hook.acreate_prediction(FOX) for _ in range(5)))
+
+    asyncio.run(run())
+    assert [session.closed for session in opened] == [True]
+    assert slow.bill["charged"] == 5
+
+
 def test_a_file_comes_with_the_key_only_from_the_own_origin(slow: Emulator) -> None:
     with Emulator() as foreign:
         for server in (slow, foreign):
@@ -587,6 +701,9 @@ def test_a_file_comes_with_the_key_only_from_the_own_origin(slow: Emulator) -> N
         slow.faults.add(path="/round", times=None, status=302, headers={"Location": "/round"})
         with pytest.raises(VaceTransportError, match="too often"):
             list(hook.iter_file(f"{slow.url}/round"))
+        slow.faults.add(path="/nowhere", status=302, headers={"Location": "http://[bad"})
+        with pytest.raises(VaceProtocolError, match="redirected to nowhere"):
+            list(hook.iter_file(f"{slow.url}/nowhere"))
 
 
 def test_a_connection_may_be_a_uri(slow: Emulator, connect: Callable[[str], None]) -> None:
@@ -642,6 +759,7 @@ def test_a_server_that_is_not_trusted_is_not_told_anything(
         with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
             call("create", FOX)
         assert not caught.value.sent
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", requests.utils.DEFAULT_CA_BUNDLE_PATH)
         for verify in (str(certificate), False):
             monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", trusted.connection_to(verify=verify))
             assert call("create", FOX).status == "starting"

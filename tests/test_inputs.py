@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -77,6 +78,8 @@ def test_a_prompt_goes_out_to_the_letter() -> None:
         ("src_ref_images", (URL, URL), [URL, URL]),
         ("src_ref_images", f'["{URL}"]', [URL]),
         ("src_ref_images", f"['{URL}']", [URL]),
+        ("src_ref_images", deque([URL]), [URL]),
+        ("seed", 10**400, 10**400),
         ("src_video", f" {URL} ", URL),
         ("src_video", "data:video/mp4;base64,AAAA", "data:video/mp4;base64,AAAA"),
     ],

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+    timeout,
+)
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from tasks import NOBODY, Run
 
 from airflow_vace import polling
@@ -44,6 +49,7 @@ MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "defer
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
     monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.1)
+    monkeypatch.setattr(polling, "NOT_FOUND_GRACE_SECONDS", 0.3)
 
 
 def operator(**kwargs: Any) -> VacePredictionOperator:
@@ -58,12 +64,12 @@ def waiting(**kwargs: Any) -> Run:
     return run(**{"wait_for_completion": True, **kwargs})
 
 
-def failure_of(task: Run, **kwargs: Any) -> tuple[AirflowFailException, BaseException]:
-    """Return the failure that Airflow does not retry, and our own error behind it."""
+def failure_of(task: Run, *, same_words: bool = True) -> tuple[Exception, BaseException]:
+    """Return the failure that Airflow does not retry, and the error behind it."""
     with pytest.raises(AirflowFailException) as caught:
-        task.result(**kwargs)
+        task.result()
     assert caught.value.__cause__ is not None
-    assert str(caught.value) == str(caught.value.__cause__)
+    assert (str(caught.value) == str(caught.value.__cause__)) is same_words
     return caught.value, caught.value.__cause__
 
 
@@ -216,7 +222,7 @@ ENDS: list[tuple[dict[str, Any], type[Exception], str]] = [
         PredictionExpired,
         "have been deleted",
     ),
-    ({"status": "succeeded", "output": None}, VaceProtocolError, "brought no output URL"),
+    ({"status": "succeeded", "output": None}, VaceProtocolError, "brought no output"),
 ]
 
 
@@ -339,11 +345,32 @@ def test_a_wait_that_no_triggerer_ended_is_ended_by_the_worker(fast_emulator: Em
     assert payload["status"] == "succeeded"
 
 
-def test_a_trigger_that_failed_is_airflows_failure(fast_emulator: Emulator) -> None:
+def test_a_trigger_that_crashed_does_not_make_airflow_pay_again(fast_emulator: Emulator) -> None:
+    fast_emulator.faults.add(method="GET", patch={"status": "processing"})
     task = waiting(deferrable=True)
-    with pytest.raises(Exception, match="Trigger failure"):
+    with pytest.raises(TaskDeferred):
+        task.leg().execute(task.context)
+    crashed = {"error": "Trigger failure", "traceback": ["ModuleNotFoundError: airflow_vace\n"]}
+    payload = task.leg().resume_execution("__fail__", crashed, task.context)
+    assert payload["status"] == "succeeded"
+    assert fast_emulator.bill["charged"] == 1
+
+
+def test_a_trigger_that_crashed_leaves_the_deadline_as_it_is(slow_emulator: Emulator) -> None:
+    task = waiting(deferrable=True, timeout=0.5)
+    with pytest.raises(TaskDeferred):
+        task.leg().execute(task.context)
+    with pytest.raises(AirflowFailException, match="was told to stop") as caught:
         task.leg().resume_execution("__fail__", {"error": "Trigger failure"}, task.context)
-    assert fast_emulator.requests == []
+    assert isinstance(caught.value.__cause__, PredictionTimeout)
+    assert slow_emulator.bill["predictions"][0]["status"] == "canceled"
+
+
+def test_a_failure_without_any_note_of_the_prediction_is_not_retried(slow_emulator: Emulator) -> None:
+    task = waiting(deferrable=True)
+    with pytest.raises(AirflowFailException, match="Expected a prediction"):
+        task.leg().resume_execution("__fail__", {"error": "Trigger failure"}, task.context)
+    assert slow_emulator.requests == []
 
 
 def test_an_event_that_is_no_prediction_is_no_success(slow_emulator: Emulator) -> None:
@@ -389,13 +416,95 @@ def test_a_data_url_is_saved_or_refused_but_never_pushed(
     assert "ZmlsbQ" not in str(error)
 
 
-def test_a_file_that_cannot_be_saved_fails_without_a_retry_that_would_pay_again(
-    fast_emulator: Emulator, tmp_path: Path
+@MODES
+def test_a_directory_that_cannot_be_written_to_is_told_before_money_is_spent(
+    slow_emulator: Emulator, tmp_path: Path, *, deferrable: bool
 ) -> None:
     (tmp_path / "clips").write_text("not a directory")
-    _, error = failure_of(waiting(save_to=f"{tmp_path}/clips/"))
+    _, error = failure_of(waiting(save_to=f"{tmp_path}/clips/", deferrable=deferrable))
+    assert isinstance(error, VaceInputError)
+    assert "can't be written to" in str(error)
+    assert slow_emulator.requests == []
+
+
+@MODES
+def test_a_file_that_cannot_be_saved_fails_without_a_retry_that_would_pay_again(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("airflow_vace.media._write_whole", full)
+    failure, error = failure_of(waiting(save_to=f"{tmp_path}/", deferrable=deferrable), same_words=False)
     assert isinstance(error, OSError)
+    (charged,) = fast_emulator.bill["predictions"]
+    for said in (charged["id"], "No space left", "It is billed", "VacePredictionSensor on this id"):
+        assert said in str(failure)
+
+
+def test_an_output_that_is_no_file_is_handed_on_but_cannot_be_saved(
+    slow_emulator: Emulator, tmp_path: Path
+) -> None:
+    slow_emulator.faults.add(method="GET", times=None, patch={"status": "succeeded", "output": "a poem"})
+    assert waiting().result()["output"] == "a poem"
+    _, error = failure_of(waiting(save_to=f"{tmp_path}/"))
+    assert "no file that could be saved" in str(error)
+    assert "a poem" in str(error)
+
+
+# --- Airflow in trouble ----------------------------------------------------------------------------
+
+
+def test_an_xcom_that_cannot_be_pushed_costs_nothing(fast_emulator: Emulator) -> None:
+    task = waiting(deferrable=True)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the API server is away")
+
+    task.ti.xcom_push = broken  # type: ignore[method-assign,assignment]
+    fast_emulator.faults.add(method="GET", patch={"status": "processing"})
+    assert task.result()["status"] == "succeeded"
+    assert len(task.deferred) == 1
     assert fast_emulator.bill["charged"] == 1
+
+
+def test_whatever_goes_wrong_after_the_create_is_not_retried(
+    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(VaceHook, "wait_for_prediction", broken)
+    failure, error = failure_of(waiting(), same_words=False)
+    assert isinstance(error, KeyError)
+    assert fast_emulator.bill["predictions"][0]["id"] in str(failure)
+    assert "a new attempt would pay again" in str(failure)
+
+
+def test_an_execution_timeout_in_the_create_is_not_retried(
+    slow_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: object, **__: object) -> None:
+        raise AirflowTaskTimeout
+
+    monkeypatch.setattr(VaceHook, "create_prediction", late)
+    _, error = failure_of(run())
+    assert isinstance(error, SubmissionUnknown)
+    assert slow_emulator.requests == []
+
+
+def test_an_execution_timeout_in_the_wait_cancels_and_is_not_retried(slow_emulator: Emulator) -> None:
+    task = waiting(timeout=60)
+    with pytest.raises(AirflowFailException, match="execution_timeout ended the wait"), timeout(1):  # type: ignore[no-untyped-call]
+        task.result()
+    assert slow_emulator.bill["predictions"][0]["status"] == "canceled"
+
+
+def test_a_server_in_trouble_at_the_deadline_is_still_told_to_stop(slow_emulator: Emulator) -> None:
+    slow_emulator.faults.add("bad_gateway", method="GET", times=None)
+    _, error = failure_of(waiting(timeout=0.3))
+    assert isinstance(error, PredictionTimeout)
+    assert slow_emulator.bill["predictions"][0]["status"] == "canceled"
 
 
 # --- being killed ----------------------------------------------------------------------------------
@@ -464,6 +573,8 @@ def test_what_is_templated_is_taken_as_it_comes_and_checked_when_it_runs() -> No
         {"timeout": 0},
         {"timeout": "3600"},
         {"timeout": True},
+        {"timeout": float("inf")},
+        {"timeout": float("nan")},
         {"poll_interval": -1},
         {"poll_interval": "5"},
         {"save_to": "/data/"},

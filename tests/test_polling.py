@@ -21,9 +21,11 @@ from airflow_vace.exceptions import (
 from airflow_vace.polling import (
     LONGEST_CREATE_SECONDS,
     LONGEST_INTERVAL,
+    LONGEST_RETRY_AFTER,
     MOST_CREATES,
     MOST_NOT_FOUND,
     MOST_REFUSALS,
+    NOT_FOUND_GRACE_SECONDS,
     SHORTEST_INTERVAL,
     Final,
     GiveUp,
@@ -39,6 +41,10 @@ from airflow_vace.prediction import Prediction
 
 def told(status: str = "processing", **members: Any) -> Prediction:
     return Prediction.from_json({"id": "abc", "status": status, **members})
+
+
+def waiting(status: str = "unknown", **kwargs: Any) -> Wait:
+    return Wait(prediction=told(status), **kwargs)
 
 
 def refused(status: int, **more: Any) -> VaceAPIError:
@@ -75,12 +81,12 @@ def test_the_server_may_ask_for_more_time() -> None:
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "canceled", "aborted", "Cancelled"])
 def test_a_final_answer_ends_the_wait(status: str) -> None:
-    assert Wait(deadline=0.0).answered(told(status), now=10.0) == Final(told(status))
+    assert waiting(deadline=0.0).answered(told(status), now=10.0) == Final(told(status))
 
 
 @pytest.mark.parametrize("status", ["starting", "processing", "warming-up"])
 def test_any_other_answer_is_looked_at_again_until_the_deadline(status: str) -> None:
-    wait = Wait(deadline=100.0)
+    wait = waiting(deadline=100.0)
     assert isinstance(wait.answered(told(status), now=10.0), LookAgain)
     assert wait.answered(told(status), now=99.5) == LookAgain(0.5)
     decision = wait.answered(told(status), now=100.0)
@@ -92,11 +98,11 @@ def test_any_other_answer_is_looked_at_again_until_the_deadline(status: str) -> 
 
 
 def test_without_a_deadline_there_is_no_end() -> None:
-    assert isinstance(Wait().answered(told(), now=1e12), LookAgain)
+    assert isinstance(waiting().answered(told(), now=1e12), LookAgain)
 
 
 def test_statuses_that_run_backwards_are_lived_with_but_an_end_is_an_end() -> None:
-    wait = Wait()
+    wait = waiting()
     assert isinstance(wait.answered(told("processing"), 1.0), LookAgain)
     assert isinstance(wait.answered(told("starting"), 2.0), LookAgain)
     assert isinstance(wait.answered(told("succeeded"), 3.0), Final)
@@ -117,7 +123,7 @@ PASSING: list[VaceError] = [
     "error", PASSING, ids=lambda e: f"{type(e).__name__} {getattr(e, 'status_code', '')}"
 )
 def test_an_error_that_may_heal_ends_nothing_before_the_deadline(error: VaceError) -> None:
-    wait = Wait(deadline=1000.0, prediction=told())
+    wait = waiting(deadline=1000.0)
     assert all(isinstance(wait.failed(error, now=1.0), LookAgain) for _ in range(100))
     decision = wait.failed(error, now=1000.0)
     assert isinstance(decision, GiveUp)
@@ -125,18 +131,23 @@ def test_an_error_that_may_heal_ends_nothing_before_the_deadline(error: VaceErro
     assert str(error) in str(decision.error)
 
 
-def test_at_the_deadline_without_any_answer_the_error_itself_is_told() -> None:
-    error = refused(500)
-    assert Wait(deadline=5.0).failed(error, now=5.0) == GiveUp(error)
+def test_at_the_deadline_without_any_answer_the_error_is_told_too() -> None:
+    decision = waiting(deadline=5.0).failed(refused(500), now=5.0)
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, PredictionTimeout)
+    assert "The last look failed: refused" in str(decision.error)
 
 
 @pytest.mark.parametrize(
     ("status", "most"),
     [(401, MOST_REFUSALS), (403, MOST_REFUSALS), (404, MOST_NOT_FOUND), (410, MOST_NOT_FOUND)],
 )
-def test_what_cannot_heal_ends_the_wait_only_in_a_row(status: int, most: int) -> None:
+def test_what_cannot_heal_ends_the_wait_only_in_a_row(
+    status: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.polling.NOT_FOUND_GRACE_SECONDS", 0.0)
     error = refused(status)
-    wait = Wait()
+    wait = waiting()
     for _ in range(3):
         assert all(isinstance(wait.failed(error, 1.0), LookAgain) for _ in range(most - 1))
         wait.answered(told(), 1.0)
@@ -145,8 +156,15 @@ def test_what_cannot_heal_ends_the_wait_only_in_a_row(status: int, most: int) ->
     assert wait.failed(error, 1.0) == GiveUp(error)
 
 
+def test_a_404_is_given_some_time_however_often_it_comes() -> None:
+    wait = waiting()
+    for _ in range(100):
+        assert isinstance(wait.failed(refused(404), 1.0), LookAgain)
+    assert isinstance(wait.failed(refused(404), 1.0 + NOT_FOUND_GRACE_SECONDS), GiveUp)
+
+
 def test_another_kind_of_error_between_breaks_the_row() -> None:
-    wait = Wait()
+    wait = waiting()
     for _ in range(50):
         assert isinstance(wait.failed(refused(401), 1.0), LookAgain)
         assert isinstance(wait.failed(refused(500), 1.0), LookAgain)
@@ -154,13 +172,15 @@ def test_another_kind_of_error_between_breaks_the_row() -> None:
 
 def test_a_reference_that_is_no_prediction_ends_the_wait_at_once() -> None:
     error = VaceInputError("no prediction", field="prediction")
-    assert Wait().failed(error, 1.0) == GiveUp(error)
+    assert waiting().failed(error, 1.0) == GiveUp(error)
 
 
 def test_the_time_that_the_server_names_is_kept_but_not_beyond_the_deadline() -> None:
-    wait = Wait(deadline=100.0)
+    wait = waiting(deadline=100.0)
     assert wait.failed(refused(429, retry_after=50.0), now=10.0) == LookAgain(50.0)
     assert wait.failed(refused(429, retry_after=500.0), now=10.0) == LookAgain(90.0)
+    # An hour from its end a file is gone: nobody waits as long as a broken header says.
+    assert waiting().failed(refused(429, retry_after=1e9), now=10.0) == LookAgain(LONGEST_RETRY_AFTER)
 
 
 # --- what is worth a line --------------------------------------------------------------------------
@@ -171,7 +191,7 @@ def bar(percent: int) -> str:
 
 
 def test_a_status_is_news_once_and_progress_in_tenths() -> None:
-    wait = Wait()
+    wait = waiting()
     said = []
     for prediction in (
         told("starting"),
@@ -195,14 +215,14 @@ def test_a_status_is_news_once_and_progress_in_tenths() -> None:
         None,
         "Prediction abc: succeeded",
     ]
-    assert change(None, told(logs="5%|█| 5/100 [00:01<?, ?it/s]")) == "Prediction abc: processing"
+    assert change(told("starting"), told(logs="5%|█| 5/100 [00:01<?, ?it/s]")) == "Prediction abc: processing"
     assert change(told(), told(logs="5%|█| 5/100 [00:01<?, ?it/s]")) == (
         "Prediction abc: processing, 5 %, step 5 of 100"
     )
 
 
 def test_an_unknown_status_warns_once() -> None:
-    wait = Wait()
+    wait = waiting()
     wait.answered(told("warming-up"), 1.0)
     assert wait.is_troubled
     assert "not known" in (wait.news or "")
@@ -211,7 +231,7 @@ def test_an_unknown_status_warns_once() -> None:
 
 
 def test_trouble_is_told_once_and_its_end_too() -> None:
-    wait = Wait(prediction=told())
+    wait = waiting("processing")
     wait.failed(refused(500), 1.0)
     assert wait.is_troubled
     assert "refused" in (wait.news or "")
@@ -251,7 +271,9 @@ def test_a_limit_that_names_no_time_is_waited_for_all_the_same() -> None:
 
 
 def test_a_success_with_output_or_files_is_returned() -> None:
-    for prediction in (told("succeeded", output="https://a/b"), told("succeeded", files=[{"uri": "x"}])):
+    outputs: list[dict[str, Any]] = [{"output": "https://a/b"}, {"output": "text"}, {"output": {"a": 0}}]
+    for members in (*outputs, {"files": [{}]}):
+        prediction = told("succeeded", **members)
         assert read_end(prediction) is prediction
 
 
@@ -264,7 +286,8 @@ def test_a_success_with_output_or_files_is_returned() -> None:
         (told("canceled"), PredictionCanceled, "was canceled by somebody"),
         (told("aborted"), PredictionCanceled, "not billed"),
         (told("succeeded", data_removed=True), PredictionExpired, "have been deleted"),
-        (told("succeeded"), VaceProtocolError, "brought no output URL"),
+        (told("succeeded"), VaceProtocolError, "brought no output"),
+        (told("succeeded", output=["", None, {}]), VaceProtocolError, "brought no output"),
     ],
 )
 def test_any_other_end_is_an_error_with_id_bill_and_remedy(

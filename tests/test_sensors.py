@@ -9,10 +9,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+)
 from tasks import Run
 
 from airflow_vace import media, polling
+from airflow_vace.emulator.faults import rate_limited
 from airflow_vace.exceptions import (
     PredictionCanceled,
     PredictionExpired,
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
     monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.1)
+    monkeypatch.setattr(polling, "NOT_FOUND_GRACE_SECONDS", 0.3)
 
 
 @pytest.fixture(params=["poke", "reschedule", "deferrable"])
@@ -124,6 +130,44 @@ def test_every_mode_times_out_alike(slow_emulator: Emulator, mode: dict[str, Any
     with pytest.raises(AirflowSkipException):
         run(created.payload(), mode, timeout=0.3, soft_fail=True).result()
     assert slow_emulator.bill["predictions"][0]["status"] == "starting"
+
+
+def test_trouble_until_the_time_out_is_a_time_out_in_every_mode(
+    slow_emulator: Emulator, mode: dict[str, Any]
+) -> None:
+    created = submitted()
+    for fault in ({"status": 500}, {"status": 200, "body": "<html>"}, {"reset": "before"}):
+        slow_emulator.faults.clear()
+        slow_emulator.faults.add(method="GET", times=None, **fault)
+        for reference in (created.payload(), created.id):
+            with pytest.raises(AirflowSensorTimeout):
+                run(reference, mode, timeout=0.3).result()
+
+
+def test_the_time_that_a_limit_names_is_kept_in_every_mode(
+    fast_emulator: Emulator, mode: dict[str, Any]
+) -> None:
+    created = submitted()
+    fast_emulator.faults.add(rate_limited("decimal", 0.4, method="GET"))
+    run(created.payload(), mode).result()
+    looks = [seen.time for seen in fast_emulator.requests[1:]]
+    wanted = 0.0 if mode["deferrable"] else 0.4  # deferred, the next look is the triggerer's own
+    assert looks[1] - looks[0] >= wanted
+
+
+def test_a_disk_that_is_full_is_skipped_or_retried_alike(
+    fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(media, "_write_whole", full)
+    created = submitted()
+    assert fast_emulator.bill["charged"] == 1
+    with pytest.raises(OSError, match="No space left"):
+        run(created.payload(), mode, save_to=f"{tmp_path}/").result()
+    with pytest.raises(AirflowSkipException):
+        run(created.payload(), mode, save_to=f"{tmp_path}/", never_fail=True).result()
 
 
 def test_trouble_on_the_way_ends_no_mode(fast_emulator: Emulator, mode: dict[str, Any]) -> None:
@@ -218,7 +262,8 @@ def test_a_first_look_that_fails_is_no_reason_not_to_wait(fast_emulator: Emulato
         fast_emulator.faults.add(method="GET", status=500)
         task = run(reference, DEFERRED)
         assert task.result()["status"] == "succeeded"
-        assert task.rows[0]["prediction"] == {"id": created.id, "urls": urls}
+        known = task.rows[0]["prediction"]
+        assert (known["id"], known["urls"], known["status"]) == (created.id, urls, "unknown")
 
 
 def test_a_wait_that_no_triggerer_ended_is_ended_by_the_worker(fast_emulator: Emulator) -> None:
@@ -244,7 +289,8 @@ def test_a_wait_that_nobody_ended_and_that_still_runs_has_timed_out(slow_emulato
 def test_a_kill_cancels_only_if_it_is_told_to(slow_emulator: Emulator) -> None:
     created = submitted()
     for cancel, status in ((False, "starting"), (True, "canceled")):
-        task = sensor(created.payload(), deferrable=False, cancel_on_kill=cancel)
+        slow_emulator.faults.add(method="GET", status=500)
+        task = sensor(created.id, deferrable=False, cancel_on_kill=cancel)
         task.poke({})
         task.on_kill()
         assert slow_emulator.bill["predictions"][0]["status"] == status

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.execution_time.comms import TaskStatesResult
 
 from airflow_vace import hooks, polling
@@ -29,6 +30,7 @@ SCALE = 0.01
 def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 2.0 * SCALE)
     monkeypatch.setattr(polling, "LONGEST_INTERVAL", 15.0 * SCALE)
+    monkeypatch.setattr(polling, "NOT_FOUND_GRACE_SECONDS", 10.0 * SCALE)
 
 
 def most_looks(seconds: float) -> int:
@@ -193,11 +195,10 @@ def test_a_refusal_ends_the_wait_after_some_in_a_row_and_not_before(
     fast_emulator.faults.add(method="GET", status=status, body={"detail": "no"}, times=None)
     event = event_of(VacePredictionTrigger(created.payload(), deadline=time.time() + 3600))
     assert len(fast_emulator.requests) - before == most
-    assert event == created.payload()
-    unknown = event_of(VacePredictionTrigger(created.urls["get"], deadline=time.time() + 3600))
-    assert unknown == {"id": created.id, "status": "unknown", "urls": {"get": created.urls["get"]}}
-    unknown = event_of(VacePredictionTrigger(created.id, deadline=time.time() + 3600))
-    assert unknown == {"id": created.id, "status": "unknown", "urls": {}}
+    assert event == created.payload() | {"status": "unknown"}
+    for reference, urls in ((created.urls["get"], {"get": created.urls["get"]}), (created.id, {})):
+        unknown = event_of(VacePredictionTrigger(reference, deadline=time.time() + 3600))
+        assert (unknown["id"], unknown["status"], unknown["urls"]) == (created.id, "unknown", urls)
 
 
 @pytest.mark.usefixtures("scaled")
@@ -286,6 +287,25 @@ def test_the_connection_may_fail_to_be_read_for_a_while(
     assert fast_emulator.bill["charged"] == 1
 
 
+def test_a_connection_that_is_said_not_to_be_there_may_come_back(
+    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = submitted()
+    real = get_async_connection
+    calls = []
+
+    async def away(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) < 3:
+            raise AirflowNotFoundException("The conn_id `vace_default` isn't defined")
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(hooks, "get_async_connection", away)
+    event = event_of(VacePredictionTrigger(created.payload(), poll_interval=0.05))
+    assert event["status"] == "succeeded"
+    assert fast_emulator.bill["charged"] == 1
+
+
 # --- being killed ----------------------------------------------------------------------------------
 
 
@@ -302,6 +322,10 @@ class Supervisor:
         return None if self.states is None else TaskStatesResult(task_states=self.states)
 
 
+def task_instance(map_index: int = -1) -> Any:
+    return SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=map_index)
+
+
 def killed(
     created: Prediction,
     states: dict[str, Any] | Exception | None,
@@ -314,7 +338,7 @@ def killed(
         "airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", Supervisor(states), raising=False
     )
     trigger = VacePredictionTrigger(created.payload(), **{"cancel_on_kill": True, **kwargs})
-    trigger._task_instance = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=map_index)
+    trigger.task_instance = task_instance(map_index)
     asyncio.run(trigger.on_kill())
 
 
@@ -396,7 +420,7 @@ def test_a_cancel_goes_on_when_its_second_is_over(
 
     async def kill_and_kill_again() -> None:
         trigger = VacePredictionTrigger(created.payload(), cancel_on_kill=True)
-        trigger._task_instance = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1)
+        trigger.task_instance = task_instance()
         task = asyncio.create_task(trigger.on_kill())
         await asyncio.to_thread(slow_emulator.wait_for, lambda: len(slow_emulator.requests) == 2)
         task.cancel()

@@ -7,7 +7,7 @@ requests to one origin, the connection's own; see :meth:`Api.get`.
 
 from airflow_vace.api.answers import read_list, read_prediction, read_probe
 from airflow_vace.api.refusals import may_create_again, read_error, read_failed_create
-from airflow_vace.api.requests import BACKENDS, Api, Backend, Request, Response, read_reference
+from airflow_vace.api.requests import BACKENDS, Api, Backend, Request, Response, read_known, read_reference
 
 __all__ = (
     "BACKENDS",
@@ -18,6 +18,7 @@ __all__ = (
     "may_create_again",
     "read_error",
     "read_failed_create",
+    "read_known",
     "read_list",
     "read_prediction",
     "read_probe",

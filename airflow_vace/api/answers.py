@@ -21,6 +21,9 @@ def read_prediction(api: Api, request: Request, response: Response) -> Predictio
     data = _read_object(api, request, response)
     if api.backend is PRUNA:
         data = _from_pruna(api, request, data)
+    if request.verb == "create" and data.get("id") and not data.get("status"):
+        # It was accepted: losing its id for want of a word would lose the money.
+        data["status"] = PredictionStatus.STARTING
     if "id" not in data:
         raise _unexpected(request, response, text_of(api, response))
     try:
@@ -82,7 +85,6 @@ def _from_pruna(api: Api, request: Request, data: dict[str, Any]) -> dict[str, A
     """Put Pruna's answers into the common form: `generation_url` is the output, `get_url` the status."""
     known = {**data}
     if request.verb == "create":
-        known.setdefault("status", PredictionStatus.STARTING)
         if isinstance(data.get("get_url"), str):
             known["urls"] = {"get": urljoin(api.base_url, data["get_url"])}
     else:

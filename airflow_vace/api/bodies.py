@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow_vace.exceptions import excerpt
 
@@ -13,8 +14,17 @@ if TYPE_CHECKING:
 
 def text_of(api: Api, response: Response) -> str:
     """Return the body as text, without the key if the server echoes it."""
-    text = response.body.decode("utf-8", errors="replace")
-    return text.replace(api.key, "***") if len(api.key) > 3 else text
+    return without_key(api, response.body.decode("utf-8", errors="replace"))
+
+
+def without_key(api: Api, text: str) -> str:
+    """Return text without the key, in whatever way a server may have written it."""
+    if len(api.key) <= 3:
+        return text
+    in_json = json.dumps(api.key)[1:-1]
+    for form in (api.key, in_json, in_json.replace("/", "\\/"), quote(api.key, safe=""), quote(api.key)):
+        text = text.replace(form, "***")
+    return text
 
 
 def excerpt_of(api: Api, response: Response) -> str:
@@ -23,7 +33,10 @@ def excerpt_of(api: Api, response: Response) -> str:
 
 
 def json_of(text: str) -> Any:
-    """Parse JSON, with NaN and its kin as None; raise ValueError for what is none."""
+    """Parse JSON, with NaN and its kin as None.
+
+    :raises ValueError: for what is none
+    """
     try:
         return json.loads(text, parse_constant=lambda _: None)
     except RecursionError as error:

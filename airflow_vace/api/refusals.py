@@ -6,10 +6,11 @@ import json
 import math
 import re
 import time
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.api.bodies import is_html, json_of, text_of
+from airflow_vace.api.bodies import is_html, json_of, text_of, without_key
 from airflow_vace.exceptions import (
     SubmissionUnknown,
     VaceAPIError,
@@ -34,16 +35,18 @@ def read_error(api: Api, request: Request, response: Response) -> VaceAPIError:
         title = re.search(r"<title[^>]{0,200}>([^<]{0,200})", text[:5000], re.IGNORECASE)
         detail = f"an HTML page, {title[1].strip()!r}" if title else "an HTML page"
     if 300 <= status < 400:
-        target = excerpt(response.header("location") or "nowhere")
+        target = excerpt(without_key(api, response.header("location") or "nowhere"))
         detail = f"a redirect to {target}, not followed since the key would go along"
     detail = excerpt(detail, 500) or "no reason given"
     retry_after = _retry_after(response, body_retry, detail)
     kind, remedy = _kind_of(status, code, detail)
+    bill = " Nothing is billed." if request.verb == "create" and 400 <= status < 500 and status != 408 else ""
     about = f"prediction {request.prediction_id}: " if request.prediction_id else ""
-    fields = "".join(f" {name}: {problem}." for name, problem in invalid_fields.items())
+    fields = "".join(f" {n}: {problem}." for n, problem in invalid_fields.items() if problem not in detail)
     named = f" [{code}]" if code else ""
+    said = f"{about}{request.shown} was refused with {status}{named}: {detail.rstrip('.')}.{fields}"
     return kind(
-        f"{about}{request.shown} was refused with {status}{named}: {detail}.{fields} {remedy}",
+        f"{said} {remedy}{bill}",
         status_code=status,
         detail=detail,
         code=code,
@@ -58,7 +61,7 @@ def _kind_of(status: int, code: str | None, detail: str) -> tuple[type[VaceAPIEr
     if status == 402 or (no_money and 400 <= status < 500):
         return (
             VaceBillingError,
-            "The account has no money left: top it up. Nothing more was billed.",
+            "The account has no money left: top it up.",
         )
     if status == 401:
         return VaceAuthError, "The key was not accepted: check the connection's password and host."
@@ -70,10 +73,11 @@ def _kind_of(status: int, code: str | None, detail: str) -> tuple[type[VaceAPIEr
     if status == 429:
         return VaceRateLimited, "Too many requests: wait, and use a pool to send fewer at once."
     known = {
-        400: "The input or version was refused: mend what is named and run again. Nothing is billed.",
-        404: "Not known there: check model, version, id and the connection's api_prefix.",
-        413: "The request is too large: give a URL instead of a data: URL. Nothing is billed.",
-        422: "The input or version was refused: mend what is named and run again. Nothing is billed.",
+        400: "The input or version was refused: mend what is named and run again.",
+        404: "Not known there: check model, version, id and the connection's api_prefix; a prediction may"
+        " belong to another account, or be deleted.",
+        413: "The request is too large: give a URL instead of a data: URL.",
+        422: "The input or version was refused: mend what is named and run again.",
     }
     if status in known:
         return VaceAPIError, known[status]
@@ -142,10 +146,17 @@ def _invalid_fields(items: Any) -> dict[str, str]:
     return fields
 
 
+# A limit's reset beyond this is a point in time, not a duration.
+_EPOCHS_START = 1e8
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNIT = r"(?:ms|s(?:ec\w{0,5})?|m(?:in[a-z]{0,5})?|h(?:ours?)?)(?![a-z])"
+_DURATION = rf"\d{{1,9}}(?:\.\d{{1,9}})?\s?{_UNIT}"
 _RESETS_IN = re.compile(
-    r"(?:resets?|retry|again|wait)\D{0,20}?(\d{1,9}(?:\.\d{1,9})?)\s*(ms|m(?:in\w*)?\b|s|$)",
+    r"(?:resets?|retry|again|wait|available)\D{0,20}?"
+    rf"((?:{_DURATION}[\s,]{{0,2}})+|\d{{1,9}}(?:\.\d{{1,9}})?\s*$)",
     re.IGNORECASE,
 )
+_PART = re.compile(r"([\d.]+)\s*(ms|[smh])?", re.IGNORECASE)
 
 
 def _retry_after(response: Response, body: float | None, detail: str) -> float | None:
@@ -155,9 +166,11 @@ def _retry_after(response: Response, body: float | None, detail: str) -> float |
         if said is not None:
             return said
     if match := _RESETS_IN.search(detail):
-        unit = match[2].lower()
-        return float(match[1]) * (0.001 if unit == "ms" else 60 if unit.startswith("m") else 1)
-    return _seconds(response.header("ratelimit-reset")) if response.status_code == 429 else None
+        return sum(float(n) * _UNITS[(unit or "s").lower()] for n, unit in _PART.findall(match[1]))
+    reset = _seconds(response.header("ratelimit-reset")) if response.status_code == 429 else None
+    if reset is not None and reset > _EPOCHS_START:
+        return max(reset - _served_at(response.header("date")), 0.0)
+    return reset
 
 
 def _seconds(value: Any) -> float | None:
@@ -170,15 +183,22 @@ def _seconds(value: Any) -> float | None:
 
 def _seconds_until(date: str | None, served: str | None) -> float | None:
     """Return the time until an HTTP date, by the server's own clock where it tells it."""
+    moment = _epoch(date)
+    return None if moment is None else max(moment - _served_at(served), 0.0)
+
+
+def _served_at(date: str | None) -> float:
+    moment = _epoch(date)
+    return time.time() if moment is None else moment
+
+
+def _epoch(date: str | None) -> float | None:
     try:
-        moment = parsedate_to_datetime(date or "").timestamp()
+        moment = parsedate_to_datetime(date or "")
+        # One of HTTP's three forms names no zone; all of them are in GMT.
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
-    try:
-        start = parsedate_to_datetime(served or "").timestamp()
-    except (ValueError, TypeError, OverflowError):
-        start = time.time()
-    return max(moment - start, 0.0)
 
 
 def read_detail(text: str) -> str:

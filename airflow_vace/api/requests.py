@@ -320,6 +320,18 @@ def _origin(url: str) -> tuple[str, str, int] | None:
     return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
 
+def read_known(prediction: object) -> Prediction:
+    """Return what a reference tells of a prediction before the first look; its status is not known.
+
+    :raises VaceInputError: if there is no prediction in it
+    """
+    identifier, url = read_reference(prediction)
+    told = prediction if isinstance(prediction, Mapping) else {}
+    kept = {name: told.get(name) for name in ("model", "version", "created_at")}
+    urls = told.get("urls") or ({"get": url} if url else {})
+    return Prediction.from_json({**kept, "id": identifier, "status": "unknown", "urls": urls})
+
+
 def read_reference(prediction: object) -> tuple[str, str | None]:
     """Return id and `urls.get` of what a DAG author calls a prediction: payload, id, or `urls.get`.
 

@@ -18,7 +18,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve prunaai/vace-14b without a vendor: real HTTP, real MP4s, no money.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
-    parser.add_argument("--port", type=int, default=8642, help="port, 0 for any (%(default)s)")
+    parser.add_argument("--port", type=port_number, default=8642, help="port, 0 for any (%(default)s)")
     parser.add_argument(
         "--api-key", default="vace-emulator-key", help="the key that is accepted (%(default)s)"
     )
@@ -36,6 +36,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def port_number(text: str) -> int:
+    """Read a port; 0 is any free one."""
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: 0 to 65535")
+    return number
+
+
 def _positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
@@ -49,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     faults: list[Fault] = []
     if options.faults:
         try:
-            faults = [Fault.from_json(f) for f in json.loads(options.faults.read_text())]
+            given = json.loads(options.faults.read_text())
+            faults = [Fault.from_json(f) for f in (given if isinstance(given, list) else [given])]
         except (OSError, ValueError, TypeError) as error:
             print(f"vace-emulator: --faults {options.faults}: {error}", file=sys.stderr)
             return 2

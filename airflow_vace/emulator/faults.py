@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from email.utils import formatdate
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Moment = Literal["before", "after"]
 RetryForm = Literal["seconds", "decimal", "date", "body", "text", "none"]
+_FORMS = get_args(RetryForm)
 
 LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in</body></html>"
 
@@ -61,19 +65,29 @@ class Fault:
     def from_json(cls, data: object) -> Fault:
         """Read a fault; `preset` names one of :data:`PRESETS` to start from.
 
+        The preset `rate_limited` takes a `form` (seconds, decimal, date, body, text or none) and `seconds`.
+
         :raises ValueError: for what is no fault
         """
         if not isinstance(data, dict):
             raise ValueError(f"a fault is an object, not {data!r}")  # noqa: TRY004 - one error to catch
         given = dict(data)
         preset = given.pop("preset", None)
-        if preset is not None and preset not in PRESETS:
-            raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
-        unknown = set(given) - {f.name for f in fields(cls)}
+        if preset == "rate_limited":
+            start = rate_limited(given.pop("form", "seconds"), given.pop("seconds", 1.0))
+        elif preset is None or preset in PRESETS:
+            start = PRESETS[preset] if preset else cls()
+        else:
+            raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}, rate_limited")
+        unknown = set(given) - set(_WANTED)
         if unknown:
             raise ValueError(f"a fault has no {', '.join(sorted(unknown))}")
-        given["drop"] = tuple(given.get("drop", ()))
-        return replace(PRESETS[preset] if preset else cls(), **given)
+        for name, value in given.items():
+            if not _WANTED[name](value):
+                raise ValueError(f"a fault's {name} can't be {value!r}")
+        if "drop" in given:
+            given["drop"] = tuple(given["drop"])
+        return replace(start, **given)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,6 +100,35 @@ class Fault:
             return b""
         return self.body.encode() if isinstance(self.body, str) else json.dumps(self.body).encode()
 
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+# What each member may be; a script that is wrong shall not become a server that is.
+_WANTED: dict[str, Callable[[Any], bool]] = {
+    "method": lambda value: isinstance(value, str),
+    "path": lambda value: isinstance(value, str),
+    "times": lambda value: value is None or _count(value),
+    "skip": _count,
+    "delay": _seconds,
+    "accept": lambda value: isinstance(value, bool),
+    "reset": lambda value: value in (None, "before", "after"),
+    "hang": lambda value: value in (None, "before", "after"),
+    "status": lambda value: value is None or (_count(value) and 200 <= value <= 599),
+    "headers": lambda value: isinstance(value, dict),
+    "body": lambda _: True,
+    "drip": lambda value: value is None or _seconds(value),
+    "truncate": lambda value: value is None or _count(value),
+    "patch": lambda value: isinstance(value, dict),
+    "drop": lambda value: isinstance(value, list | tuple),
+    "logs": _count,
+    "outcome": lambda value: isinstance(value, dict),
+}
 
 _GET: dict[str, Any] = {"method": "GET", "path": "*/predictions/*"}
 _CREATE: dict[str, Any] = {"method": "POST", "path": "*/predictions"}
@@ -107,7 +150,7 @@ PRESETS: dict[str, Fault] = {
         headers=_JSON,
         body={"error": {"message": "quota exhausted", "code": "insufficient_user_quota"}},
     ),
-    "aborted": Fault(**_GET, patch={"status": "aborted", "output": None}),
+    "aborted": Fault(**_CREATE, outcome={"status": "aborted"}),
     "unknown_status": Fault(**_GET, patch={"status": "warming-up", "output": None}),
     "no_output": Fault(**_GET, patch={"status": "succeeded", "output": None}),
     "expired": Fault(**_GET, patch={"status": "succeeded", "output": None, "data_removed": True}),
@@ -120,6 +163,8 @@ def rate_limited(form: RetryForm = "seconds", seconds: float = 1.0, **match: Any
     """Return a 429 that tells its time in one of the forms that are met in the wild."""
     headers, detail = dict(_JSON), "Request was throttled."
     body: dict[str, Any] = {"status": 429}
+    if form not in _FORMS:
+        raise ValueError(f"form {form!r} is none of {', '.join(_FORMS)}")
     match form:
         case "seconds":
             headers["Retry-After"] = str(round(seconds))
@@ -143,10 +188,14 @@ class Faults:
         self._lock = threading.Lock()
 
     def add(self, *faults: Fault | str, **of_one: Any) -> None:
-        """Script faults: :class:`Fault` objects, names of presets, or one by its parameters."""
+        """Script faults: :class:`Fault` objects, names of presets, or one by its parameters.
+
+        :raises ValueError: for what is no fault
+        """
         found = [Fault.from_json({"preset": f}) if isinstance(f, str) else f for f in faults]
         if of_one:
-            found = [replace(f, **of_one) for f in found] or [Fault(**of_one)]
+            checked = Fault.from_json(of_one)
+            found = [replace(f, **{n: getattr(checked, n) for n in of_one}) for f in found] or [checked]
         with self._lock:
             self._waiting += found
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from aiohttp import BodyPartReader, web
 
@@ -17,6 +18,7 @@ from airflow_vace.emulator.faults import Fault
 from airflow_vace.emulator.video import render
 from airflow_vace.emulator.world import invalid_fields, iso
 from airflow_vace.inputs import DEFAULT_MODEL
+from airflow_vace.prediction import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -201,8 +203,10 @@ class Service:
         prefer = re.match(r"wait(?:=(\d+))?", request.headers.get("Prefer", ""))
         if prefer:
             longest = min(float(prefer[1] or _LONGEST_WAIT), _LONGEST_WAIT)
-            left = max(run.ended - time.time(), 0.0)
-            await asyncio.sleep(min(longest, left))
+            until = time.time() + longest
+            # It is the clock that ends a run, so there is no event to wait for.
+            while run.finished_at(time.time()) is None and time.time() < until:  # noqa: ASYNC110
+                await asyncio.sleep(min(0.05, max(run.ended - time.time(), 0.001)))
         return _json(201 if face == "replicate" else 200, self._told(face, run))
 
     def _model_of(self, request: web.Request, face: str) -> str:
@@ -228,16 +232,20 @@ class Service:
         return _json(200, self._told(face, run))
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        after = request.query.get("created_after")
-        start = int(request.query.get("cursor", 0))
-        runs = list(reversed(self.world.runs.values()))
-        if after:
-            runs = [run for run in runs if iso(run.timeline.created) > after]
-        following = None
-        if len(runs) > start + _PAGE:
-            query = f"cursor={start + _PAGE}" + (f"&created_after={after}" if after else "")
-            following = f"{self.emulator.url}/v1/predictions?{query}"
-        results = [self._told("replicate", run) for run in runs[start : start + _PAGE]]
+        query = dict(request.query)
+        bounds = {name: parse_time(query.get(name)) for name in ("created_after", "created_before")}
+        start = query.get("cursor", "0")
+        wrong = [name for name, moment in bounds.items() if moment is None and name in query]
+        if wrong or not start.isdecimal():
+            named = ", ".join(wrong or ["cursor"])
+            return _refusal("replicate", 422, f"{named}: invalid", "Invalid query")
+        after = bounds["created_after"].timestamp() if bounds["created_after"] else float("-inf")
+        before = bounds["created_before"].timestamp() if bounds["created_before"] else float("inf")
+        runs = [run for run in reversed(self.world.runs.values()) if after < run.timeline.created < before]
+        following, end = None, int(start) + _PAGE
+        if len(runs) > end:
+            following = f"{self.emulator.url}/v1/predictions?{urlencode({**query, 'cursor': end})}"
+        results = [self._told("replicate", run) for run in runs[int(start) : end]]
         return _json(200, {"previous": None, "next": following, "results": results})
 
     def _told(self, face: str, run: Run) -> dict[str, Any]:
@@ -386,8 +394,11 @@ class Service:
 
 
 def _duration(text: str | None) -> float | None:
-    match = re.fullmatch(r"(\d+)([smh])", text or "")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else None
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text or "")
+    if not text or match is None:
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
 
 
 def _broken_off(request: web.Request) -> web.Response:

@@ -18,6 +18,8 @@ _DECODE_SECONDS = 6.0
 _COLD_BOOT_SECONDS = (20.0, 60.0)
 _WARM_BOOT_SECONDS = (0.5, 2.0)
 _SPEED = dict(zip(SPEED_MODES.values(), (1.0, 0.6, 0.4), strict=True))
+# Not the model's bound, which nobody published, but what a laptop can draw.
+_MOST_FRAMES = 1001
 _ID_LETTERS = "abcdefghijkmnpqrstuvwxyz0123456789"
 
 FAILED = {"status": "failed", "error": "Prediction failed: E1001 out of memory"}
@@ -219,9 +221,15 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+def _are_urls(value: Any) -> bool:
+    urls = value if isinstance(value, list) else [value]
+    return all(isinstance(url, str) and url.startswith(("http://", "https://", "data:")) for url in urls)
+
+
 def _is_outside(known: InputField, value: Any) -> bool:
     too_low = known.low is not None and value < known.low
-    return too_low or (known.high is not None and value > known.high)
+    high = _MOST_FRAMES if known.name == "frame_num" else known.high
+    return too_low or (high is not None and value > high)
 
 
 def invalid_fields(values: Any) -> list[dict[str, str]]:
@@ -238,8 +246,10 @@ def invalid_fields(values: Any) -> list[dict[str, str]]:
             problem = f"Expected {known.kind}, given {type(value).__name__}"
         elif known.name in ("size", "speed_mode", "sample_solver") and value not in known.values:
             problem = f"Must be one of {', '.join(known.values)}"
+        elif known.kind in ("url", "urls") and not _are_urls(value):
+            problem = "Must be a URL that can be fetched"
         elif _is_outside(known, value):
-            problem = f"Must be between {known.low:g} and {known.high or float('inf'):g}"
+            problem = "Is out of bounds"
         if problem:
             problems.append({"type": "invalid", "field": f"input.{name}", "description": problem})
     if not values.get("prompt"):
