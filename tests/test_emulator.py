@@ -370,7 +370,7 @@ def test_faults_are_scripted_over_http_too(emulator: Emulator) -> None:
     assert requests.post(url, json={"status": 500}, timeout=10).json()[0]["status"] == 500
     slow_down = {"preset": "rate_limited", "form": "date", "seconds": 2}
     assert "GMT" in requests.post(url, json=slow_down, timeout=10).json()[-1]["headers"]["Retry-After"]
-    wrong = (
+    wrong: tuple[dict[str, Any], ...] = (
         {"times": "2"},
         {"reset": "during"},
         {"status": "x"},

@@ -64,6 +64,7 @@ def test_the_connections_of_the_readme_are_understood(written: str) -> None:
         "https://gateway.example",
         "https://api.replicate.com",
         "https://gateway.example:8443",
+        "http://127.0.0.1:8642",
     }
     assert api.backend.name == ("replicate" if "replicate" in written else "gateway")
 
