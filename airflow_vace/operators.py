@@ -6,7 +6,12 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowTaskTimeout,
+    conf,
+)
 
 from airflow_vace.api import may_create_again
 from airflow_vace.exceptions import (
@@ -158,11 +163,13 @@ class VacePredictionOperator(WaitsForPrediction):
                     version=self.version or None,
                     deadline=grace if self.cancel_on_timeout else None,
                 )
-            except AirflowTaskTimeout as error:
+            except (VaceError, AirflowException):
+                raise
+            except (AirflowTaskTimeout, Exception) as error:
                 raise SubmissionUnknown(
-                    "execution_timeout ended the create before its answer came, so a prediction may be"
-                    " running, and be billed, whose id nobody knows. Look into the vendor's list of"
-                    " predictions before running the task again, and raise execution_timeout."
+                    f"{type(error).__name__} ended the create before its answer was read, so a prediction may"
+                    " be running, and be billed, whose id nobody knows. Look into the vendor's list of"
+                    " predictions before running the task again."
                 ) from error
             finally:
                 self._is_submitting = False
