@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
+    AirflowNotFoundException,
     AirflowTaskTimeout,
     TaskDeferred,
     timeout,
@@ -481,16 +482,24 @@ def test_whatever_goes_wrong_after_the_create_is_not_retried(
     assert "a new attempt would pay again" in str(failure)
 
 
-def test_an_execution_timeout_in_the_create_is_not_retried(
-    slow_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("surprise", [AirflowTaskTimeout, KeyError])
+def test_whatever_breaks_the_create_off_is_not_retried(
+    slow_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, surprise: type[BaseException]
 ) -> None:
-    def late(*_: object, **__: object) -> None:
-        raise AirflowTaskTimeout
+    def broken(*_: object, **__: object) -> None:
+        raise surprise
 
-    monkeypatch.setattr(VaceHook, "create_prediction", late)
+    monkeypatch.setattr(VaceHook, "_send", broken)
     _, error = failure_of(run())
     assert isinstance(error, SubmissionUnknown)
+    assert surprise.__name__ in str(error)
     assert slow_emulator.requests == []
+
+
+@pytest.mark.usefixtures("slow_emulator")
+def test_a_connection_that_is_not_there_is_airflows_own_error() -> None:
+    with pytest.raises(AirflowNotFoundException, match="no_such"):
+        run(vace_conn_id="no_such").result()
 
 
 def test_an_execution_timeout_in_the_wait_cancels_and_is_not_retried(slow_emulator: Emulator) -> None:
