@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -42,6 +43,25 @@ def test_the_rooms_above_the_line_know_neither_airflow_nor_io() -> None:
     loaded = loaded_by("import " + ", ".join(f"airflow_vace.{room}" for room in rooms))
     roots = {name.split(".")[0] for name in loaded}
     assert roots.isdisjoint({"airflow", "requests", "aiohttp", "urllib3", "httpx"})
+
+
+# From the bottom up; a room imports only from rooms before it.
+ROOMS = (
+    *("exceptions", "inputs", "prediction", "api", "polling", "connection", "hooks", "media", "triggers"),
+    *("links", "waiting", "operators", "sensors"),
+)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_down_only(room: str) -> None:
+    place = ROOT / "airflow_vace" / room
+    allowed = {*ROOMS[: ROOMS.index(room)], *(["api"] if room == "api" else [])}
+    for path in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("airflow_vace."):
+                used = str(node.module).split(".")[1]
+                is_for_types_only = room in ("exceptions", "links") and used == "prediction"
+                assert used in allowed or is_for_types_only, f"{path.name} imports {used}"
 
 
 def test_discovery_imports_next_to_nothing() -> None:
