@@ -21,6 +21,8 @@ from airflow_vace.prediction import Prediction, PredictionStatus
 
 SHORTEST_INTERVAL = 2.0
 LONGEST_INTERVAL = 15.0
+# An author's interval of nought must not become a loop without a pause.
+LEAST_POLL_INTERVAL = 0.05
 # What a server may ask for at most: its files live for an hour.
 LONGEST_RETRY_AFTER = 300.0
 _GROWTH = 1.5
@@ -71,7 +73,9 @@ class Schedule:
 
     @property
     def longest(self) -> float:
-        return LONGEST_INTERVAL if self.poll_interval is None else self.poll_interval
+        if self.poll_interval is None:
+            return LONGEST_INTERVAL
+        return max(self.poll_interval, LEAST_POLL_INTERVAL)
 
     def next_delay(self, retry_after: float | None = None) -> float:
         """Return the seconds until the next look; at least what the server asked for."""

@@ -19,6 +19,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.polling import (
+    LEAST_POLL_INTERVAL,
     LONGEST_CREATE_SECONDS,
     LONGEST_INTERVAL,
     LONGEST_RETRY_AFTER,
@@ -69,6 +70,11 @@ def test_the_authors_interval_bounds_how_late_an_end_is_noticed(interval: float)
     delays = [schedule.next_delay() for _ in range(20)]
     assert max(delays) <= interval
     assert min(delays[15:]) >= interval * 0.8
+
+
+def test_an_interval_of_nought_is_no_loop_without_a_pause() -> None:
+    schedule = Schedule(0.0)
+    assert all(schedule.next_delay() >= LEAST_POLL_INTERVAL * 0.8 for _ in range(5))
 
 
 def test_the_server_may_ask_for_more_time() -> None:
