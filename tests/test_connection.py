@@ -69,6 +69,12 @@ def test_a_certificate_is_one_file_or_two(tmp_path: Path) -> None:
     assert settings({"cert": [one, two]}).cert == (one, two)
 
 
+def test_an_extra_that_is_no_object_is_named() -> None:
+    with pytest.raises(VaceInputError) as caught:
+        settings([1])  # type: ignore[arg-type]
+    assert caught.value.field == "extra"
+
+
 @pytest.mark.parametrize("name", ["verify", "cert"])
 def test_a_file_that_is_not_there_is_told_before_any_request(name: str, tmp_path: Path) -> None:
     with pytest.raises(VaceInputError) as caught:

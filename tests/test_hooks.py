@@ -220,7 +220,6 @@ def test_a_doubt_about_the_input_is_a_warning_in_the_log(
         ({"extra": {"verify": 5}}, "verify"),
         ({"extra": {"proxies": [1]}}, "proxies"),
         ({"extra": {"cert": ["a"]}}, "cert"),
-        ({"extra": [1]}, "extra"),
     ],
 )
 def test_a_connection_that_cannot_work_names_its_field(
