@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from faces import backend, call, emulator, slow  # noqa: F401 - fixtures
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ def fast_emulator() -> Iterator[Emulator]:
     """An emulator whose predictions take a blink, seen by Airflow as `vace_default`."""
     from airflow_vace.emulator import Emulator
 
-    with Emulator(time_scale=0.0002) as emulator:
-        os.environ["AIRFLOW_CONN_VACE_DEFAULT"] = emulator.connection
-        yield emulator
+    with Emulator(time_scale=0.0002) as running:
+        os.environ["AIRFLOW_CONN_VACE_DEFAULT"] = running.connection
+        yield running
     del os.environ["AIRFLOW_CONN_VACE_DEFAULT"]
 
 
@@ -63,9 +64,9 @@ def slow_emulator() -> Iterator[Emulator]:
     """An emulator whose predictions do not end within a test, seen by Airflow as `vace_default`."""
     from airflow_vace.emulator import Emulator
 
-    with Emulator(time_scale=100.0) as emulator:
-        os.environ["AIRFLOW_CONN_VACE_DEFAULT"] = emulator.connection
-        yield emulator
+    with Emulator(time_scale=100.0) as running:
+        os.environ["AIRFLOW_CONN_VACE_DEFAULT"] = running.connection
+        yield running
     del os.environ["AIRFLOW_CONN_VACE_DEFAULT"]
 
 

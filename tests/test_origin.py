@@ -1,0 +1,237 @@
+"""The key goes to one origin, whatever lies between: redirects, proxies, certificates, other hosts."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from airflow_vace.emulator import Emulator
+from airflow_vace.exceptions import (
+    SubmissionUnknown,
+    VaceAPIError,
+    VaceProtocolError,
+    VaceTransportError,
+)
+from airflow_vace.hooks import VaceHook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+from faces import FOX, Call
+
+# --- the key ---------------------------------------------------------------------------------------
+
+
+def test_nothing_reaches_a_foreign_host_not_even_by_redirect(call: Call, slow: Emulator) -> None:
+    with Emulator() as foreign:
+        created = call("create", FOX)
+        urls = {"get": f"{foreign.url}/v1/predictions/{created.id}"}
+        slow.faults.add(method="GET", patch={"urls": urls}, times=2)
+        told = call("get", created)
+        assert told.urls == urls
+        assert call("get", told.payload()).id == created.id
+        assert call("get", urls["get"]).id == created.id
+        location = {"Location": f"{foreign.url}/v1/predictions/{created.id}"}
+        for status in (301, 302, 303, 307, 308):
+            slow.faults.add(status=status, headers=location)
+            with pytest.raises(VaceAPIError, match="not followed"):
+                call("get", created)
+            slow.faults.add(status=status, headers=location)
+            with pytest.raises((VaceAPIError, SubmissionUnknown)):
+                call("create", FOX)
+        assert call("cancel", told).status == "canceled"
+        assert foreign.requests == []
+
+
+def test_unknown_extras_do_not_become_headers(
+    call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = json.loads(slow.connection) | {"login": "me", "extra": {"apikey": "x", "Cookie": "y"}}
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", json.dumps(connection))
+    call("create", FOX)
+    assert [request.auth for request in slow.requests] == [("authorization",)]
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_netrc_does_not_take_the_keys_place(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password other\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert call("create", FOX).status == "starting"
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "/\xe9", "//", "https://evil.example/"])
+def test_a_malformed_redirect_is_a_refusal_like_any_other(call: Call, slow: Emulator, location: str) -> None:
+    created = call("create", FOX)
+    slow.faults.add(status=302, headers={"Location": location})
+    with pytest.raises(VaceAPIError):
+        call("get", created)
+    slow.faults.add(method="POST", status=303, headers={"Location": location})
+    with pytest.raises(SubmissionUnknown):
+        call("create", FOX)
+
+
+class Proxy(socketserver.StreamRequestHandler):
+    """Takes a request, and a body, and breaks the connection off without an answer."""
+
+    def handle(self) -> None:
+        server: Any = self.server
+        line = self.rfile.readline()
+        length = 0
+        while header := self.rfile.readline().strip():
+            name, _, value = header.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        if line.startswith(b"CONNECT"):
+            if server.refuses:
+                self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            return
+        self.rfile.read(length)
+        server.posts += 1
+
+
+@pytest.fixture
+def proxy() -> Iterator[Any]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as server:
+        server.posts, server.refuses = 0, True  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def through(proxy: Any, scheme: str) -> str:
+    address = f"http://127.0.0.1:{proxy.server_address[1]}"
+    extra = {"proxies": {"http": address, "https": address}}
+    return json.dumps(
+        {"conn_type": "vace", "host": f"{scheme}://far.example", "password": "k" * 8, "extra": extra}
+    )
+
+
+def test_a_create_that_a_proxy_carried_and_lost_is_not_sent_again(
+    call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "http"))
+    with pytest.raises(SubmissionUnknown):
+        call("create", FOX)
+    assert proxy.posts == 1
+
+
+def test_a_proxy_that_refuses_the_tunnel_has_sent_nothing(
+    call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.polling.MOST_CREATES", 1)
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "https"))
+    with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
+        call("create", FOX)
+    assert not caught.value.sent
+
+
+@pytest.mark.usefixtures("slow")
+def test_what_the_connection_says_of_proxies_wins_over_the_environment(
+    call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "http"))
+    with pytest.raises(SubmissionUnknown):
+        call("create", FOX)
+    assert proxy.posts == 1
+
+
+@pytest.mark.parametrize("where", ["connection", "environment"])
+def test_a_proxy_is_used_by_both_faces(
+    call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    connection = {"conn_type": "vace", "host": "http://far.example", "password": slow.api_key}
+    if where == "connection":
+        connection["extra"] = json.dumps({"proxies": {"http": slow.url}})
+    else:
+        monkeypatch.setenv("http_proxy", slow.url)
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", json.dumps(connection))
+    assert call("create", FOX).status == "starting"
+    assert [request.host for request in slow.requests] == ["far.example"]
+
+
+@pytest.mark.usefixtures("slow")
+def test_the_environments_exceptions_from_a_proxy_hold(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert call("create", FOX).status == "starting"
+
+
+def test_a_file_comes_with_the_key_only_from_the_own_origin(slow: Emulator) -> None:
+    with Emulator() as foreign:
+        for server in (slow, foreign):
+            server.faults.add(path="/a.mp4", status=200, body="film")
+        slow.faults.add(path="/moved", status=302, headers={"Location": f"{foreign.url}/a.mp4"})
+        hook = VaceHook()
+        assert b"".join(hook.iter_file(f"{slow.url}/a.mp4")) == b"film"
+        assert b"".join(hook.iter_file(f"{slow.url}/moved")) == b"film"
+        assert [request.auth for request in foreign.requests] == [()]
+        slow.faults.add(path="/round", times=None, status=302, headers={"Location": "/round"})
+        with pytest.raises(VaceTransportError, match="too often"):
+            list(hook.iter_file(f"{slow.url}/round"))
+        slow.faults.add(path="/nowhere", status=302, headers={"Location": "http://[bad"})
+        with pytest.raises(VaceProtocolError, match="redirected to nowhere"):
+            list(hook.iter_file(f"{slow.url}/nowhere"))
+
+
+# --- TLS -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate for 127.0.0.1, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "server.pem"
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    path.write_bytes(private + signed.public_bytes(pem))
+    return path
+
+
+def test_a_server_that_is_not_trusted_is_not_told_anything(
+    call: Call, slow: Emulator, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.polling.MOST_CREATES", 1)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    with Emulator(time_scale=100.0, tls=context) as trusted:
+        assert trusted.url.startswith("https://")
+        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", trusted.connection)
+        with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
+            call("create", FOX)
+        assert not caught.value.sent
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", requests.utils.DEFAULT_CA_BUNDLE_PATH)
+        for verify in (str(certificate), False):
+            monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", trusted.connection_to(verify=verify))
+            assert call("create", FOX).status == "starting"
+        assert trusted.bill["charged"] == 2
+    assert slow.requests == []
