@@ -455,8 +455,23 @@ async def _new_async_session(settings: Settings) -> aiohttp.ClientSession:
     context = await asyncio.to_thread(settings.ssl_context)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context),
+        middlewares=(_once,),
         timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
     )
+
+
+class _BrokenOff(aiohttp.ClientError):
+    """A connection that broke off before the answer came."""
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send a request once: aiohttp would repeat a GET that broke off, outside of any schedule."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _BrokenOff(error) from error
 
 
 class _Session(requests.Session):

@@ -310,8 +310,7 @@ def test_one_look_is_one_request_and_its_failure_has_a_name(
     with pytest.raises(kind) as caught:
         call("get", created)
     assert type(caught.value) is kind
-    # aiohttp itself repeats a GET, once, whose connection broke off.
-    assert len(slow.requests) <= (3 if "reset" in fault else 2)
+    assert len(slow.requests) == 2
     slow.faults.clear()
     assert call("get", created).id == created.id
 
