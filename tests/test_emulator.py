@@ -336,15 +336,23 @@ def test_videos_differ_by_seed_and_prompt_and_come_in_ranges(emulator: Emulator)
     assert get(emulator, output, **{"If-None-Match": whole.headers["ETag"]}).status_code == 304
 
 
-def test_after_its_retention_a_prediction_has_lost_its_files() -> None:
-    with Emulator(time_scale=0.0002, retention=0.2) as emulator:
-        created = post(emulator).json()
-        output = ended(emulator, created["id"])["output"]
-        told: dict[str, Any] = {"data_removed": False}
-        while not told["data_removed"]:
-            told = get(emulator, f"/v1/predictions/{created['id']}").json()
-        assert (told["status"], told["output"], told["logs"], told["input"]) == ("succeeded", None, "", {})
-        assert get(emulator, output).status_code == 404
+def test_after_its_retention_a_prediction_has_lost_its_files(emulator: Emulator) -> None:
+    created = post(emulator).json()
+    output = ended(emulator, created["id"])["output"]
+    assert get(emulator, output).status_code == 200
+    emulator.world.retention = 0.0
+    told = get(emulator, f"/v1/predictions/{created['id']}").json()
+    assert (told["status"], told["output"], told["data_removed"]) == ("succeeded", None, True)
+    assert (told["logs"], told["input"]) == ("", {})
+    assert get(emulator, output).status_code == 404
+
+
+def test_files_live_as_long_as_the_retention_says() -> None:
+    world = World(seed=0, time_scale=1.0, retention=3600)
+    run = world.create(FOX, model="m", version=None, now=0.0)
+    assert not world.is_gone(run, run.ended - 1)
+    assert not world.is_gone(run, run.ended + 3599)
+    assert world.is_gone(run, run.ended + 3600)
 
 
 # --- faults ----------------------------------------------------------------------------------------
