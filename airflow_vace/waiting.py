@@ -114,11 +114,11 @@ class WaitsForPrediction(BaseOperator):
 
         :raises VaceError: if it has ended otherwise, or its file could not be saved
         """
-        from airflow_vace.media import save_output
+        from airflow_vace.media import read_save_to, save_output
 
         prediction = self._prediction = self._with_output(prediction)
         read_end(prediction)
-        folder = self.checked_save_to()
+        folder = read_save_to(self.save_to)
         if folder is not None:
             if not prediction.output_urls:
                 raise VaceProtocolError(

@@ -294,10 +294,6 @@ class Api:
             identifier, url = read_reference(prediction)
         return identifier, self._at_own_origin(url) if url else None
 
-    def is_own_origin(self, url: str) -> bool:
-        """Whether a URL is at the connection's scheme, host and port."""
-        return self._at_own_origin(url) is not None
-
     def _at_own_origin(self, url: str) -> str | None:
         """Return the URL, put together anew, if it is at the connection's scheme, host and port."""
         if not re.fullmatch(r"[!-\[\]-~]+", url):  # no blanks, controls, backslashes

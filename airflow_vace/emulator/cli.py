@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from airflow_vace.emulator.faults import Fault
+from airflow_vace.emulator.world import DEFAULT_KEY, DEFAULT_PORT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -18,10 +19,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve prunaai/vace-14b without a vendor: real HTTP, real MP4s, no money.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
-    parser.add_argument("--port", type=port_number, default=8642, help="port, 0 for any (%(default)s)")
     parser.add_argument(
-        "--api-key", default="vace-emulator-key", help="the key that is accepted (%(default)s)"
+        "--port", type=port_number, default=DEFAULT_PORT, help="port, 0 for any (%(default)s)"
     )
+    parser.add_argument("--api-key", default=DEFAULT_KEY, help="the key that is accepted (%(default)s)")
     parser.add_argument(
         "--time-scale",
         type=_positive,

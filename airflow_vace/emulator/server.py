@@ -16,14 +16,11 @@ from aiohttp import web
 
 from airflow_vace.emulator.faults import Faults
 from airflow_vace.emulator.service import SeenRequest, Service
-from airflow_vace.emulator.world import World
+from airflow_vace.emulator.world import DEFAULT_KEY, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from ssl import SSLContext
-
-DEFAULT_PORT = 8642
-DEFAULT_KEY = "vace-emulator-key"
 
 
 class Emulator:

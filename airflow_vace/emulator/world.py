@@ -11,6 +11,9 @@ from typing import Any
 
 from airflow_vace.inputs import FIELDS, SPEED_MODES, InputField
 
+DEFAULT_PORT = 8642
+DEFAULT_KEY = "vace-emulator-key"
+
 FRAMES_PER_SECOND = 16
 _LOAD_SECONDS = 4.0
 _SECONDS_PER_STEP = 1.57
@@ -21,8 +24,6 @@ _SPEED = dict(zip(SPEED_MODES.values(), (1.0, 0.6, 0.4), strict=True))
 # Not the model's bound, which nobody published, but what a laptop can draw.
 _MOST_FRAMES = 1001
 _ID_LETTERS = "abcdefghijkmnpqrstuvwxyz0123456789"
-
-FAILED = {"status": "failed", "error": "Prediction failed: E1001 out of memory"}
 
 
 @dataclass(kw_only=True)
