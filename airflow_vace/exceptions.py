@@ -11,6 +11,7 @@
     │   └── VaceRateLimited     ... too often: wait `retry_after` seconds
     ├── VaceProtocolError       the server answered, but not with a prediction
     ├── SubmissionUnknown       the create may have been accepted and billed: look before submitting anew
+    ├── LedgerError             what the task has submitted before is not known: nothing was submitted
     └── PredictionError         the prediction ended without a video
         ├── PredictionFailed    ... the model or its host failed: `worth_another_run` says if again
         ├── PredictionCanceled  ... somebody, or a deadline, stopped it
@@ -142,12 +143,21 @@ class SubmissionUnknown(VaceError):  # noqa: N818 - a contract of the public int
     """Raised when a create got no clear answer: a prediction may run, and be billed, all the same.
 
     There is no idempotency key in the API, so a create is never repeated after that.
-    `status_code` is None when no answer came at all; the cause is chained.
+    `status_code` is None when no answer came at all; the cause is chained. `may_be_retried`:
+    another attempt of the task can find out, or its author has said that it shall submit again.
     """
 
-    def __init__(self, message: str, *, status_code: int | None = None) -> None:
+    def __init__(self, message: str, *, status_code: int | None = None, may_be_retried: bool = False) -> None:
         super().__init__(message)
         self.status_code = status_code
+        self.may_be_retried = may_be_retried
+
+
+class LedgerError(VaceError):
+    """Raised when what a task has submitted before can't be read or written; nothing was submitted.
+
+    Not to know is not the same as to know of nothing: another attempt reads it again.
+    """
 
 
 class PredictionError(VaceError):

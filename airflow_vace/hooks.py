@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 # Answers echo the input, data: URLs included, and bring all the logs.
 _LARGEST_ANSWER = 128 * 1024 * 1024
-_MOST_PAGES = 100
+_MOST_PAGES = 200
 _MOST_REDIRECTS = 6
 _PROBE_ID = "airflow-connection-test"
 
@@ -187,6 +187,8 @@ class VaceHook(HttpHook):
             found, following = read_list(api, request, self._send(request))
             yield from _newer(found, created_after)
             request = api.page(following) if following else None
+        if request is not None:
+            raise _endless_list()
 
     async def alist_predictions(self, created_after: str | None = None) -> AsyncIterator[Prediction]:
         """Iterate asynchronously over :meth:`list_predictions`."""
@@ -199,6 +201,29 @@ class VaceHook(HttpHook):
             for prediction in _newer(found, created_after):
                 yield prediction
             request = api.page(following) if following else None
+        if request is not None:
+            raise _endless_list()
+
+    @property
+    def lists_predictions(self) -> bool:
+        """Whether the back-end of the connection lists its predictions."""
+        return self._settings.api.backend.list is not None
+
+    def resolved(
+        self,
+        input: Mapping[str, Any] | str,  # noqa: A002 - the API's own word
+        *,
+        model: str | None = None,
+        version: str | None = None,
+    ) -> tuple[dict[str, Any], str, str | None]:
+        """Return the input, model and version that a create would send, without sending it.
+
+        :raises VaceInputError: for what cannot work
+        """
+        settings = self._settings
+        model = model or settings.model
+        values, _ = normalize_input(input, model=model)
+        return values, model, version or settings.version
 
     def wait_for_prediction(
         self,
@@ -540,6 +565,10 @@ def _innermost(error: BaseException) -> str:
             break
         inner = reason
     return excerpt(f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__, 300)
+
+
+def _endless_list() -> VaceProtocolError:
+    return VaceProtocolError(f"The list of predictions has more than {_MOST_PAGES} pages: name a later time")
 
 
 def _newer(found: list[Prediction], created_after: str | None) -> Iterator[Prediction]:

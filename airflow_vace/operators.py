@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from airflow.providers.common.compat.sdk import (
-    AirflowException,
-    AirflowFailException,
-    AirflowTaskTimeout,
-    conf,
-)
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
 
 from airflow_vace.api import may_create_again
 from airflow_vace.exceptions import (
+    LedgerError,
     PredictionFailed,
     PredictionTimeout,
     SubmissionUnknown,
     VaceError,
     VaceInputError,
 )
+from airflow_vace.ledger import AttemptLedger, Ledger, OnOrphanedIntent, Order, Phase
 from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction, PredictionStatus
-from airflow_vace.waiting import WaitsForPrediction, checked_seconds, translated
+from airflow_vace.submission import Policy, Submission
+from airflow_vace.waiting import WaitsForPrediction, can_be_looked_at_again, checked_seconds, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,17 +29,12 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-# The server is asked to cancel by itself some time after we would have: a net below our own cancel.
-_CANCEL_AFTER_GRACE_SECONDS = 60.0
-
-_XCOM_SUBMITTED = "prediction"
-
 
 class VacePredictionOperator(WaitsForPrediction):
     """Submit a prediction of prunaai/vace-14b, or of another model, and return its payload.
 
-    Each attempt of this task submits, and pays, anew; an attempt whose outcome is not known fails the
-    task without a retry.
+    From Airflow 3.3 on a retry, or a cleared task, goes on with what an earlier attempt submitted and
+    pays nothing again; a new one is submitted, and the log says why, where the old one brought no video.
 
     :param input: inputs of the model, such as `{"prompt": "...", "size": "1280*720"}` (templated)
     :param model: `owner/name` (templated; default: the connection's, else prunaai/vace-14b)
@@ -50,11 +43,15 @@ class VacePredictionOperator(WaitsForPrediction):
     :param wait_for_completion: wait until the prediction is final, and return its final payload
     :param deferrable: wait in the triggerer (default: `[operators] default_deferrable`)
     :param poll_interval: how late, in seconds, the end may be noticed (default: 15 s at most)
-    :param timeout: seconds from submission to a final status
+    :param timeout: seconds from submission to a final status; a retry does not begin them anew
     :param cancel_on_kill: cancel the prediction when the task is killed
     :param cancel_on_timeout: cancel the prediction at its deadline
     :param save_to: local directory, with a slash at the end, for the video (templated; needs
         `wait_for_completion`)
+    :param durable: keep what was submitted across attempts (Airflow 3.3+)
+    :param reuse: return a prediction that has succeeded to a task that is cleared; False submits a new one
+    :param on_orphaned_intent: `fail` or `resubmit` where a create was cut off and the back-end has no
+        list to look it up in: it may have been accepted, and be billed
     """
 
     template_fields: Sequence[str] = ("input", "model", "version", "vace_conn_id", "save_to")
@@ -75,6 +72,9 @@ class VacePredictionOperator(WaitsForPrediction):
         cancel_on_kill: bool = True,
         cancel_on_timeout: bool = True,
         save_to: str | None = None,
+        durable: bool = True,
+        reuse: bool = True,
+        on_orphaned_intent: OnOrphanedIntent = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -89,10 +89,16 @@ class VacePredictionOperator(WaitsForPrediction):
         self.cancel_on_kill = cancel_on_kill
         self.cancel_on_timeout = cancel_on_timeout
         self.save_to = save_to
-        self._is_submitting = False
+        self.durable = durable
+        self.reuse = reuse
+        self.on_orphaned_intent = on_orphaned_intent
+        self._submission: Submission | None = None
+        self._is_killed = False
         checked_seconds("timeout", timeout)
         if poll_interval is not None:
             checked_seconds("poll_interval", poll_interval)
+        if on_orphaned_intent not in get_args(OnOrphanedIntent):
+            raise ValueError(f"on_orphaned_intent is {on_orphaned_intent!r}; it must be 'fail' or 'resubmit'")
         if save_to is not None and not wait_for_completion:
             raise VaceInputError(
                 "save_to needs wait_for_completion=True: without it there is no video yet when this task"
@@ -103,31 +109,32 @@ class VacePredictionOperator(WaitsForPrediction):
             )
 
     def execute(self, context: Context) -> dict[str, Any]:
-        deadline = time.time() + self.timeout
-        prediction = self._prediction = self._submitted(deadline)
-        self.log.info(
-            "Submitted prediction %s of %s (%s)", prediction.id, prediction.model, prediction.status
-        )
+        ledger = self._begin(context)
+        if not ledger.is_durable:
+            why = "Airflow below 3.3 keeps no state across attempts" if self.durable else "durable=False"
+            self.log.warning("%s: a retry of this task, or a clear, may pay again", why)
+        with translated(_can_submit_later):
+            self.checked_save_to()
+            submission = self._submission = self._new_submission(ledger)
+            prediction = self._prediction = submission.prediction_of(self._order())
+        if self._is_killed:
+            self.on_kill()
         if not self.wait_for_completion:
             return prediction.payload()
-        wait = Wait(prediction=prediction, deadline=deadline, poll_interval=self.poll_interval)
-        if self.deferrable and not prediction.status.is_final:
-            self._note_submission(context, wait)
-        return self._wait_on(wait, may_defer=self.deferrable)
+        return self._wait_on(self._wait_for(prediction, submission.deadline), may_defer=self.deferrable)
 
     def execute_complete(
         self, context: Context, event: object = None, deadline: float | None = None
     ) -> dict[str, Any]:
         """Go on after the triggerer: with the end, or by looking for ourselves."""
-        del context  # Airflow's signature
+        self._begin(context)
         with translated():
             prediction = self._prediction = Prediction.from_json(event)
         deadline = time.time() if deadline is None else deadline
-        wait = Wait(prediction=prediction, deadline=deadline, poll_interval=self.poll_interval)
-        return self._wait_on(wait, may_defer=True)
+        return self._wait_on(self._wait_for(prediction, deadline), may_defer=True)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Wait for ourselves where the triggerer failed: a new attempt would pay again."""
+        """Wait for ourselves where the triggerer failed: no attempt is lost by it."""
         if next_method != "__fail__":
             return super().resume_execution(next_method, next_kwargs, context)
         failure = next_kwargs or {}
@@ -136,80 +143,114 @@ class VacePredictionOperator(WaitsForPrediction):
             failure.get("error"),
             "".join(failure.get("traceback") or ()),
         )
-        ti = context["ti"]
-        noted = ti.xcom_pull(task_ids=ti.task_id, key=_XCOM_SUBMITTED, map_indexes=ti.map_index)
-        with translated():
-            prediction = self._prediction = Prediction.from_json(noted)
-        wait = Wait(prediction=prediction, deadline=noted.get("deadline"), poll_interval=self.poll_interval)
-        return self._wait_on(wait, may_defer=False)
+        ledger = self._begin(context)
+        with translated(can_be_looked_at_again):
+            record = ledger.read()
+            prediction = self._prediction = Prediction.from_json(record.prediction if record else None)
+        deadline = record.deadline if record else None
+        return self._wait_on(self._wait_for(prediction, deadline), may_defer=False)
 
     def on_kill(self) -> None:
-        if self._is_submitting:
+        if self._submission is not None and self._submission.is_submitting:
+            self._is_killed = True
             self.log.warning(
                 "Killed while submitting: a prediction may have been accepted, and is then billed"
             )
         super().on_kill()
 
-    def _submitted(self, deadline: float) -> Prediction:
-        """Return the prediction that was submitted; raise what Airflow may retry only if none was."""
-        grace = deadline + _CANCEL_AFTER_GRACE_SECONDS
-        with translated(may_create_again):
-            self.checked_save_to()
-            self._is_submitting = True
-            try:
-                return self.hook.create_prediction(
-                    self.input,
-                    model=self.model or None,
-                    version=self.version or None,
-                    deadline=grace if self.cancel_on_timeout else None,
-                )
-            except (VaceError, AirflowException):
-                raise
-            except (AirflowTaskTimeout, Exception) as error:
-                raise SubmissionUnknown(
-                    f"{type(error).__name__} ended the create before its answer was read, so a prediction may"
-                    " be running, and be billed, whose id nobody knows. Look into the vendor's list of"
-                    " predictions before running the task again."
-                ) from error
-            finally:
-                self._is_submitting = False
+    # --- submitting --------------------------------------------------------------------------------
 
-    def _note_submission(self, context: Context, wait: Wait) -> None:
-        """Leave the prediction where people, and a later leg of this attempt, find it."""
-        noted = {**wait.prediction.payload(), "deadline": wait.deadline}
-        try:
-            context["ti"].xcom_push(_XCOM_SUBMITTED, noted)
-        except Exception as error:  # noqa: BLE001 - Airflow's own trouble must not cost a second run
-            self.log.warning("Prediction %s could not be noted in XCom: %s", wait.prediction.id, error)
+    def _begin(self, context: Context) -> Ledger:
+        """Take up, in each of the task's processes, what it has submitted before."""
+        self._ti = context.get("ti")
+        store: Any = context.get("task_state_store")
+        if self.durable and store is not None:
+            self._ledger = Ledger(store)
+        else:
+            is_deferred = self.wait_for_completion and self.deferrable
+            self._ledger = AttemptLedger(self._ti if is_deferred else None)
+        return self._ledger
+
+    def _order(self) -> Order:
+        values, model, version = self.hook.resolved(
+            self.input, model=self.model or None, version=self.version or None
+        )
+        return Order(values=values, model=model, version=version, conn_id=self.vace_conn_id)
+
+    def _new_submission(self, ledger: Ledger) -> Submission:
+        policy = Policy(
+            timeout=self.timeout,
+            cancel_on_timeout=self.cancel_on_timeout,
+            reuse=self.reuse,
+            on_orphaned_intent=self.on_orphaned_intent,
+        )
+        max_tries = getattr(self._ti, "max_tries", None)
+        return Submission(self.hook, ledger, policy, log=self.log, max_tries=max_tries)
+
+    def _is_taken_up(self) -> bool:
+        """Whether Airflow runs this task again by itself, and that attempt knows of the prediction."""
+        tried, most = getattr(self._ti, "try_number", None), getattr(self._ti, "max_tries", None)
+        will_retry = isinstance(tried, int) and isinstance(most, int) and tried <= most
+        return self._ledger.is_durable and will_retry
+
+    # --- waiting -----------------------------------------------------------------------------------
+
+    def _wait_for(self, prediction: Prediction, deadline: float | None) -> Wait:
+        return Wait(prediction=prediction, deadline=deadline, poll_interval=self.poll_interval)
 
     def _wait_on(self, wait: Wait, *, may_defer: bool) -> dict[str, Any]:
-        with self._paid_once(wait.prediction):
+        with self._ended(wait.prediction):
             try:
                 prediction = self._end_of(wait, may_defer=may_defer)
             except PredictionTimeout as error:
                 prediction = self._end_at_deadline(error)
-            return self.result_of(prediction)
+            result = self.result_of(prediction)
+            self._settle()
+            return result
 
     @contextmanager
-    def _paid_once(self, prediction: Prediction) -> Iterator[None]:
-        """Fail for good, whatever happens, unless another run is worth its money: a retry would pay again."""
+    def _ended(self, prediction: Prediction) -> Iterator[None]:
+        """Let Airflow retry only where that pays nothing again, or where another run is worth its money."""
         try:
             yield
         except AirflowTaskTimeout as error:
             self.on_kill()
+            self._settle()
             raise AirflowFailException(
                 f"execution_timeout ended the wait for prediction {prediction.id}, which was told to stop if"
                 " cancel_on_kill says so. Use the operator's own timeout, which waits for the answer."
             ) from error
         except VaceError as error:
+            self._settle()
             if isinstance(error, PredictionFailed) and error.worth_another_run:
+                raise
+            if self._ledger.is_durable and can_be_looked_at_again(error):
                 raise
             raise AirflowFailException(str(error)) from error
         except Exception as error:
+            if self._ledger.is_durable:
+                self.log.warning("Prediction %s is recorded: a retry goes on with it", prediction.id)
+                raise
             raise AirflowFailException(
                 f"{type(error).__name__} after prediction {prediction.id} was submitted: {error}. It may be"
                 " billed, and a new attempt would pay again: fetch it with a VacePredictionSensor on this id."
             ) from error
+
+    def _settle(self) -> None:
+        """Record how the prediction has ended, for an attempt that may come after this one."""
+        prediction = self._prediction
+        if prediction is None or not prediction.status.is_final or not self._ledger.is_durable:
+            return
+        try:
+            record = self._ledger.read()
+            if record is None:
+                return
+            if record.phase is Phase.INTENT:
+                record = record.submitted(prediction)
+            if record.known.id == prediction.id:
+                self._ledger.write(record.settled(prediction))
+        except LedgerError as error:
+            self.log.warning("The end of prediction %s was not recorded: %s", prediction.id, error)
 
     def _end_of(self, wait: Wait, *, may_defer: bool) -> Prediction:
         if wait.prediction.status.is_final:
@@ -234,3 +275,10 @@ class VacePredictionOperator(WaitsForPrediction):
             f" to stop; it is {prediction.status}. {prediction.bill} Raise the timeout if it needs longer.",
             prediction=prediction,
         ) from error
+
+
+def _can_submit_later(error: Exception) -> bool:
+    """Whether a new attempt may have its prediction, and can't pay for one twice."""
+    if isinstance(error, SubmissionUnknown):
+        return error.may_be_retried
+    return may_create_again(error) or isinstance(error, LedgerError)

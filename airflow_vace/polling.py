@@ -138,7 +138,7 @@ class Wait:
 
     def _is_settled(self, error: VaceError, now: float) -> bool:
         """Whether a refusal has come so often in a row, and a 404 for so long, that it will stay."""
-        if _is_not_found(error):
+        if is_not_found(error):
             waited = now - self._refused_since
             return self._refusals >= MOST_NOT_FOUND and waited >= NOT_FOUND_GRACE_SECONDS
         return self._refusals >= MOST_REFUSALS
@@ -156,10 +156,11 @@ class Wait:
 
 def is_refusal(error: VaceError) -> bool:
     """Whether looking again can hardly help: the key, its permissions, or no such prediction."""
-    return isinstance(error, VaceAuthError) or _is_not_found(error)
+    return isinstance(error, VaceAuthError) or is_not_found(error)
 
 
-def _is_not_found(error: VaceError) -> bool:
+def is_not_found(error: VaceError) -> bool:
+    """Whether the server says that it knows no such prediction."""
     return isinstance(error, VaceAPIError) and error.status_code in (404, 410)
 
 

@@ -14,10 +14,10 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_vace.api import read_known
-from airflow_vace.exceptions import PredictionTimeout, VaceAPIError, VaceError, VaceTransportError
+from airflow_vace.exceptions import PredictionTimeout, VaceError
 from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction
-from airflow_vace.waiting import WaitsForPrediction, translated
+from airflow_vace.waiting import WaitsForPrediction, can_be_looked_at_again, translated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +73,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         self._wait: Wait | None = None
 
     def execute(self, context: Context) -> Any:
+        self._ti = context["ti"]
         if not self.deferrable:
             return super().execute(context)
         # Through here failures become skips where soft_fail or never_fail say so.
@@ -80,6 +81,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Look for ourselves where no triggerer did until long after the deadline."""
+        self._ti = context["ti"]
         if next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout":
             self.log.warning("No triggerer ended this wait in time; looking for myself")
             next_method, next_kwargs = "look_then_fail", None
@@ -92,7 +94,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue | bool:
         del context  # Airflow's signature
-        with translated(_can_heal):
+        with translated(can_be_looked_at_again):
             self.checked_save_to()
             self._wait = self._wait or self._new_wait(None)
             seen = self.look(self._wait)
@@ -104,13 +106,13 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
 
     def look_then_defer(self, context: Context) -> dict[str, Any]:
         del context  # Airflow's signature
-        with translated(_can_heal):
+        with translated(can_be_looked_at_again):
             self.checked_save_to()
             return self._wait_on(self._new_wait(time.time() + self.timeout))
 
     def look_then_fail(self, context: Context) -> dict[str, Any]:
         del context  # Airflow's signature
-        with translated(_can_heal):
+        with translated(can_be_looked_at_again):
             return self._wait_on(self._new_wait(time.time()))
 
     def execute_complete(
@@ -118,7 +120,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
     ) -> dict[str, Any]:
         """Go on after the triggerer: with the end, or by looking for ourselves."""
         del context  # Airflow's signature
-        with translated(_can_heal):
+        with translated(can_be_looked_at_again):
             prediction = Prediction.from_json(event)
             deadline = time.time() if deadline is None else deadline
             return self._wait_on(Wait(prediction=prediction, deadline=deadline, poll_interval=self._bound))
@@ -137,10 +139,3 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         if isinstance(seen, LookAgain):
             self.defer_until_final(wait)
         return self.result_of(seen)
-
-
-def _can_heal(error: Exception) -> bool:
-    """Whether a new attempt, which only looks and saves again and costs nothing, may end better."""
-    if isinstance(error, VaceAPIError):
-        return error.status_code >= 500 or error.status_code in (408, 429)
-    return isinstance(error, VaceTransportError | OSError)

@@ -13,6 +13,7 @@ from airflow_vace.api import read_known, read_reference
 from airflow_vace.exceptions import VaceError, VaceTransportError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.polling import LookAgain, Schedule, Wait, is_refusal
+from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 _cancels: set[asyncio.Task[None]] = set()
 
 _MOST_CANCELS = 3
-
-# What a person's hand leaves a task in. "deferred" is a hand-over to another triggerer, or the next
-# attempt after a clear: both go on with the prediction.
-_KILLED_STATES = frozenset({"failed", "success", "skipped", "upstream_failed", "removed"})
 
 
 class VacePredictionTrigger(BaseTrigger):
@@ -107,11 +104,11 @@ class VacePredictionTrigger(BaseTrigger):
     async def _cancel_if_killed(self) -> None:
         identifier, _ = read_reference(self.prediction)
         try:
-            state = await self._task_state()
+            state = await aread_state(self.task_instance) if self.task_instance else UNKNOWN
         except Exception:  # noqa: BLE001 - Airflow's own trouble, of any kind: when in doubt, don't cancel
             self.log.warning("Prediction %s is not canceled: the task's state could not be read", identifier)
             return
-        if state is not None and state not in _KILLED_STATES:
+        if not is_ended(state):
             self.log.info("Prediction %s is not canceled: the task is %s", identifier, state)
             return
         schedule = Schedule()
@@ -131,24 +128,3 @@ class VacePredictionTrigger(BaseTrigger):
                 else:
                     self.log.info("Prediction %s is %s. %s", identifier, prediction.status, prediction.bill)
                     return
-
-    async def _task_state(self) -> str | None:
-        """Return the state of this trigger's task, None if the task is gone."""
-        from airflow.sdk.execution_time.comms import GetTaskStates
-        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
-
-        ti = self.task_instance
-        if ti is None:
-            return "unknown"
-        index = ti.map_index
-        answer = await SUPERVISOR_COMMS.asend(
-            GetTaskStates(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=index)
-        )
-        states = getattr(answer, "task_states", None)
-        if states is None:
-            return "unknown"
-        key = ti.task_id if index < 0 else f"{ti.task_id}_{index}"
-        run = states.get(ti.run_id, {})
-        if key not in run:
-            return None
-        return str(run[key] or "cleared")

@@ -6,19 +6,30 @@ attempt cannot help, the error itself where it can.
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, BaseOperator
 
-from airflow_vace.exceptions import VaceError, VaceInputError, VaceProtocolError, excerpt
+from airflow_vace.exceptions import (
+    LedgerError,
+    VaceAPIError,
+    VaceError,
+    VaceInputError,
+    VaceProtocolError,
+    VaceTransportError,
+    excerpt,
+)
 from airflow_vace.links import PredictionOutputLink, PredictionPageLink
 from airflow_vace.polling import Final, GiveUp, LookAgain, Schedule, Wait, is_refusal, read_end
 from airflow_vace.prediction import PredictionStatus
+from airflow_vace.task_state import is_ended, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +54,7 @@ class WaitsForPrediction(BaseOperator):
     save_to: str | None
     cancel_on_kill: bool
     _prediction: Prediction | None = None
+    _ti: Any = None
 
     @cached_property
     def hook(self) -> VaceHook:
@@ -116,6 +128,9 @@ class WaitsForPrediction(BaseOperator):
         """
         from airflow_vace.media import read_save_to, save_output
 
+        if prediction.files and prediction.has_expired:
+            self._prediction = prediction
+            return prediction.payload()
         prediction = self._prediction = self._with_output(prediction)
         read_end(prediction)
         folder = read_save_to(self.save_to)
@@ -156,7 +171,11 @@ class WaitsForPrediction(BaseOperator):
         return prediction
 
     def on_kill(self) -> None:
-        """Cancel the prediction when the task is killed on its worker, if it shall be; best effort."""
+        """Cancel the prediction if the task has ended for good, on its worker; best effort.
+
+        A SIGTERM does not say who sent it. If another attempt would go on with the prediction, Airflow
+        is asked for the task's state: a person's mark cancels, a worker that is stopped does not.
+        """
         prediction = self._prediction
         if prediction is None or prediction.status.is_final:
             return
@@ -165,8 +184,35 @@ class WaitsForPrediction(BaseOperator):
                 "Killed; prediction %s is left running and is billed (cancel_on_kill=False)",
                 prediction.id,
             )
+        elif self._is_taken_up() and not isinstance(sys.exception(), AirflowTaskTimeout):
+            # In a thread: the signal may have come in the midst of another question to Airflow.
+            Thread(target=self._cancel_if_ended, args=(prediction,), name="vace-on-kill").start()
+        else:
+            self.cancel(prediction)
+
+    def _is_taken_up(self) -> bool:
+        """Whether somebody goes on with the prediction if this task runs again."""
+        return self._ti is not None
+
+    def _cancel_if_ended(self, prediction: Prediction) -> None:
+        try:
+            state = read_state(self._ti)
+        except Exception as error:  # noqa: BLE001 - Airflow's own trouble, of any kind: don't cancel then
+            self.log.warning(
+                "Prediction %s is not canceled, since the task's state could not be read (%s): if nobody runs"
+                " the task again, it runs, and is billed, to its end",
+                prediction.id,
+                error,
+            )
             return
-        self.cancel(prediction)
+        if is_ended(state):
+            self.cancel(prediction)
+        else:
+            self.log.info(
+                "Prediction %s is not canceled: the task is %s, its next attempt goes on with it",
+                prediction.id,
+                state,
+            )
 
     def cancel(self, prediction: Prediction) -> Prediction:
         """Cancel a prediction, say in the log what that means for the bill, and return its last state."""
@@ -187,6 +233,13 @@ class WaitsForPrediction(BaseOperator):
     def linked_prediction(self) -> Prediction | None:
         """The prediction that the task's links lead to."""
         return self._prediction
+
+
+def can_be_looked_at_again(error: Exception) -> bool:
+    """Whether an attempt that only looks and saves again, which costs nothing, may end better."""
+    if isinstance(error, VaceAPIError):
+        return error.status_code >= 500 or error.status_code in (408, 429)
+    return isinstance(error, VaceTransportError | LedgerError | OSError)
 
 
 @contextmanager

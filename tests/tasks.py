@@ -7,7 +7,7 @@ import copy
 import json
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 
@@ -17,6 +17,11 @@ try:
     from airflow.sdk.exceptions import AirflowRescheduleException
 except ImportError:  # before Airflow 3.2
     from airflow.exceptions import AirflowRescheduleException
+
+try:
+    from airflow.sdk.execution_time.context import NEVER_EXPIRE
+except ImportError:  # before Airflow 3.3
+    NEVER_EXPIRE = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +37,10 @@ class TaskInstance:
 
     def __init__(self, task_id: str = "t") -> None:
         self.task_id = task_id
+        self.dag_id, self.run_id = "d", "r"
         self.map_index = -1
+        self.try_number = 1
+        self.max_tries = 2
         self.xcoms: dict[str, Any] = {}
         self.started = datetime.now(UTC)
 
@@ -48,12 +56,49 @@ class TaskInstance:
         return self.started
 
 
-class Run:
-    """What became of a task: its result, how often it deferred, the rows of its triggers."""
+class Store:
+    """Airflow's task state store, as a dictionary of JSON; `trouble` is what it raises, once per item."""
 
-    def __init__(self, make: Callable[[], BaseOperator]) -> None:
+    def __init__(self) -> None:
+        self.rows: dict[str, str] = {}
+        self.trouble: list[tuple[str, Exception]] = []
+        self.written: list[dict[str, Any]] = []
+
+    def _meet(self, call: str) -> None:
+        if self.trouble and self.trouble[0][0] == call:
+            raise self.trouble.pop(0)[1]
+
+    def get(self, key: str) -> Any:
+        self._meet("get")
+        return json.loads(self.rows[key]) if key in self.rows else None
+
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        self._meet("set")
+        assert retention is NEVER_EXPIRE
+        self.rows[key] = json.dumps(value)
+        self.written.append(json.loads(self.rows[key]))
+
+    def delete(self, key: str) -> None:
+        self._meet("delete")
+        self.rows.pop(key, None)
+
+    @property
+    def record(self) -> Any:
+        """The one record, None if there is none."""
+        return json.loads(self.rows["vace_prediction"]) if self.rows else None
+
+
+class Run:
+    """What became of a task: its result, how often it deferred, the rows of its triggers.
+
+    With a `store` it has what Airflow 3.3 keeps across attempts.
+    """
+
+    def __init__(self, make: Callable[[], BaseOperator], store: Store | None = None) -> None:
         self.ti = TaskInstance()
         self.context: Any = {"ti": self.ti}
+        if store is not None:
+            self.context["task_state_store"] = store
         self.deferred: list[TaskDeferred] = []
         self.rows: list[dict[str, Any]] = []
         self.legs: list[BaseOperator] = []
@@ -63,6 +108,17 @@ class Run:
         """Return the task as a new process would have it."""
         self.legs.append(copy.copy(self.make()))
         return self.legs[-1]
+
+    def retried(self) -> Self:
+        """Return the next attempt, which Airflow begins by itself."""
+        self.ti.try_number += 1
+        self.ti.xcoms.clear()
+        return self
+
+    def cleared(self) -> Self:
+        """Return the next attempt, which a person asks for."""
+        self.ti.max_tries = self.ti.try_number + 2
+        return self.retried()
 
     def result(self, *, between: Callable[[], object] = lambda: None) -> Any:
         """Run to the end; `between` is called while the task is deferred."""

@@ -108,14 +108,15 @@ def test_a_server_that_ignores_created_after_is_filtered_here(
     assert [p.id for p in call("list", created_after="2025-01-01T12:00:00Z")] == ["new"]
 
 
-def test_a_list_that_goes_on_for_ever_is_left_and_a_foreign_page_is_not_asked_for(
+def test_a_list_that_goes_on_for_ever_is_an_error_and_a_foreign_page_is_not_asked_for(
     call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", slow.connection_to(backend="replicate"))
     endless = {"results": [], "next": f"{slow.url}/v1/predictions?cursor=0"}
     slow.faults.add(status=200, body=endless, times=None)
-    assert call("list") == []
-    assert len(slow.requests) == 100
+    with pytest.raises(VaceProtocolError, match="more than 200 pages"):
+        call("list")
+    assert len(slow.requests) == 200
     slow.faults.clear()
     slow.faults.add(status=200, body={"results": [], "next": "https://evil.example/v1/predictions"})
     with pytest.raises(VaceProtocolError, match="foreign origin"):

@@ -170,7 +170,7 @@ def test_it_waits_for_the_final_payload(fast_emulator: Emulator, *, deferrable: 
     assert payload["output"].startswith(fast_emulator.url)
     assert fast_emulator.bill["charged"] == 1
     if deferrable:
-        assert task.ti.xcoms["prediction"]["id"] == payload["id"]
+        assert task.ti.xcoms["vace_prediction"]["prediction"]["id"] == payload["id"]
 
 
 def test_what_is_final_after_one_look_is_not_deferred(slow_emulator: Emulator) -> None:
@@ -340,7 +340,7 @@ def test_a_wait_that_no_triggerer_ended_is_ended_by_the_worker(fast_emulator: Em
     task = waiting(deferrable=True)
     with pytest.raises(TaskDeferred):
         task.leg().execute(task.context)
-    VaceHook().wait_for_prediction(task.ti.xcoms["prediction"])
+    VaceHook().wait_for_prediction(task.ti.xcoms["vace_prediction"]["prediction"])
     failed = {"error": "Trigger timeout", "traceback": None}
     payload = task.leg().resume_execution("__fail__", failed, task.context)
     assert payload["status"] == "succeeded"

@@ -134,6 +134,8 @@ class Service:
             return await handler(request)
         request[_OUTCOME] = fault.outcome
         if fault.delay:
+            # What has arrived stays arrived, also if the client gives up meanwhile.
+            await request.read()
             await asyncio.sleep(fault.delay)
         answer: web.StreamResponse | None = None
         canned = fault.status is not None or fault.reset or fault.hang

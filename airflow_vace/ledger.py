@@ -1,0 +1,566 @@
+"""One prediction, one bill: what a task has submitted, kept across its attempts, and what follows from it.
+
+A record goes through three phases. `intent` is written before the create and says that one may be under
+way; `submitted` holds the prediction that came back; `settled` how it ended, and what was saved. It
+never holds the key, the input or the output. :func:`decide` says what an attempt does about a record;
+:class:`Ledger` keeps the record in Airflow's task state store, which outlives an attempt (3.3+).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import cached_property
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from airflow_vace.exceptions import LedgerError, SubmissionUnknown, VaceError
+from airflow_vace.inputs import DEFAULT_MODEL, FIELDS
+from airflow_vace.prediction import RETENTION_SECONDS, Prediction, PredictionStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+KEY = "vace_prediction"
+
+OnOrphanedIntent = Literal["fail", "resubmit"]
+
+# Seeds are 31 bits wide at the vendor's: https://replicate.com/prunaai/vace-14b/api/schema
+_SEEDS = 2**31
+# How far a worker's clock and the vendor's may differ.
+_CLOCK_SKEW = timedelta(minutes=5)
+
+# --- what is ordered -------------------------------------------------------------------------------
+
+_SIGNATURES = frozenset({"signature", "sig", "x-amz-signature", "x-goog-signature"})
+_SIGNING = re.compile(
+    r"x-(amz|goog)-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"
+    r"|sig|se|sp|spr|sr|st|sv|sk(oid|tid|t|e|s|v)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a create would ask for: normalised input, model, version, and over which connection."""
+
+    values: Mapping[str, Any] = field(repr=False)
+    model: str
+    version: str | None
+    conn_id: str
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the model would draw a seed of its own."""
+        seed = self.values.get("seed", FIELDS["seed"].default)
+        return self.model.lower() == DEFAULT_MODEL and seed < 0
+
+    def with_seed(self, seed: int) -> Order:
+        return replace(self, values={**self.values, "seed": seed})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all of it: two orders with the same one are the same order.
+
+        A signature in a URL does not count, since it differs each time it is made; nor does a seed that
+        is drawn.
+        """
+        values = {name: _unsigned(value) for name, value in self._completed.items()}
+        if self.is_random:
+            del values["seed"]
+        return _digest([self.model.lower(), self.version, values, self.conn_id])
+
+    @property
+    def marked(self) -> tuple[str, ...]:
+        """Names of the inputs by which an echo is known again; a server may rewrite a `data:` URL."""
+        return tuple(sorted(name for name, value in self.values.items() if not _holds_data(value)))
+
+    def mark(self, names: Iterable[str]) -> str:
+        """Return a digest of the named inputs, by which a prediction's echo of them is known again."""
+        return _digest({name: _unsigned(self.values.get(name)) for name in names})
+
+    @property
+    def _completed(self) -> dict[str, Any]:
+        """The input with its defaults, which some servers echo and some don't."""
+        if self.model.lower() != DEFAULT_MODEL:
+            return dict(self.values)
+        defaults = {name: known.default for name, known in FIELDS.items() if known.default is not None}
+        return {**defaults, **self.values}
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=repr)
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _unsigned(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unsigned(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
+        return value
+    parts = urlsplit(value)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    if not any(name.lower() in _SIGNATURES for name, _ in query):
+        return value
+    kept = [(name, text) for name, text in query if not _SIGNING.fullmatch(name)]
+    return urlunsplit(parts._replace(query=urlencode(kept)))
+
+
+def _holds_data(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return any(isinstance(item, str) and item[:5].lower() == "data:" for item in items)
+
+
+# --- what is known of it ---------------------------------------------------------------------------
+
+
+class Phase(StrEnum):
+    """How far a submission has come."""
+
+    INTENT = "intent"
+    SUBMITTED = "submitted"
+    SETTLED = "settled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What one task instance has submitted, as JSON in its state store.
+
+    `deadline` is in seconds since the epoch; `intended_at` is ISO 8601; `seed` is the one sent, drawn
+    here if `is_seed_drawn`; `mark` is :class:`Order`'s, of the inputs that are named in `marked`, and
+    `is_exact` if no other input matters; `max_tries` is Airflow's, which grows when a person clears the
+    task and stays when Airflow retries it; `prediction` is a payload without its output; `earlier` are
+    the ids of those that the task had before.
+    """
+
+    phase: Phase
+    fingerprint: str
+    mark: str
+    marked: tuple[str, ...] = ()
+    is_exact: bool = True
+    conn_id: str
+    model: str
+    seed: int | None = None
+    is_seed_drawn: bool = False
+    nonce: str
+    intended_at: str
+    deadline: float
+    max_tries: int | None = None
+    prediction: dict[str, Any] | None = None
+    earlier: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, order: Order, *, deadline: float, max_tries: int | None, before: Record | None) -> Self:
+        """Return the intent to submit an order, `before` being what the task has submitted last.
+
+        After a lone intent whose prediction was not found, its seed and time stay, so that a create
+        which comes through late is still known again.
+        """
+        orphan = before if before is not None and before.phase is Phase.INTENT else None
+        earlier = before.earlier if before is not None else ()
+        if before is not None and orphan is None:
+            earlier = (*earlier, before.known.id)
+        seed = order.values.get("seed") if order.model.lower() == DEFAULT_MODEL else None
+        if order.is_random:
+            is_same = orphan is not None and orphan.fingerprint == order.fingerprint
+            seed = orphan.seed if orphan and is_same and orphan.is_seed_drawn else secrets.randbelow(_SEEDS)
+        sent = order if seed is None else order.with_seed(seed)
+        return cls(
+            phase=Phase.INTENT,
+            fingerprint=order.fingerprint,
+            mark=sent.mark(sent.marked),
+            marked=sent.marked,
+            is_exact=order.is_random or set(sent.marked) == set(sent.values),
+            conn_id=order.conn_id,
+            model=order.model,
+            seed=seed,
+            is_seed_drawn=order.is_random,
+            nonce=secrets.token_hex(8),
+            intended_at=orphan.intended_at if orphan else datetime.now(UTC).isoformat(),
+            deadline=deadline,
+            max_tries=max_tries,
+            earlier=earlier,
+        )
+
+    @classmethod
+    def from_json(cls, data: object) -> Record:
+        """Read a record; members that a later version has added are left alone.
+
+        :raises LedgerError: for what is no record
+        """
+        try:
+            if not isinstance(data, dict):
+                raise TypeError(type(data).__name__)
+            known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+            known["phase"] = Phase(known["phase"])
+            known["marked"] = tuple(known["marked"])
+            known["earlier"] = tuple(known.get("earlier", ()))
+            known["deadline"] = float(known["deadline"])
+            datetime.fromisoformat(known["intended_at"])
+            record = cls(**known)
+            if record.phase is not Phase.INTENT:
+                Prediction.from_json(record.prediction)
+        except (KeyError, TypeError, ValueError, VaceError) as error:
+            raise LedgerError(
+                f"The key {KEY!r} in this task's state store is no record that this version can read"
+                f" ({type(error).__name__}). Nothing was submitted. See at the vendor's whether a prediction"
+                " of this task runs, then delete the key, and run the task again."
+            ) from error
+        return record
+
+    def as_json(self) -> dict[str, Any]:
+        tuples = {"marked": list(self.marked), "earlier": list(self.earlier)}
+        return {**asdict(self), "phase": str(self.phase), **tuples}
+
+    def submitted(self, prediction: Prediction) -> Record:
+        return replace(self, phase=Phase.SUBMITTED, prediction=_kept_of(prediction))
+
+    def settled(self, prediction: Prediction) -> Record:
+        """Return the record of a prediction that has ended; what was saved of it once stays known."""
+        kept = _kept_of(prediction)
+        if not prediction.files and self.known.files:
+            kept["files"] = self.known.files
+        return replace(self, phase=Phase.SETTLED, prediction=kept)
+
+    @property
+    def known(self) -> Prediction:
+        """The prediction as last recorded.
+
+        :raises VaceProtocolError: for an intent, which has none
+        """
+        return Prediction.from_json(self.prediction)
+
+    @property
+    def listed_from(self) -> str:
+        """The ISO 8601 time from which a lost create can be in the back-end's list."""
+        return (datetime.fromisoformat(self.intended_at) - _CLOCK_SKEW).isoformat()
+
+    def is_of(self, prediction: Prediction) -> bool | None:
+        """Whether a listed prediction is the one intended; None if that can't be told any more."""
+        if prediction.id in self.earlier:
+            return False
+        if prediction.model and "/" in prediction.model and prediction.model.lower() != self.model.lower():
+            return False
+        if not prediction.input:
+            return None
+        echo = Order(values=prediction.input, model=self.model, version=None, conn_id=self.conn_id)
+        if echo.mark(self.marked) != self.mark:
+            return False
+        # Without a seed of its own it may as well be a sibling's, made from other files.
+        return True if self.is_exact else None
+
+
+def _kept_of(prediction: Prediction) -> dict[str, Any]:
+    urls = {name: url for name, url in prediction.urls.items() if name in ("get", "cancel", "web")}
+    kept = {**prediction.payload(), "urls": urls, "output": None}
+    return {name: value for name, value in kept.items() if value not in (None, {}, [])}
+
+
+# --- what follows from it --------------------------------------------------------------------------
+
+HOW_TO_ANEW = f"delete the key {KEY!r} in this task's state store and clear the task"
+HOW_TO_GO_ON = (
+    f"To go on with one, use a VacePredictionSensor on its id; to submit anew, {HOW_TO_ANEW}, or set"
+    " on_orphaned_intent='resubmit'."
+)
+
+_ENDED_BADLY = (PredictionStatus.FAILED, PredictionStatus.CANCELED, PredictionStatus.ABORTED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gone:
+    """The back-end was asked for the prediction and does not know it (any more)."""
+
+    error: VaceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What the back-end's list shows of a lone intent; None: this back-end does not list.
+
+    `is_unclear`: something in the list may be it, but can't be told from others.
+    """
+
+    found: tuple[Prediction, ...] | None
+    is_unclear: bool = False
+
+
+Told = Prediction | Gone | Listed | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit:
+    """Submit a new prediction, since `why`; cancel the old one first if there is one that runs."""
+
+    why: str = ""
+    cancel: Prediction | None = None
+
+
+@dataclass(frozen=True)
+class LookAt:
+    """Ask the back-end for this prediction, and decide again."""
+
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class LookUp:
+    """Find out in the back-end's list what became of a lone intent, and decide again."""
+
+    intent: Record
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Record this prediction as the one that was intended, cancel the `others`, and decide again."""
+
+    intent: Record
+    prediction: Prediction
+    others: tuple[Prediction, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reattach:
+    """Go on with this prediction, which runs."""
+
+    record: Record
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Return:
+    """This prediction has succeeded already: its result is the task's."""
+
+    record: Record
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Neither submit nor wait: a person must look."""
+
+    error: VaceError
+
+
+Decision = Submit | LookAt | LookUp | Adopt | Reattach | Return | Refuse
+
+
+def decide(  # noqa: PLR0913 - all that a decision about money depends on
+    record: Record | None,
+    fingerprint: str,
+    told: Told,
+    *,
+    now: float,
+    is_cleared: bool = False,
+    reuse: bool = True,
+    on_orphaned_intent: OnOrphanedIntent = "fail",
+) -> Decision:
+    """Say what an attempt does about what an earlier one has left.
+
+    :param record: what the state store holds; None if that is nothing (not: if it could not be read)
+    :param fingerprint: the :class:`Order`'s of this attempt
+    :param told: what the back-end has said since; None if it was not asked yet
+    :param now: seconds since the epoch
+    :param is_cleared: a person has cleared the task since the record was made
+    :param reuse: whether a success is returned to a task that was cleared
+    :param on_orphaned_intent: what to do about a lone intent that can't be looked up
+    """
+    if record is None:
+        return Submit()
+    if record.phase is Phase.INTENT:
+        return _about_intent(record, told, on_orphaned_intent)
+    known = record.known
+    if record.phase is Phase.SETTLED and known.status is not PredictionStatus.SUCCEEDED:
+        return Submit(why=_ended_badly(known))
+    if fingerprint != record.fingerprint:
+        is_over = record.phase is Phase.SETTLED
+        return Submit(
+            why=f"Prediction {known.id} of an earlier attempt was made from another input, model, version or"
+            f" connection. {known.bill if is_over else 'It is canceled, if it still runs.'}",
+            cancel=None if is_over else known,
+        )
+    if told is None:
+        return LookAt(known)
+    if isinstance(told, Gone):
+        return _about_gone(record, known, told, now)
+    if not isinstance(told, Prediction):
+        raise TypeError(f"a prediction that is {record.phase} is looked at, not listed")
+    if told.status is PredictionStatus.SUCCEEDED:
+        return _about_success(record, told, is_wanted=reuse or not is_cleared)
+    return Submit(why=_ended_badly(told)) if told.status.is_final else Reattach(record, told)
+
+
+def _about_success(record: Record, told: Prediction, *, is_wanted: bool) -> Decision:
+    files = record.known.files
+    if not is_wanted:
+        return Submit(why=f"Prediction {told.id} has succeeded, but reuse=False asks for a new one.")
+    if told.has_expired and not files:
+        return Submit(why=_expired(told))
+    return Return(record, replace(told, files=files))
+
+
+def _about_intent(record: Record, told: Told, on_orphaned_intent: OnOrphanedIntent) -> Decision:
+    if not isinstance(told, Listed):
+        return LookUp(record)
+    if told.found:
+        best = min(told.found, key=lambda found: found.status in _ENDED_BADLY)
+        # A drawn seed is this task's alone; with one that the author chose, others may be other tasks'.
+        others = [p for p in told.found if p is not best and record.is_seed_drawn and not p.status.is_final]
+        return Adopt(record, best, tuple(others))
+    if told.found is not None and not told.is_unclear:
+        return Submit(
+            why=f"A create that was begun at {record.intended_at} never arrived: the back-end lists no such"
+            " prediction, so nothing was paid for it."
+        )
+    reason = (
+        "this back-end does not list its predictions"
+        if told.found is None
+        else "the back-end's list shows some that can't be told from it"
+    )
+    lost = f"A create was begun at {record.intended_at}, its answer was lost, and {reason}"
+    if on_orphaned_intent == "resubmit":
+        return Submit(
+            why=f"{lost}: it may be running, and be billed. Submitting again, as on_orphaned_intent says."
+        )
+    return Refuse(
+        SubmissionUnknown(
+            f"{lost}: a prediction may be running, and be billed, whose id nobody knows. Look into the"
+            f" vendor's list of predictions. {HOW_TO_GO_ON}"
+        )
+    )
+
+
+def _about_gone(record: Record, known: Prediction, gone: Gone, now: float) -> Decision:
+    if known.files:
+        return Return(record, replace(known, data_removed=True))
+    if record.phase is Phase.SETTLED or now > record.deadline + RETENTION_SECONDS:
+        return Submit(why=_expired(known))
+    return Refuse(gone.error)
+
+
+def _ended_badly(prediction: Prediction) -> str:
+    verb = "has failed" if prediction.status is PredictionStatus.FAILED else f"was {prediction.status}"
+    said = f": {prediction.error}" if prediction.error else ""
+    return f"Prediction {prediction.id} of an earlier attempt {verb}{said}. {prediction.bill}"
+
+
+def _expired(prediction: Prediction) -> str:
+    return (
+        f"Prediction {prediction.id} has ended and its files have been deleted since, with nothing saved by"
+        " this task. It is billed all the same."
+    )
+
+
+# --- where it is kept ------------------------------------------------------------------------------
+
+
+class Store(Protocol):
+    """As much of Airflow's `task_state_store` as is used here."""
+
+    def get(self, key: str) -> Any: ...
+
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None: ...
+
+    def delete(self, key: str) -> None: ...
+
+
+class Ledger:
+    """The record of one task instance, in the state store that outlives its attempts."""
+
+    is_durable = True
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self) -> Record | None:
+        """Return what an earlier attempt has left, None if that is nothing.
+
+        :raises LedgerError: if it could not be read, which is not nothing
+        """
+        try:
+            data = self._store.get(KEY)
+        except Exception as error:  # Airflow's API server, or a custom state back-end: a stranger
+            raise LedgerError(
+                f"What this task has submitted before could not be read ({type(error).__name__}: {error})."
+                " Nothing was submitted: that might pay twice."
+            ) from error
+        return None if data is None else Record.from_json(data)
+
+    def intend(self, record: Record) -> None:
+        """Write an intent, and make sure that it is there.
+
+        :raises LedgerError: if it is not; nothing may be submitted then
+        """
+        self.write(record)
+        written = self.read()
+        if written is None or written.nonce != record.nonce:
+            raise LedgerError(
+                "The intent to submit is not in this task's state store after it was written there: another"
+                " attempt of this task runs, or the store loses what it is given. Nothing was submitted."
+            )
+
+    def write(self, record: Record) -> None:
+        """Write a record that never expires; it goes with its DAG run.
+
+        :raises LedgerError: if it could not be written
+        """
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+        try:
+            self._store.set(KEY, record.as_json(), retention=NEVER_EXPIRE)
+        except Exception as error:  # as above
+            raise LedgerError(
+                f"The state of this task's prediction could not be recorded ({type(error).__name__}: {error})"
+            ) from error
+
+    def withdraw(self) -> None:
+        """Forget an intent whose create was certainly not accepted.
+
+        :raises LedgerError: if it could not be deleted
+        """
+        try:
+            self._store.delete(KEY)
+        except Exception as error:  # as above
+            raise LedgerError(
+                f"An intent could not be withdrawn ({type(error).__name__}: {error})"
+            ) from error
+
+
+class AttemptLedger(Ledger):
+    """The record of one attempt, in its XCom: all there is below Airflow 3.3, or without `durable`.
+
+    Airflow deletes it when the next attempt begins, so it only serves to go on after a deferral.
+    """
+
+    is_durable = False
+
+    def __init__(self, ti: Any) -> None:
+        self._ti = ti
+
+    def read(self) -> Record | None:
+        if self._ti is None:
+            return None
+        ti = self._ti
+        data = ti.xcom_pull(task_ids=ti.task_id, key=KEY, map_indexes=ti.map_index)
+        return None if data is None else Record.from_json(data)
+
+    def intend(self, record: Record) -> None:
+        """Nobody would read it."""
+
+    def write(self, record: Record) -> None:
+        if self._ti is None:
+            return
+        try:
+            self._ti.xcom_push(KEY, record.as_json())
+        except Exception as error:  # Airflow's own trouble, of any kind
+            raise LedgerError(f"The prediction could not be noted in XCom: {error}") from error
+
+    def withdraw(self) -> None:
+        """There was none."""
