@@ -1,0 +1,292 @@
+"""A whole Airflow in parts, each of which can be killed and started again; on PostgreSQL and loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import psutil
+import requests
+
+from airflow_vace import demo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+def until(condition: Callable[[], Any], seconds: float = 180, *, every: float = 0.5) -> Any:
+    """Ask again and again until the answer is true, and return it."""
+    end = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < end, f"not so after {seconds:g} s"
+        time.sleep(every)
+    return answer
+
+
+class Postgres:
+    """A database server of our own: no durability, no password, loopback."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="vace-postgres-", dir="/tmp"))
+        self.port = demo._free_port()
+        self.user: list[str] = []
+        if os.getuid() == 0:  # it refuses to run as root
+            owner = pwd.getpwnam("postgres")
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+            self.user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg2://airflow@127.0.0.1:{self.port}/postgres"
+
+    def __enter__(self) -> Self:
+        binaries, data = POSTGRES[-1].parent, self.folder / "data"
+        init = [str(binaries / "initdb"), "-D", str(data), "-U", "airflow", "-A", "trust", "--no-sync"]
+        subprocess.run([*self.user, *init], check=True, capture_output=True, cwd="/")
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(self.folder),
+            "fsync": "off",
+            "full_page_writes": "off",
+            "synchronous_commit": "off",
+            "max_connections": "300",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        log = (self.folder.parent / f"{self.folder.name}.log").open("wb")
+        self.process = subprocess.Popen(
+            [*self.user, str(binaries / "postgres"), "-D", str(data), *options],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+        )
+        until(self._answers, 30, every=0.1)
+        return self
+
+    def _answers(self) -> bool:
+        command = [str(POSTGRES[-1].parent / "pg_isready"), "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGINT)  # fast shutdown
+        self.process.wait(30)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Airflow:
+    """The parts of Airflow as processes of their own, and its REST API, asked as a person would.
+
+    :param dags: text of DAG files, by name
+    :param execution_api: where workers shall ask Airflow, given the API server's address
+    """
+
+    def __init__(
+        self,
+        database: str,
+        dags: dict[str, str],
+        connections: dict[str, str],
+        execution_api: Callable[[str], str] = lambda address: address,
+        **settings: str,
+    ) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="vace-airflow-"))
+        folder = self.home / "dags"
+        folder.mkdir()
+        for name, text in dags.items():
+            (folder / f"{name}.py").write_text(text)
+        port = demo._free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        self.environment = demo._environment(self.home) | {
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "20",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "12",
+            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "64",
+            "AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG": "64",
+            "AIRFLOW__API__PORT": str(port),
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-this-test-that-is-long-enough-for-a-signature" * 2,
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": execution_api(self.address) + "/execution/",
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(demo._free_port()),
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+            **{f"AIRFLOW_CONN_{name.upper()}": text for name, text in connections.items()},
+            **settings,
+        }
+        self.parts: dict[str, subprocess.Popen[bytes]] = {}
+        demo._run_airflow(["db", "migrate"], self.environment, self.home / "migrate.log")
+
+    def start(self, *names: str) -> None:
+        """Start parts: `api-server`, `scheduler`, `dag-processor`, `triggerer`, `triggerer-2`, ..."""
+        for name in names:
+            environment = dict(self.environment)
+            if name.startswith("triggerer"):
+                environment["AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT"] = str(demo._free_port())
+            with (self.home / f"{name}.log").open("ab") as log:
+                self.parts[name] = subprocess.Popen(
+                    [sys.executable, "-m", "airflow", name.rstrip("-0123456789")],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+
+    def kill(self, *names: str) -> None:
+        """Kill parts with all their processes, at once and without a word."""
+        for name in names:
+            process = self.parts.pop(name)
+            kill_tree(process.pid)
+            process.wait()
+
+    def pause(self, name: str) -> None:
+        """Stop a part's processes as a machine that hangs would."""
+        for process in tree(self.parts[name].pid):
+            process.suspend()
+
+    def go_on(self, name: str) -> None:
+        for process in tree(self.parts[name].pid):
+            process.resume()
+
+    def __enter__(self) -> Self:
+        self.start("api-server", "scheduler", "dag-processor", "triggerer")
+        self.wait_until_healthy()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill(*self.parts)
+        kept = os.environ.get("VACE_KEEP_LOGS")
+        if kept:
+            shutil.copytree(self.home, f"{kept}/{self.home.name}", dirs_exist_ok=True)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def wait_until_healthy(self) -> None:
+        def is_healthy() -> bool:
+            with contextlib.suppress(requests.RequestException, ValueError):
+                answer = requests.get(f"{self.address}/api/v2/monitor/health", timeout=5).json()
+                names = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+                return all(answer[name]["status"] == "healthy" for name in names)
+            return False
+
+        until(is_healthy, 240)
+        token = requests.get(f"{self.address}/auth/token", timeout=30).json()["access_token"]
+        self.headers = {"Authorization": f"Bearer {token}"}
+
+    def task_processes(self) -> list[psutil.Process]:
+        """Return the processes in which tasks run at this moment."""
+        workers = [p for p in tree(self.parts["scheduler"].pid) if "LocalExecutor: " in _title(p)]
+        return [child for worker in workers for child in worker.children()]
+
+    # --- REST --------------------------------------------------------------------------------------
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        url = f"{self.address}/api/v2{path}"
+        answer = requests.request(method, url, json=body, headers=self.headers, timeout=60)
+        assert answer.ok, answer.text
+        return answer.json() if answer.content else None
+
+    def wait_for_dags(self, *dag_ids: str) -> None:
+        def are_there() -> bool:
+            found = {dag["dag_id"] for dag in self.ask("GET", "/dags?limit=100")["dags"]}
+            return set(dag_ids) <= found
+
+        until(are_there, 120)
+
+    def trigger(self, dag_id: str, run_id: str, **conf: Any) -> str:
+        body = {"logical_date": None, "dag_run_id": run_id, "conf": conf}
+        self.ask("POST", f"/dags/{dag_id}/dagRuns", body)
+        return run_id
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=1000"
+        found: list[dict[str, Any]] = self.ask("GET", path)["task_instances"]
+        return found
+
+    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        return {ti["task_id"]: ti["state"] for ti in self.tasks(dag_id, run_id)}
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        return str(self.ask("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        self.ask("PATCH", path, {"new_state": state})
+
+    def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
+        body = {"dry_run": False, "dag_run_id": run_id, "task_ids": list(task_ids), "only_failed": False}
+        self.ask("POST", f"/dags/{dag_id}/clearTaskInstances", body)
+
+    def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
+        self.ask("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", {"state": state})
+
+    def command(self, *arguments: str) -> None:
+        """Run `airflow` as a person would in a terminal."""
+        command = [sys.executable, "-m", "airflow", *arguments]
+        subprocess.run(command, env=self.environment, check=True, capture_output=True)
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        url = f"{self.address}/api/v2{path}"
+        answer = requests.get(url, headers=self.headers, timeout=60)
+        return answer.json()["value"] if answer.ok else None
+
+    def log(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> str:
+        """Return an attempt's log as a person reads it."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
+        content = self.ask("GET", path)["content"]
+        return "\n".join(line["event"] for line in content if isinstance(line, dict))
+
+
+def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    widths = [max(len(str(row[n])) for row in [head, *rows]) for n in range(len(head))]
+    lines = (
+        "  ".join(f"{cell!s:<{width}}" for cell, width in zip(r, widths, strict=True)) for r in [head, *rows]
+    )
+    return "\n".join(["", *lines])
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    """Return a process and all below it."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def kill_tree(pid: int) -> None:
+    found = tree(pid)
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()  # so that nobody starts another meanwhile
+    for process in [*found, *tree(pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """Run a database server and yield its URL."""
+    with Postgres() as server:
+        yield server.url

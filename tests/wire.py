@@ -1,0 +1,134 @@
+"""A proxy between two parties, at which a test watches what goes by, and kills whoever sent it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+import psutil
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LEFT_OUT = {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "content-encoding"}
+
+
+@dataclass(frozen=True)
+class Passing:
+    """A request on its way, and its answer once there is one; `port` is the sender's."""
+
+    method: str
+    path: str
+    body: Any
+    port: int
+    answer: Any = None
+
+    @property
+    def sender(self) -> int | None:
+        """The process that sent it."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                for connection in process.net_connections("tcp"):
+                    if connection.laddr[1:] == (self.port,) and connection.raddr:
+                        return int(process.pid)
+        return None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+class Wire:
+    """A reverse proxy; a watcher that returns True breaks the connection off there.
+
+    :param target: where requests go
+    :param before: sees each request before it is handed on
+    :param after: sees each answer before it is handed back
+    """
+
+    def __init__(
+        self,
+        target: str,
+        before: Callable[[Passing], bool] = lambda _: False,
+        after: Callable[[Passing], bool] = lambda _: False,
+    ) -> None:
+        self.target = target
+        self.before, self.after = before, after
+        self.errors: list[BaseException] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
+        self._thread.start()
+        assert ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join(10)
+        assert self.errors == []
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
+        app = web.Application(client_max_size=2**28)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
+        async with aiohttp.ClientSession(
+            auto_decompress=True,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=120),
+        ) as self._session:
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            self.port = runner.addresses[0][1]
+            ready.set()
+            await self._closing.wait()
+            await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        peer = request.transport.get_extra_info("peername") if request.transport else ("", 0)
+        passing = Passing(request.method, request.path, _json(body), peer[1])
+        if await self._watched(self.before, passing):
+            return _broken_off(request)
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _LEFT_OUT}
+        url = self.target + request.path_qs
+        try:
+            async with self._session.request(
+                request.method, url, headers=headers, data=body, allow_redirects=False
+            ) as answer:
+                content = await answer.read()
+        except aiohttp.ClientError:
+            return _broken_off(request)
+        passing = Passing(request.method, request.path, _json(body), peer[1], _json(content))
+        if await self._watched(self.after, passing):
+            return _broken_off(request)
+        kept = {name: value for name, value in answer.headers.items() if name.lower() not in _LEFT_OUT}
+        return web.Response(status=answer.status, headers=kept, body=content)
+
+    async def _watched(self, watcher: Callable[[Passing], bool], passing: Passing) -> bool:
+        try:
+            return await asyncio.to_thread(watcher, passing)
+        except Exception as error:  # noqa: BLE001 - told at the end, where the test can fail by it
+            self.errors.append(error)
+            return False
+
+
+def _broken_off(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)
