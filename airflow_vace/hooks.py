@@ -41,6 +41,7 @@ from airflow_vace.api import (
 )
 from airflow_vace.connection import Settings
 from airflow_vace.exceptions import (
+    VaceAPIError,
     VaceError,
     VaceProtocolError,
     VaceTransportError,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 _LARGEST_ANSWER = 128 * 1024 * 1024
 _MOST_PAGES = 200
 _MOST_REDIRECTS = 6
+# What servers say to a cancel of what has ended already, or if they know no cancel.
+_UNCANCELABLE = (400, 404, 405, 409, 410, 422)
 _PROBE_ID = "airflow-connection-test"
 
 
@@ -162,6 +165,10 @@ class VaceHook(HttpHook):
             return read_prediction(api, request, self._send(request))
         except VaceProtocolError:  # accepted, in a server's own words
             return self.get_prediction(prediction)
+        except VaceAPIError as refusal:
+            if refusal.status_code not in _UNCANCELABLE:
+                raise
+            return _ended_or(refusal, self.get_prediction(prediction))
 
     async def acancel_prediction(self, prediction: object) -> Prediction:
         """Await :meth:`cancel_prediction`."""
@@ -171,6 +178,10 @@ class VaceHook(HttpHook):
             return read_prediction(api, request, await self._asend(request))
         except VaceProtocolError:  # accepted, in a server's own words
             return await self.aget_prediction(prediction)
+        except VaceAPIError as refusal:
+            if refusal.status_code not in _UNCANCELABLE:
+                raise
+            return _ended_or(refusal, await self.aget_prediction(prediction))
 
     def list_predictions(self, created_after: str | None = None) -> Iterator[Prediction]:
         """Yield the account's predictions, newest first, page by page, where the back-end lists.
@@ -565,6 +576,13 @@ def _innermost(error: BaseException) -> str:
             break
         inner = reason
     return excerpt(f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__, 300)
+
+
+def _ended_or(refusal: VaceAPIError, prediction: Prediction) -> Prediction:
+    """Return a prediction that needs no cancel any more."""
+    if prediction.status.is_final:
+        return prediction
+    raise refusal
 
 
 def _endless_list() -> VaceProtocolError:

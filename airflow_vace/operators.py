@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
@@ -268,6 +268,9 @@ class VacePredictionOperator(WaitsForPrediction):
         if not self.cancel_on_timeout:
             raise error
         prediction = self.cancel(error.prediction)
+        if not prediction.status.is_final:
+            with suppress(VaceError):
+                prediction = self._prediction = prediction.updated(self.hook.get_prediction(prediction))
         if prediction.status is PredictionStatus.SUCCEEDED:
             return prediction
         raise PredictionTimeout(

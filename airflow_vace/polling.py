@@ -16,6 +16,7 @@ from airflow_vace.exceptions import (
     VaceInputError,
     VaceProtocolError,
     VaceRateLimited,
+    VaceTransportError,
 )
 from airflow_vace.prediction import Prediction, PredictionStatus
 
@@ -157,6 +158,13 @@ class Wait:
 def is_refusal(error: VaceError) -> bool:
     """Whether looking again can hardly help: the key, its permissions, or no such prediction."""
     return isinstance(error, VaceAuthError) or is_not_found(error)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the same request may well be answered another time: no answer, or a server in trouble."""
+    if isinstance(error, VaceAPIError):
+        return error.status_code >= 500 or error.status_code in (408, 429)
+    return isinstance(error, VaceTransportError)
 
 
 def is_not_found(error: VaceError) -> bool:

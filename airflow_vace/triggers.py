@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_vace.api import read_known, read_reference
 from airflow_vace.exceptions import VaceError, VaceTransportError
 from airflow_vace.hooks import VaceHook
-from airflow_vace.polling import LookAgain, Schedule, Wait, is_refusal
+from airflow_vace.polling import LookAgain, Schedule, Wait, is_passing
 from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class VacePredictionTrigger(BaseTrigger):
                         identifier,
                         error,
                     )
-                    if is_refusal(error) or attempt == _MOST_CANCELS:
+                    if not is_passing(error) or attempt == _MOST_CANCELS:
                         return
                     await asyncio.sleep(schedule.next_delay())
                 else:

@@ -19,15 +19,13 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 
 from airflow_vace.exceptions import (
     LedgerError,
-    VaceAPIError,
     VaceError,
     VaceInputError,
     VaceProtocolError,
-    VaceTransportError,
     excerpt,
 )
 from airflow_vace.links import PredictionOutputLink, PredictionPageLink
-from airflow_vace.polling import Final, GiveUp, LookAgain, Schedule, Wait, is_refusal, read_end
+from airflow_vace.polling import Final, GiveUp, LookAgain, Schedule, Wait, is_passing, is_refusal, read_end
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task_state import is_ended, read_state
 
@@ -237,9 +235,7 @@ class WaitsForPrediction(BaseOperator):
 
 def can_be_looked_at_again(error: Exception) -> bool:
     """Whether an attempt that only looks and saves again, which costs nothing, may end better."""
-    if isinstance(error, VaceAPIError):
-        return error.status_code >= 500 or error.status_code in (408, 429)
-    return isinstance(error, VaceTransportError | LedgerError | OSError)
+    return is_passing(error) or isinstance(error, LedgerError | OSError)
 
 
 @contextmanager

@@ -320,6 +320,35 @@ def test_a_success_in_the_last_moment_is_a_success(slow_emulator: Emulator, *, d
     assert waiting(deferrable=deferrable, timeout=0.3).result()["output"] == output
 
 
+@pytest.mark.parametrize("status", [404, 405, 409, 422, 500])
+def test_a_success_that_refuses_the_cancel_is_a_success(slow_emulator: Emulator, status: int) -> None:
+    done = {"status": "succeeded", "output": "https://example.com/a.mp4"}
+    task = waiting(deferrable=True, timeout=0.3)
+    slow_emulator.faults.add(path="*/cancel", status=status, body={"detail": "it has ended"})
+
+    def end() -> None:
+        time.sleep(0.3)  # the wall clock is what a deadline goes by
+        slow_emulator.faults.add(method="GET", patch={"status": "processing"})
+        slow_emulator.faults.add(method="GET", patch={"status": "processing"})
+        slow_emulator.faults.add(method="GET", times=None, patch=done)
+
+    assert task.result(between=end)["output"] == done["output"]
+
+
+@pytest.mark.parametrize("status", [404, 405, 409, 422])
+def test_a_cancel_that_is_refused_for_what_runs_on_says_what_it_means(
+    slow_emulator: Emulator, capfd: pytest.CaptureFixture[str], status: int
+) -> None:
+    slow_emulator.faults.add(path="*/cancel", times=None, status=status, body={"detail": "no such call"})
+    _, error = failure_of(waiting(timeout=0.3))
+    assert isinstance(error, PredictionTimeout)
+    assert "may still be running" in str(error)
+    assert f"was refused with {status}: no such call" in capfd.readouterr().out
+    assert [r.path for r in slow_emulator.requests if r.path.endswith("/cancel")] == [
+        f"/replicate/v1/predictions/{error.prediction.id}/cancel"
+    ]
+
+
 @MODES
 def test_a_back_end_that_cannot_cancel_is_told_apart(
     slow_emulator: Emulator,

@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 from airflow.sdk import Connection
 
 from airflow_vace.connection import Settings
+from airflow_vace.exceptions import VaceRateLimited, VaceTransportError
 from airflow_vace.inputs import FIELDS
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
@@ -49,6 +51,20 @@ def test_the_hook_of_the_readme_works(fast_emulator: Emulator) -> None:
     names: dict[str, Any] = {}
     exec(block, names)  # noqa: S102 - it is our own README
     assert names["video_of"]("a fox").startswith(fast_emulator.url)
+
+
+def test_the_retry_policy_of_the_readme_waits_out_a_limit_and_leaves_the_rest_to_airflow() -> None:
+    sdk = pytest.importorskip("airflow.sdk.definitions.retry_policy", reason="Airflow 3.3 brings it")
+    (block,) = [block for block in BLOCKS if "ExceptionRetryPolicy" in block]
+    names: dict[str, Any] = {}
+    exec(block, names)  # noqa: S102 - it is our own README
+    task = VacePredictionOperator(task_id="t", input="{}", retries=5, retry_policy=names["patiently"])
+    limited = VaceRateLimited("slow down", status_code=429)
+    assert task.retry_policy is not None
+    decision = task.retry_policy.evaluate(limited, 1, 5)
+    assert (decision.action, decision.retry_delay) == (sdk.RetryAction.RETRY, timedelta(minutes=5))
+    other = task.retry_policy.evaluate(VaceTransportError("no answer", sent=False), 1, 5)
+    assert other.action is sdk.RetryAction.DEFAULT
 
 
 CONNECTIONS = re.findall(r"^export AIRFLOW_CONN_VACE_DEFAULT='(.*)'$", README, re.MULTILINE)
