@@ -5,32 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin
 
-import aiohttp
-import requests
 from airflow.providers.common.compat.connection import (
     get_async_connection,
     get_async_extra_dejson,
 )
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.providers.http.hooks.http import HttpHook
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    MaxRetryError,
-    NewConnectionError,
-    ProxyError,
-    SSLError,
-)
 
 from airflow_vace.api import (
-    Request,
-    Response,
     may_create_again,
     read_error,
     read_failed_create,
@@ -50,12 +37,25 @@ from airflow_vace.exceptions import (
 from airflow_vace.inputs import normalize_input
 from airflow_vace.polling import Final, GiveUp, LookAgain, Wait, next_create
 from airflow_vace.prediction import Prediction, parse_time
+from airflow_vace.transport import (
+    BROKEN,
+    Session,
+    asend,
+    new_async_session,
+    read_whole,
+    send,
+    streamed,
+    transport_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
-# Answers echo the input, data: URLs included, and bring all the logs.
-_LARGEST_ANSWER = 128 * 1024 * 1024
+    import aiohttp
+    import requests
+
+    from airflow_vace.api import Request, Response
+
 _MOST_PAGES = 200
 _MOST_REDIRECTS = 6
 # What servers say to a cancel of what has ended already, or if they know no cancel.
@@ -282,18 +282,16 @@ class VaceHook(HttpHook):
         for _ in range(_MOST_REDIRECTS):
             request = api.file(url)
             try:
-                with self._carry(request) as answer:
+                with streamed(self._session, self._settings, request) as answer:
                     if answer.is_redirect:
                         url = _joined(url, answer.headers["location"])
                         continue
                     if answer.status_code != 200:
-                        body = _read_bounded(answer, request.shown, self._settings.timeout)
-                        response = Response(answer.status_code, answer.headers, body)
-                        raise read_error(api, request, response)
+                        raise read_error(api, request, read_whole(answer, self._settings, request))
                     yield from answer.iter_content(256 * 1024)
                     return
-            except (requests.RequestException, HTTPError) as error:
-                raise _transport_error(request.shown, error, sent=True) from error
+            except BROKEN as error:
+                raise transport_error(request, error, sent=True) from error
         raise VaceTransportError(f"GET {excerpt(url)}: redirected too often", sent=True)
 
     def test_connection(self) -> tuple[bool, str]:
@@ -351,59 +349,11 @@ class VaceHook(HttpHook):
     # --- carrying a request ------------------------------------------------------------------------
 
     def _send(self, request: Request) -> Response:
-        shown = request.shown
-        try:
-            with self._carry(request) as answer:
-                body = _read_bounded(answer, shown, self._settings.timeout)
-                return Response(answer.status_code, answer.headers, body)
-        except (requests.RequestException, HTTPError) as error:
-            raise _transport_error(shown, error, sent=_was_sent(error)) from error
-
-    def _carry(self, request: Request) -> requests.Response:
-        settings = self._settings
-        return self._session.request(
-            request.method,
-            request.url,
-            headers=request.headers,
-            data=request.body,
-            timeout=(settings.connect_timeout, settings.timeout),
-            # Said with each request: what a session says, the environment may override.
-            verify=settings.verify,
-            proxies=settings.proxies or None,
-            cert=settings.cert,
-            allow_redirects=False,
-            stream=True,
-        )
+        return send(self._session, self._settings, request)
 
     async def _asend(self, request: Request) -> Response:
         async with self._asession() as session:
-            return await self._acarry(request, session)
-
-    async def _acarry(self, request: Request, session: aiohttp.ClientSession) -> Response:
-        settings = await self._asettings()
-        shown = request.shown
-        try:
-            async with session.request(
-                request.method,
-                request.url,
-                headers=request.headers,
-                data=request.body,
-                proxy=settings.proxy_for(request.url),
-                allow_redirects=False,
-            ) as answer:
-                body = bytearray()
-                async for chunk in answer.content.iter_chunked(64 * 1024):
-                    body += chunk
-                    _check_size(len(body), shown)
-                return Response(answer.status, answer.headers, bytes(body))
-        except (
-            aiohttp.ClientConnectorError,
-            aiohttp.ConnectionTimeoutError,
-            aiohttp.ClientHttpProxyError,
-        ) as error:
-            raise _transport_error(shown, error, sent=False) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _transport_error(shown, error, sent=True) from error
+            return await asend(session, await self._asettings(), request)
 
     # --- the connection ----------------------------------------------------------------------------
 
@@ -438,8 +388,7 @@ class VaceHook(HttpHook):
         self.base_url = settings.api.base_url
         self._base_url_initialized = True
         self.merged_extra = extra_options or {}
-        session = _Session()
-        session.auth = _without_netrc
+        session = Session()
         session.verify = settings.verify
         session.cert = settings.cert
         session.proxies = dict(settings.proxies)
@@ -464,12 +413,12 @@ class VaceHook(HttpHook):
     @contextlib.asynccontextmanager
     async def _asession(self) -> AsyncIterator[aiohttp.ClientSession]:
         if not self._shares_session:
-            async with await _new_async_session(await self._asettings()) as session:
+            async with await new_async_session(await self._asettings()) as session:
                 yield session
             return
         async with self._opening:
             if self._async_session is None:
-                self._async_session = await _new_async_session(await self._asettings())
+                self._async_session = await new_async_session(await self._asettings())
         yield self._async_session
 
 
@@ -487,95 +436,11 @@ def _named_lookup_errors(conn_id: str) -> Iterator[None]:
         ) from error
 
 
-async def _new_async_session(settings: Settings) -> aiohttp.ClientSession:
-    context = await asyncio.to_thread(settings.ssl_context)
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context),
-        middlewares=(_once,),
-        timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
-    )
-
-
-class _BrokenOff(aiohttp.ClientError):
-    """A connection that broke off before the answer came."""
-
-
-async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Send a request once: aiohttp would repeat a GET that broke off, outside of any schedule."""
-    try:
-        return await handler(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _BrokenOff(error) from error
-
-
-class _Session(requests.Session):
-    """A session that looks at no redirect: not even to prepare it, which fails on a malformed one."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        del resp
-
-
-def _without_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Leave a request as it is: without an auth, requests would put ~/.netrc's in place of the key."""
-    return request
-
-
-def _read_bounded(answer: requests.Response, shown: str, timeout: float) -> bytes:
-    """Read a body that may trickle or never end; the socket's time-out alone bounds neither."""
-    body, until = bytearray(), time.monotonic() + timeout
-    while chunk := answer.raw.read1(64 * 1024, decode_content=True):
-        body += chunk
-        _check_size(len(body), shown)
-        if time.monotonic() > until:
-            raise VaceTransportError(f"{shown}: the answer took over {timeout:g} s", sent=True)
-    return bytes(body)
-
-
-def _check_size(size: int, shown: str) -> None:
-    if size > _LARGEST_ANSWER:
-        limit = _LARGEST_ANSWER // 1024**2
-        raise VaceProtocolError(f"{shown}: the answer is larger than {limit} MiB", is_torn=True)
-
-
-def _was_sent(error: Exception) -> bool:
-    """Whether a server may have seen the request that failed so."""
-    reason: object = error.args[0] if error.args else None
-    if isinstance(reason, MaxRetryError):
-        reason = reason.reason
-    if isinstance(reason, ProxyError):
-        # urllib3 says so of whatever befalls a proxied connection, the loss of an answer included.
-        reason = reason.original_error
-        if type(reason) is OSError:  # http.client's word for a tunnel that the proxy refused
-            return False
-    if isinstance(reason, SSLError):
-        reason = next(iter(reason.args), None)
-    never = NewConnectionError | ConnectTimeoutError | ssl.SSLCertVerificationError
-    return not isinstance(reason, never)
-
-
-def _transport_error(shown: str, error: Exception, *, sent: bool) -> VaceTransportError:
-    seen = "no answer came" if sent else "the server was not reached, nothing was sent"
-    return VaceTransportError(f"{shown}: {seen} ({_innermost(error)})", sent=sent)
-
-
 def _joined(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
         raise VaceProtocolError(f"GET {excerpt(url)}: redirected to nowhere, {excerpt(location)}") from None
-
-
-def _innermost(error: BaseException) -> str:
-    """Return what a chain of wrapped errors is about, in its innermost words."""
-    inner: object = error
-    for _ in range(5):
-        reason = getattr(inner, "reason", None) or next(iter(getattr(inner, "args", ())), None)
-        if not isinstance(reason, BaseException):
-            break
-        inner = reason
-    return excerpt(f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__, 300)
 
 
 def _ended_or(refusal: VaceAPIError, prediction: Prediction) -> Prediction:

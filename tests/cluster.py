@@ -64,7 +64,7 @@ class Postgres:
             "max_connections": "300",
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        log = (self.folder.parent / f"{self.folder.name}.log").open("wb")
+        log = (self.folder / "server.log").open("wb")
         self.process = subprocess.Popen(
             [*self.user, str(binaries / "postgres"), "-D", str(data), *options],
             stdout=log,
@@ -163,8 +163,12 @@ class Airflow:
             process.resume()
 
     def __enter__(self) -> Self:
-        self.start("api-server", "scheduler", "dag-processor", "triggerer")
-        self.wait_until_healthy()
+        try:
+            self.start("api-server", "scheduler", "dag-processor", "triggerer")
+            self.wait_until_healthy()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

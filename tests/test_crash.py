@@ -64,7 +64,7 @@ for shape in ("deferred", "waiting", "sensed"):
 
 with DAG("many", schedule=None, params={"prompts": []}) as many:
 
-    @many.task
+    @many.task(retries=9, retry_delay=timedelta(seconds=1))
     def prompts(params=None):
         return [{"prompt": text} for text in params["prompts"]]
 
@@ -214,7 +214,7 @@ def watch() -> Watch:
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
-    with Emulator(time_scale=0.4) as running:
+    with Emulator(time_scale=0.2) as running:
         yield running
 
 

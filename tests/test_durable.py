@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -718,27 +719,28 @@ def test_a_prediction_that_nobody_knows_while_it_should_run_is_a_persons_matter(
 
 @pytest.mark.parametrize(
     ("store", "durable", "why"),
-    [(None, True, "Airflow below 3.3"), (Store(), False, "durable=False")],
+    [(None, True, "Airflow below 3.3"), ("store", False, "durable=False")],
     ids=["below 3.3", "not durable"],
 )
 @MODES
 def test_without_state_it_says_once_that_a_retry_may_pay_again(
     server: Emulator,
     capfd: pytest.CaptureFixture[str],
-    store: Store | None,
+    store: str | None,
     why: str,
     *,
     durable: bool,
     deferrable: bool,
 ) -> None:
-    run = waiting(durable=durable, deferrable=deferrable)
-    run.context = {"ti": run.ti, **({"task_state_store": store} if store else {})}
+    kept = Store() if store else None
+    arguments = {"task_id": "t", "input": {"prompt": "a fox"}, "wait_for_completion": True}
+    run = Run(partial(VacePredictionOperator, durable=durable, deferrable=deferrable, **arguments), kept)
     server.faults.add(method="GET", skip=1, times=None, patch=DONE)
     assert run.result()["status"] == "succeeded"
     out = capfd.readouterr().out
     assert out.count("a retry of this task, or a clear, may pay again") == 1
     assert why in out
-    assert store is None or store.rows == {}
+    assert kept is None or kept.rows == {}
     run.retried().result()
     assert billed(server) == 2
 

@@ -319,7 +319,7 @@ def test_one_look_is_one_request_and_its_failure_has_a_name(
 def test_an_answer_that_is_too_large_is_cut_off(
     call: Call, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.hooks._LARGEST_ANSWER", 1024**2)
+    monkeypatch.setattr("airflow_vace.transport._LARGEST_ANSWER", 1024**2)
     emulator.faults.add(status=200, body="x" * (2 * 1024**2))
     with pytest.raises(VaceProtocolError, match="larger than 1 MiB"):
         call("get", "abc")

@@ -47,7 +47,18 @@ def test_the_rooms_above_the_line_know_neither_airflow_nor_io() -> None:
 
 # From the bottom up; a room imports only from rooms before it.
 ROOMS = (
-    *("exceptions", "inputs", "prediction", "api", "polling", "connection", "hooks", "ledger", "media"),
+    *(
+        "exceptions",
+        "inputs",
+        "prediction",
+        "api",
+        "polling",
+        "connection",
+        "transport",
+        "hooks",
+        "ledger",
+        "media",
+    ),
     *("task_state", "triggers", "links", "waiting", "submission", "operators", "sensors"),
 )
 

@@ -1,0 +1,182 @@
+"""Carrying a described request: over requests or aiohttp, once, in bounded time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+import aiohttp
+import requests
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    MaxRetryError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
+
+from airflow_vace.api import Request, Response
+from airflow_vace.exceptions import VaceProtocolError, VaceTransportError, excerpt
+
+if TYPE_CHECKING:
+    from airflow_vace.connection import Settings
+
+# Answers echo the input, data: URLs included, and bring all the logs.
+_LARGEST_ANSWER = 128 * 1024 * 1024
+_CHUNK = 64 * 1024
+
+# Whatever ends a request of requests without an answer; urllib3's own come from its raw streams.
+BROKEN = (requests.RequestException, HTTPError)
+
+
+def send(session: requests.Session, settings: Settings, request: Request) -> Response:
+    """Send a request and read its answer, whatever its status.
+
+    :raises VaceTransportError: if no whole answer came; it says whether the request was sent
+    :raises VaceProtocolError: if the answer is too large
+    """
+    try:
+        with streamed(session, settings, request) as answer:
+            return read_whole(answer, settings, request)
+    except BROKEN as error:
+        raise transport_error(request, error, sent=_was_sent(error)) from error
+
+
+async def asend(session: aiohttp.ClientSession, settings: Settings, request: Request) -> Response:
+    """Await :func:`send`."""
+    try:
+        async with session.request(
+            request.method,
+            request.url,
+            headers=request.headers,
+            data=request.body,
+            proxy=settings.proxy_for(request.url),
+            allow_redirects=False,
+        ) as answer:
+            body = bytearray()
+            async for chunk in answer.content.iter_chunked(_CHUNK):
+                body += chunk
+                _check_size(len(body), request)
+            return Response(answer.status, answer.headers, bytes(body))
+    except (
+        aiohttp.ClientConnectorError,
+        aiohttp.ConnectionTimeoutError,
+        aiohttp.ClientHttpProxyError,
+    ) as error:
+        raise transport_error(request, error, sent=False) from error
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise transport_error(request, error, sent=True) from error
+
+
+def streamed(session: requests.Session, settings: Settings, request: Request) -> requests.Response:
+    """Send a request and return its answer with the body still to come.
+
+    :raises Exception: one of :data:`BROKEN`
+    """
+    return session.request(
+        request.method,
+        request.url,
+        headers=request.headers,
+        data=request.body,
+        timeout=(settings.connect_timeout, settings.timeout),
+        # Said with each request: what a session says, the environment may override.
+        verify=settings.verify,
+        proxies=settings.proxies or None,
+        cert=settings.cert,
+        allow_redirects=False,
+        stream=True,
+    )
+
+
+def read_whole(answer: requests.Response, settings: Settings, request: Request) -> Response:
+    """Read a body that may trickle or never end; the socket's time-out alone bounds neither."""
+    body, until = bytearray(), time.monotonic() + settings.timeout
+    while chunk := answer.raw.read1(_CHUNK, decode_content=True):
+        body += chunk
+        _check_size(len(body), request)
+        if time.monotonic() > until:
+            late = f"{request.shown}: the answer took over {settings.timeout:g} s"
+            raise VaceTransportError(late, sent=True)
+    return Response(answer.status_code, answer.headers, bytes(body))
+
+
+class Session(requests.Session):
+    """A session that does not even prepare a redirect, which fails if malformed, and reads no ~/.netrc."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auth = _as_it_is
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        del resp
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Leave a request alone: without an auth, requests would put ~/.netrc's in place of the key."""
+    return request
+
+
+async def new_async_session(settings: Settings) -> aiohttp.ClientSession:
+    """Return a session as the connection says; who takes it closes it."""
+    context = await asyncio.to_thread(settings.ssl_context)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=context),
+        middlewares=(_once,),
+        timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
+    )
+
+
+class _BrokenOff(aiohttp.ClientError):
+    """A connection that broke off before the answer came."""
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send a request once: aiohttp would repeat a GET that broke off, outside of any schedule."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _BrokenOff(error) from error
+
+
+def transport_error(request: Request, error: Exception, *, sent: bool) -> VaceTransportError:
+    """Return the error of ours for a stranger's that ended a request."""
+    seen = "no answer came" if sent else "the server was not reached, nothing was sent"
+    return VaceTransportError(f"{request.shown}: {seen} ({_innermost(error)})", sent=sent)
+
+
+def _check_size(size: int, request: Request) -> None:
+    if size > _LARGEST_ANSWER:
+        limit = _LARGEST_ANSWER // 1024**2
+        raise VaceProtocolError(f"{request.shown}: the answer is larger than {limit} MiB", is_torn=True)
+
+
+def _was_sent(error: Exception) -> bool:
+    """Whether a server may have seen the request that failed so."""
+    reason: object = error.args[0] if error.args else None
+    if isinstance(reason, MaxRetryError):
+        reason = reason.reason
+    if isinstance(reason, ProxyError):
+        # urllib3 says so of whatever befalls a proxied connection, the loss of an answer included.
+        reason = reason.original_error
+        if type(reason) is OSError:  # http.client's word for a tunnel that the proxy refused
+            return False
+    if isinstance(reason, SSLError):
+        reason = next(iter(reason.args), None)
+    never = NewConnectionError | ConnectTimeoutError | ssl.SSLCertVerificationError
+    return not isinstance(reason, never)
+
+
+def _innermost(error: BaseException) -> str:
+    """Return what a chain of wrapped errors is about, in its innermost words."""
+    inner: object = error
+    for _ in range(5):
+        reason = getattr(inner, "reason", None) or next(iter(getattr(inner, "args", ())), None)
+        if not isinstance(reason, BaseException):
+            break
+        inner = reason
+    return excerpt(f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__, 300)
