@@ -733,7 +733,7 @@ def test_without_state_it_says_once_that_a_retry_may_pay_again(
     deferrable: bool,
 ) -> None:
     kept = Store() if store else None
-    arguments = {"task_id": "t", "input": {"prompt": "a fox"}, "wait_for_completion": True}
+    arguments: dict[str, Any] = {"task_id": "t", "input": {"prompt": "a fox"}, "wait_for_completion": True}
     run = Run(partial(VacePredictionOperator, durable=durable, deferrable=deferrable, **arguments), kept)
     server.faults.add(method="GET", skip=1, times=None, patch=DONE)
     assert run.result()["status"] == "succeeded"
