@@ -7,7 +7,7 @@ import json
 import os
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 30.0
 _LONGEST_CONNECT = 10.0
+# A back-end may take ten seconds to cancel.
+LONGEST_CANCEL = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,11 @@ class Settings:
             proxies=_proxies(extra.get("proxies")),
             cert=_cert(extra.get("cert")),
         )
+
+    @property
+    def in_a_hurry(self) -> Settings:
+        """The same for a request that nobody can wait for."""
+        return replace(self, timeout=min(self.timeout, LONGEST_CANCEL))
 
     @property
     def connect_timeout(self) -> float:

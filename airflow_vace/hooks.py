@@ -35,7 +35,7 @@ from airflow_vace.exceptions import (
     excerpt,
 )
 from airflow_vace.inputs import normalize_input
-from airflow_vace.polling import Final, GiveUp, LookAgain, Wait, next_create
+from airflow_vace.polling import Final, GiveUp, LookAgain, Schedule, Wait, is_passing, next_create
 from airflow_vace.prediction import Prediction, parse_time
 from airflow_vace.transport import (
     BROKEN,
@@ -60,6 +60,9 @@ _MOST_PAGES = 200
 _MOST_REDIRECTS = 6
 # What servers say to a cancel of what has ended already, or if they know no cancel.
 _UNCANCELABLE = (400, 404, 405, 409, 410, 422)
+_MOST_CANCELS = 3
+# The connection itself may be there no more.
+_CANNOT_CANCEL = (VaceError, AirflowNotFoundException)
 _PROBE_ID = "airflow-connection-test"
 
 
@@ -68,6 +71,9 @@ class VaceHook(HttpHook):
 
     The connection is looked up with the first call and kept. The asynchronous calls share one session
     inside `async with VaceHook(...) as hook:`; outside of it each opens and closes its own.
+
+    `is_create_open` tells whoever breaks :meth:`create_prediction` off whether a request of it is without
+    an answer; between two tries of it none is.
 
     :param vace_conn_id: connection of type `vace`
     """
@@ -80,6 +86,7 @@ class VaceHook(HttpHook):
     def __init__(self, vace_conn_id: str = default_conn_name) -> None:
         super().__init__(method="GET", http_conn_id=vace_conn_id)
         self.vace_conn_id = vace_conn_id
+        self.is_create_open = False
         self._known_settings: Settings | None = None
         self._shares_session = False
         self._async_session: aiohttp.ClientSession | None = None
@@ -110,10 +117,15 @@ class VaceHook(HttpHook):
         started, attempt = time.monotonic(), 0
         while True:
             attempt += 1
+            self.is_create_open = True
             try:
-                return read_prediction(api, request, self._send(request))
+                prediction = read_prediction(api, request, self._send(request))
             except VaceError as error:
+                self.is_create_open = False
                 delay = self._create_again_in(error, attempt, time.monotonic() - started)
+            else:
+                self.is_create_open = False
+                return prediction
             time.sleep(delay)
 
     async def acreate_prediction(
@@ -182,6 +194,33 @@ class VaceHook(HttpHook):
             if refusal.status_code not in _UNCANCELABLE:
                 raise
             return _ended_or(refusal, await self.aget_prediction(prediction))
+
+    def stop_prediction(self, prediction: Prediction) -> Prediction | None:
+        """Cancel a prediction, again if that fails, and log what it means for the bill.
+
+        :return: what the server says of it, None if it could not be told to stop
+        """
+        schedule = Schedule()
+        for attempt in range(1, _MOST_CANCELS + 1):
+            try:
+                return self._told_stopped(prediction.updated(self.cancel_prediction(prediction)))
+            except _CANNOT_CANCEL as error:
+                if not self._tell_unstopped(prediction, error, attempt):
+                    break
+            time.sleep(schedule.next_delay())
+        return None
+
+    async def astop_prediction(self, prediction: Prediction) -> Prediction | None:
+        """Await :meth:`stop_prediction`."""
+        schedule = Schedule()
+        for attempt in range(1, _MOST_CANCELS + 1):
+            try:
+                return self._told_stopped(prediction.updated(await self.acancel_prediction(prediction)))
+            except _CANNOT_CANCEL as error:
+                if not self._tell_unstopped(prediction, error, attempt):
+                    break
+            await asyncio.sleep(schedule.next_delay())
+        return None
 
     def list_predictions(self, created_after: str | None = None) -> Iterator[Prediction]:
         """Yield the account's predictions, newest first, page by page, where the back-end lists.
@@ -346,14 +385,31 @@ class VaceHook(HttpHook):
         self.log.warning("Nothing was accepted; submitting again in %.1f s: %s", delay, error)
         return delay
 
+    def _told_stopped(self, prediction: Prediction) -> Prediction:
+        self.log.info("Prediction %s is %s. %s", prediction.id, prediction.status, prediction.bill)
+        return prediction
+
+    def _tell_unstopped(self, prediction: Prediction, error: Exception, attempt: int) -> bool:
+        """Log that a cancel failed, and return whether it is worth another try."""
+        self.log.warning(
+            "Prediction %s could not be canceled and may run, and be billed, to its end: %s",
+            prediction.id,
+            error,
+        )
+        return is_passing(error) and attempt < _MOST_CANCELS
+
     # --- carrying a request ------------------------------------------------------------------------
 
     def _send(self, request: Request) -> Response:
-        return send(self._session, self._settings, request)
+        settings = self._settings
+        return send(self._session, settings.in_a_hurry if request.verb == "cancel" else settings, request)
 
     async def _asend(self, request: Request) -> Response:
+        settings = await self._asettings()
         async with self._asession() as session:
-            return await asend(session, await self._asettings(), request)
+            return await asend(
+                session, settings.in_a_hurry if request.verb == "cancel" else settings, request
+            )
 
     # --- the connection ----------------------------------------------------------------------------
 

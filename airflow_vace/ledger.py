@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -21,7 +22,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from airflow_vace.exceptions import LedgerError, SubmissionUnknown, VaceError
 from airflow_vace.inputs import DEFAULT_MODEL, FIELDS
-from airflow_vace.prediction import RETENTION_SECONDS, Prediction, PredictionStatus
+from airflow_vace.prediction import RETENTION_SECONDS, Prediction, PredictionStatus, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,14 +34,17 @@ OnOrphanedIntent = Literal["fail", "resubmit"]
 # Seeds are 31 bits wide at the vendor's: https://replicate.com/prunaai/vace-14b/api/schema
 _SEEDS = 2**31
 # How far a worker's clock and the vendor's may differ.
-_CLOCK_SKEW = timedelta(minutes=5)
+_CLOCK_SKEW = timedelta(minutes=15)
 
 # --- what is ordered -------------------------------------------------------------------------------
 
-_SIGNATURES = frozenset({"signature", "sig", "x-amz-signature", "x-goog-signature"})
+# AWS, CloudFront, Google, Azure, Alibaba, Tencent.
+_SIGNATURES = frozenset(
+    {"signature", "sig", "x-amz-signature", "x-goog-signature", "x-oss-signature", "q-signature"}
+)
 _SIGNING = re.compile(
-    r"x-(amz|goog)-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"
-    r"|sig|se|sp|spr|sr|st|sv|sk(oid|tid|t|e|s|v)",
+    r"x-(amz|goog|oss|cos)-.*|q-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"
+    r"|ossaccesskeyid|security-token|sig|se|sp|spr|sr|st|sv|sk(oid|tid|t|e|s|v)",
     re.IGNORECASE,
 )
 
@@ -103,7 +107,10 @@ def _unsigned(value: Any) -> Any:
         return [_unsigned(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
+    if not isinstance(value, str):
+        return value
+    value = value.strip()  # as servers do
+    if not value.lower().startswith(("http://", "https://")):
         return value
     parts = urlsplit(value)
     query = parse_qsl(parts.query, keep_blank_values=True)
@@ -133,11 +140,11 @@ class Phase(StrEnum):
 class Record:
     """What one task instance has submitted, as JSON in its state store.
 
-    `deadline` is in seconds since the epoch; `intended_at` is ISO 8601; `seed` is the one sent, drawn
-    here if `is_seed_drawn`; `mark` is :class:`Order`'s, of the inputs that are named in `marked`, and
-    `is_exact` if no other input matters; `max_tries` is Airflow's, which grows when a person clears the
-    task and stays when Airflow retries it; `prediction` is a payload without its output; `earlier` are
-    the ids of those that the task had before.
+    `deadline` is in seconds since the epoch. `intended_at` is ISO 8601, and so is `lost_since`, if
+    creates before this one were lost. `seed` is the one sent, drawn here if `is_seed_drawn`. `mark` is
+    :class:`Order`'s, of the inputs named in `marked`; `is_exact` says that no other input matters.
+    `max_tries` is Airflow's, which grows when a person clears the task and stays when Airflow retries
+    it. `prediction` is a payload without its output; `earlier` are the ids that the task had before.
     """
 
     phase: Phase
@@ -151,6 +158,7 @@ class Record:
     is_seed_drawn: bool = False
     nonce: str
     intended_at: str
+    lost_since: str | None = None
     deadline: float
     max_tries: int | None = None
     prediction: dict[str, Any] | None = None
@@ -160,7 +168,7 @@ class Record:
     def of(cls, order: Order, *, deadline: float, max_tries: int | None, before: Record | None) -> Self:
         """Return the intent to submit an order, `before` being what the task has submitted last.
 
-        After a lone intent whose prediction was not found, its seed and time stay, so that a create
+        After a lone intent whose prediction was not found, its seed and time are kept, so that a create
         which comes through late is still known again.
         """
         orphan = before if before is not None and before.phase is Phase.INTENT else None
@@ -183,7 +191,8 @@ class Record:
             seed=seed,
             is_seed_drawn=order.is_random,
             nonce=secrets.token_hex(8),
-            intended_at=orphan.intended_at if orphan else datetime.now(UTC).isoformat(),
+            intended_at=datetime.now(UTC).isoformat(),
+            lost_since=(orphan.lost_since or orphan.intended_at) if orphan else None,
             deadline=deadline,
             max_tries=max_tries,
             earlier=earlier,
@@ -204,6 +213,7 @@ class Record:
             known["earlier"] = tuple(known.get("earlier", ()))
             known["deadline"] = float(known["deadline"])
             datetime.fromisoformat(known["intended_at"])
+            datetime.fromisoformat(known.get("lost_since") or known["intended_at"])
             record = cls(**known)
             if record.phase is not Phase.INTENT:
                 Prediction.from_json(record.prediction)
@@ -240,7 +250,8 @@ class Record:
     @property
     def listed_from(self) -> str:
         """The ISO 8601 time from which a lost create can be in the back-end's list."""
-        return (datetime.fromisoformat(self.intended_at) - _CLOCK_SKEW).isoformat()
+        since = datetime.fromisoformat(self.lost_since or self.intended_at)
+        return (since - _CLOCK_SKEW).isoformat()
 
     def is_of(self, prediction: Prediction) -> bool | None:
         """Whether a listed prediction is the one intended; None if that can't be told any more."""
@@ -252,7 +263,8 @@ class Record:
             return None
         echo = Order(values=prediction.input, model=self.model, version=None, conn_id=self.conn_id)
         if echo.mark(self.marked) != self.mark:
-            return False
+            # The seed is this task's, but the server tells another input: better not to guess.
+            return None if self.is_seed_drawn and prediction.input.get("seed") == self.seed else False
         # Without a seed of its own it may as well be a sibling's, made from other files.
         return True if self.is_exact else None
 
@@ -401,7 +413,7 @@ def _about_success(record: Record, told: Prediction, *, is_wanted: bool) -> Deci
     files = record.known.files
     if not is_wanted:
         return Submit(why=f"Prediction {told.id} has succeeded, but reuse=False asks for a new one.")
-    if told.has_expired and not files:
+    if not files and (told.has_expired or record.known.data_removed):
         return Submit(why=_expired(told))
     return Return(record, replace(told, files=files))
 
@@ -410,10 +422,11 @@ def _about_intent(record: Record, told: Told, on_orphaned_intent: OnOrphanedInte
     if not isinstance(told, Listed):
         return LookUp(record)
     if told.found:
-        best = min(told.found, key=lambda found: found.status in _ENDED_BADLY)
+        found = {prediction.id: prediction for prediction in told.found}
+        best = min(found.values(), key=lambda prediction: prediction.status in _ENDED_BADLY)
         # A drawn seed is this task's alone; with one that the author chose, others may be other tasks'.
-        others = [p for p in told.found if p is not best and record.is_seed_drawn and not p.status.is_final]
-        return Adopt(record, best, tuple(others))
+        others = [p for p in found.values() if p.id != best.id and not p.status.is_final]
+        return Adopt(record, best, tuple(others) if record.is_seed_drawn else ())
     if told.found is not None and not told.is_unclear:
         return Submit(
             why=f"A create that was begun at {record.intended_at} never arrived: the back-end lists no such"
@@ -440,8 +453,10 @@ def _about_intent(record: Record, told: Told, on_orphaned_intent: OnOrphanedInte
 def _about_gone(record: Record, known: Prediction, gone: Gone, now: float) -> Decision:
     if known.files:
         return Return(record, replace(known, data_removed=True))
-    if record.phase is Phase.SETTLED or now > record.deadline + RETENTION_SECONDS:
+    ended = parse_time(known.completed_at)
+    if now > (ended.timestamp() if ended else record.deadline) + RETENTION_SECONDS:
         return Submit(why=_expired(known))
+    # The wrong server, or another account's key, would say the same.
     return Refuse(gone.error)
 
 
@@ -493,13 +508,18 @@ class Ledger:
             ) from error
         return None if data is None else Record.from_json(data)
 
-    def intend(self, record: Record) -> None:
-        """Write an intent, and make sure that it is there.
+    def intend(self, record: Record, before: Record | None) -> None:
+        """Write an intent in the place of what was there `before`, and make sure that it is there.
 
         :raises LedgerError: if it is not; nothing may be submitted then
         """
-        self.write(record)
-        written = self.read()
+        try:
+            self.write(record)
+            written = self.read()
+        except LedgerError:
+            with suppress(LedgerError):
+                self.withdraw(before)
+            raise
         if written is None or written.nonce != record.nonce:
             raise LedgerError(
                 "The intent to submit is not in this task's state store after it was written there: another"
@@ -520,11 +540,14 @@ class Ledger:
                 f"The state of this task's prediction could not be recorded ({type(error).__name__}: {error})"
             ) from error
 
-    def withdraw(self) -> None:
-        """Forget an intent whose create was certainly not accepted.
+    def withdraw(self, before: Record | None) -> None:
+        """Forget an intent whose create was certainly not accepted; what was there `before` is again.
 
-        :raises LedgerError: if it could not be deleted
+        :raises LedgerError: if that could not be done
         """
+        if before is not None:
+            self.write(before)
+            return
         try:
             self._store.delete(KEY)
         except Exception as error:  # as above
@@ -551,7 +574,7 @@ class AttemptLedger(Ledger):
         data = ti.xcom_pull(task_ids=ti.task_id, key=KEY, map_indexes=ti.map_index)
         return None if data is None else Record.from_json(data)
 
-    def intend(self, record: Record) -> None:
+    def intend(self, record: Record, before: Record | None) -> None:
         """Nobody would read it."""
 
     def write(self, record: Record) -> None:
@@ -562,5 +585,5 @@ class AttemptLedger(Ledger):
         except Exception as error:  # Airflow's own trouble, of any kind
             raise LedgerError(f"The prediction could not be noted in XCom: {error}") from error
 
-    def withdraw(self) -> None:
+    def withdraw(self, before: Record | None) -> None:
         """There was none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
@@ -11,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 from airflow_vace.api import may_create_again
 from airflow_vace.exceptions import (
     LedgerError,
+    PredictionExpired,
     PredictionFailed,
     PredictionTimeout,
     SubmissionUnknown,
@@ -21,7 +23,13 @@ from airflow_vace.ledger import AttemptLedger, Ledger, OnOrphanedIntent, Order, 
 from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction, PredictionStatus
 from airflow_vace.submission import Policy, Submission
-from airflow_vace.waiting import WaitsForPrediction, can_be_looked_at_again, checked_seconds, translated
+from airflow_vace.waiting import (
+    MOST_DEFERRALS,
+    WaitsForPrediction,
+    can_be_looked_at_again,
+    checked_seconds,
+    translated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -93,7 +101,6 @@ class VacePredictionOperator(WaitsForPrediction):
         self.reuse = reuse
         self.on_orphaned_intent = on_orphaned_intent
         self._submission: Submission | None = None
-        self._is_killed = False
         checked_seconds("timeout", timeout)
         if poll_interval is not None:
             checked_seconds("poll_interval", poll_interval)
@@ -116,22 +123,28 @@ class VacePredictionOperator(WaitsForPrediction):
         with translated(_can_submit_later):
             self.checked_save_to()
             submission = self._submission = self._new_submission(ledger)
-            prediction = self._prediction = submission.prediction_of(self._order())
-        if self._is_killed:
+            prediction, deadline = submission.prediction_of(self._order())
+        self._prediction = prediction
+        if submission.is_killed:
             self.on_kill()
         if not self.wait_for_completion:
             return prediction.payload()
-        return self._wait_on(self._wait_for(prediction, submission.deadline), may_defer=self.deferrable)
+        return self._wait_on(self._wait_for(prediction, deadline), may_defer=self.deferrable)
 
     def execute_complete(
-        self, context: Context, event: object = None, deadline: float | None = None
+        self,
+        context: Context,
+        event: object = None,
+        deadline: float | None = None,
+        gave_up: int = 0,
     ) -> dict[str, Any]:
         """Go on after the triggerer: with the end, or by looking for ourselves."""
         self._begin(context)
         with translated():
             prediction = self._prediction = Prediction.from_json(event)
         deadline = time.time() if deadline is None else deadline
-        return self._wait_on(self._wait_for(prediction, deadline), may_defer=True)
+        wait = self._wait_for(prediction, deadline)
+        return self._wait_on(wait, may_defer=gave_up < MOST_DEFERRALS, gave_up=gave_up + 1)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Wait for ourselves where the triggerer failed: no attempt is lost by it."""
@@ -146,16 +159,26 @@ class VacePredictionOperator(WaitsForPrediction):
         ledger = self._begin(context)
         with translated(can_be_looked_at_again):
             record = ledger.read()
+            if record is not None and record.phase is Phase.INTENT:
+                raise LedgerError(
+                    "The wait ended, and its prediction could not be recorded before; nothing was submitted"
+                    " since. A retry looks for it."
+                )
             prediction = self._prediction = Prediction.from_json(record.prediction if record else None)
         deadline = record.deadline if record else None
         return self._wait_on(self._wait_for(prediction, deadline), may_defer=False)
 
     def on_kill(self) -> None:
-        if self._submission is not None and self._submission.is_submitting:
-            self._is_killed = True
-            self.log.warning(
-                "Killed while submitting: a prediction may have been accepted, and is then billed"
-            )
+        submission = self._submission
+        if self._prediction is None and submission is not None:
+            # It submits, or asks what an earlier attempt has left.
+            submission.is_killed = True
+            self._prediction = submission.prediction
+            if self._prediction is None:
+                self.log.warning(
+                    "Killed before there was a prediction: one may have been accepted at this moment, and is"
+                    " then billed, unless its answer still comes in time to cancel it"
+                )
         super().on_kill()
 
     # --- submitting --------------------------------------------------------------------------------
@@ -187,21 +210,22 @@ class VacePredictionOperator(WaitsForPrediction):
         max_tries = getattr(self._ti, "max_tries", None)
         return Submission(self.hook, ledger, policy, log=self.log, max_tries=max_tries)
 
-    def _is_taken_up(self) -> bool:
-        """Whether Airflow runs this task again by itself, and that attempt knows of the prediction."""
+    def _is_kept(self) -> bool:
+        return self._ledger.is_durable and super()._is_kept()
+
+    def _is_last_attempt(self) -> bool:
         tried, most = getattr(self._ti, "try_number", None), getattr(self._ti, "max_tries", None)
-        will_retry = isinstance(tried, int) and isinstance(most, int) and tried <= most
-        return self._ledger.is_durable and will_retry
+        return isinstance(tried, int) and isinstance(most, int) and tried > most
 
     # --- waiting -----------------------------------------------------------------------------------
 
     def _wait_for(self, prediction: Prediction, deadline: float | None) -> Wait:
         return Wait(prediction=prediction, deadline=deadline, poll_interval=self.poll_interval)
 
-    def _wait_on(self, wait: Wait, *, may_defer: bool) -> dict[str, Any]:
+    def _wait_on(self, wait: Wait, *, may_defer: bool, gave_up: int = 0) -> dict[str, Any]:
         with self._ended(wait.prediction):
             try:
-                prediction = self._end_of(wait, may_defer=may_defer)
+                prediction = self._end_of(wait, may_defer=may_defer, gave_up=gave_up)
             except PredictionTimeout as error:
                 prediction = self._end_at_deadline(error)
             result = self.result_of(prediction)
@@ -216,11 +240,17 @@ class VacePredictionOperator(WaitsForPrediction):
         except AirflowTaskTimeout as error:
             self.on_kill()
             self._settle()
+            latest = self._prediction or prediction
+            if self._ledger.is_durable and latest.status is PredictionStatus.SUCCEEDED:
+                raise  # while it was saved: a retry saves it
             raise AirflowFailException(
-                f"execution_timeout ended the wait for prediction {prediction.id}, which was told to stop if"
-                " cancel_on_kill says so. Use the operator's own timeout, which waits for the answer."
+                f"execution_timeout ended the wait for prediction {latest.id}, which is {latest.status}."
+                f" {latest.bill} Use the operator's own timeout, which waits for the answer."
             ) from error
         except VaceError as error:
+            if isinstance(error, PredictionExpired):
+                # Its server may go on telling an output whose file is gone.
+                self._prediction = replace(error.prediction, data_removed=True)
             self._settle()
             if isinstance(error, PredictionFailed) and error.worth_another_run:
                 raise
@@ -252,7 +282,7 @@ class VacePredictionOperator(WaitsForPrediction):
         except LedgerError as error:
             self.log.warning("The end of prediction %s was not recorded: %s", prediction.id, error)
 
-    def _end_of(self, wait: Wait, *, may_defer: bool) -> Prediction:
+    def _end_of(self, wait: Wait, *, may_defer: bool, gave_up: int) -> Prediction:
         if wait.prediction.status.is_final:
             return wait.prediction
         if not may_defer:
@@ -260,22 +290,24 @@ class VacePredictionOperator(WaitsForPrediction):
             return self.hook.wait_for_prediction(wait.prediction, left, poll_interval=self.poll_interval)
         seen = self.look(wait)
         if isinstance(seen, LookAgain):
-            self.defer_until_final(wait)
+            self.defer_until_final(wait, gave_up)
         return seen
 
     def _end_at_deadline(self, error: PredictionTimeout) -> Prediction:
         """Cancel; a prediction that succeeded in its last moment is a success all the same."""
         if not self.cancel_on_timeout:
             raise error
-        prediction = self.cancel(error.prediction)
+        canceled = self.cancel(error.prediction)
+        prediction = canceled or error.prediction
         if not prediction.status.is_final:
             with suppress(VaceError):
                 prediction = self._prediction = prediction.updated(self.hook.get_prediction(prediction))
         if prediction.status is PredictionStatus.SUCCEEDED:
             return prediction
+        told = "was told to stop" if canceled else "could not be told to stop"
         raise PredictionTimeout(
-            f"Prediction {prediction.id} was not final {self.timeout:g} s after its submission and was told"
-            f" to stop; it is {prediction.status}. {prediction.bill} Raise the timeout if it needs longer.",
+            f"Prediction {prediction.id} was not final {self.timeout:g} s after its submission and {told};"
+            f" it is {prediction.status}. {prediction.bill} Raise the timeout if it needs longer.",
             prediction=prediction,
         ) from error
 

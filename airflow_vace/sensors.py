@@ -17,7 +17,12 @@ from airflow_vace.api import read_known
 from airflow_vace.exceptions import PredictionTimeout, VaceError
 from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction
-from airflow_vace.waiting import WaitsForPrediction, can_be_looked_at_again, translated
+from airflow_vace.waiting import (
+    MOST_DEFERRALS,
+    WaitsForPrediction,
+    can_be_looked_at_again,
+    translated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,26 +121,34 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
             return self._wait_on(self._new_wait(time.time()))
 
     def execute_complete(
-        self, context: Context, event: object = None, deadline: float | None = None
+        self,
+        context: Context,
+        event: object = None,
+        deadline: float | None = None,
+        gave_up: int = 0,
     ) -> dict[str, Any]:
         """Go on after the triggerer: with the end, or by looking for ourselves."""
         del context  # Airflow's signature
         with translated(can_be_looked_at_again):
             prediction = Prediction.from_json(event)
             deadline = time.time() if deadline is None else deadline
-            return self._wait_on(Wait(prediction=prediction, deadline=deadline, poll_interval=self._bound))
+            wait = Wait(prediction=prediction, deadline=deadline, poll_interval=self._bound)
+            return self._wait_on(wait, gave_up + 1)
 
     def _new_wait(self, deadline: float | None) -> Wait:
         known = read_known(self.prediction)
         return Wait(prediction=known, deadline=deadline, poll_interval=self._bound)
 
-    def _wait_on(self, wait: Wait) -> dict[str, Any]:
+    def _wait_on(self, wait: Wait, gave_up: int = 0) -> dict[str, Any]:
         if wait.prediction.status.is_final:
             return self.result_of(wait.prediction)
         try:
             seen = self.look(wait)
+            if isinstance(seen, LookAgain) and gave_up <= MOST_DEFERRALS:
+                self.defer_until_final(wait, gave_up)
+            if isinstance(seen, LookAgain):
+                left = None if wait.deadline is None else wait.deadline - time.time()
+                seen = self.hook.wait_for_prediction(wait.prediction, left, poll_interval=self._bound)
         except PredictionTimeout as error:
             raise AirflowSensorTimeout(str(error)) from error
-        if isinstance(seen, LookAgain):
-            self.defer_until_final(wait)
         return self.result_of(seen)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowNotFoundException,
+    AirflowTaskTimeout,
+)
 
 from airflow_vace.exceptions import (
     LedgerError,
@@ -17,6 +21,8 @@ from airflow_vace.exceptions import (
     VaceBillingError,
     VaceError,
     VaceInputError,
+    VaceProtocolError,
+    VaceTransportError,
 )
 from airflow_vace.ledger import (
     HOW_TO_ANEW,
@@ -70,8 +76,8 @@ class Policy:
 class Submission:
     """One attempt of a task to have exactly one prediction for its order.
 
-    Afterwards `deadline` is the prediction's: that of the attempt which submitted it, unless the
-    time-out has been raised since.
+    `prediction` is the task's as soon as it is known, for whoever must cancel it; after `is_killed` is
+    set, no create is sent any more.
 
     :param hook: the hook of the order's connection
     :param ledger: what earlier attempts have left
@@ -93,11 +99,13 @@ class Submission:
         self.policy = policy
         self.log = log or logging.getLogger(__name__)
         self.max_tries = max_tries
-        self.deadline = time.time() + policy.timeout
-        self.is_submitting = False
+        self.prediction: Prediction | None = None
+        self.is_killed = False
 
-    def prediction_of(self, order: Order) -> Prediction:
-        """Return the order's prediction: the one that is there, or a new one.
+    def prediction_of(self, order: Order) -> tuple[Prediction, float]:
+        """Return the order's prediction, the one that is there or a new one, and its deadline.
+
+        The deadline is that of the attempt which submitted it, unless the time-out was raised since.
 
         :raises LedgerError: if it is not known what has been submitted; nothing was submitted
         :raises SubmissionUnknown: if one may have been submitted that can't be found
@@ -112,12 +120,13 @@ class Submission:
             decision = self._decision(record, order, told)
             match decision:
                 case Submit():
-                    record, told = self._intended(order, decision, record), None
-                    prediction = self._submitted(order, record, is_last=lost + 1 == _MOST_LOST)
-                    if prediction is not None:
-                        return prediction
+                    before, record, told = record, self._intended(order, decision, record), None
+                    submitted = self._submitted(order, record, before, is_last=lost + 1 == _MOST_LOST)
+                    if submitted is not None:
+                        return submitted, record.deadline
                     lost += 1
                 case LookAt(prediction):
+                    self.prediction = prediction
                     told = self._look_at(prediction)
                 case LookUp(intent):
                     told = self._look_up(intent)
@@ -125,9 +134,7 @@ class Submission:
                     record, told = self._adopted(intent, prediction, others), prediction
                 case Reattach(found, prediction) | Return(found, prediction):
                     self._tell_reused(decision)
-                    intended = datetime.fromisoformat(found.intended_at).timestamp()
-                    self.deadline = max(found.deadline, intended + self.policy.timeout)
-                    return prediction
+                    return prediction, self._taken_up(found)
                 case Refuse(error):
                     raise error
 
@@ -149,64 +156,70 @@ class Submission:
         if decision.why:
             self.log.warning("%s Submitting a new one, which is billed too.", decision.why)
         if decision.cancel is not None and before is not None:
-            self._cancel(self._hook_of(before), decision.cancel)
-        self.deadline = time.time() + self.policy.timeout
-        intent = Record.of(order, deadline=self.deadline, max_tries=self.max_tries, before=before)
-        self.ledger.intend(intent)
+            self._hook_of(before).stop_prediction(decision.cancel)
+        self.prediction = None
+        deadline = time.time() + self.policy.timeout
+        intent = Record.of(order, deadline=deadline, max_tries=self.max_tries, before=before)
+        self.ledger.intend(intent, before)
         return intent
 
-    def _submitted(self, order: Order, intent: Record, *, is_last: bool) -> Prediction | None:
+    def _submitted(
+        self, order: Order, intent: Record, before: Record | None, *, is_last: bool
+    ) -> Prediction | None:
         """Submit; return the prediction, None if there may be one that this attempt can look up."""
         sent = order if intent.seed is None else order.with_seed(intent.seed)
         try:
-            prediction = self._created(sent)
-        except SubmissionUnknown as error:
+            prediction = self.prediction = self._created(sent, intent.deadline)
+        except (SubmissionUnknown, VaceProtocolError) as error:
             if not self.ledger.is_durable:
                 raise
             can_look_up = self.hook.lists_predictions
-            if can_look_up and isinstance(error.__cause__, VaceError) and not is_last:
+            is_told = isinstance(error, VaceProtocolError) or isinstance(error.__cause__, VaceError)
+            if can_look_up and is_told and not is_last:
                 self.log.warning("%s", error)
                 return None
+            if isinstance(error, VaceProtocolError):
+                raise
             raise SubmissionUnknown(
                 f"{error} {HOW_TO_GO_ON}",
                 status_code=error.status_code,
                 may_be_retried=can_look_up or self.policy.on_orphaned_intent == "resubmit",
             ) from error.__cause__
-        except (VaceError, AirflowException):
-            self._withdraw()
+        except (AirflowTaskTimeout, Exception):
+            self._withdraw(before)
             raise
-        self._note(intent.submitted(prediction))
         seed = "" if intent.seed is None else f", seed {intent.seed}"
         self.log.info(
             "Submitted prediction %s of %s (%s%s)", prediction.id, order.model, prediction.status, seed
         )
+        self._note(intent.submitted(prediction))
         return prediction
 
-    def _created(self, order: Order) -> Prediction:
-        """Create; whatever ends that without a clear answer is :class:`SubmissionUnknown`."""
-        grace = self.deadline + CANCEL_AFTER_GRACE_SECONDS
-        self.is_submitting = True
+    def _created(self, order: Order, deadline: float) -> Prediction:
+        """Create; whatever ends that with a request still open is :class:`SubmissionUnknown`."""
+        if self.is_killed:
+            raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
         try:
             return self.hook.create_prediction(
                 order.values,
                 model=order.model,
                 version=order.version,
-                deadline=grace if self.policy.cancel_on_timeout else None,
+                deadline=deadline + CANCEL_AFTER_GRACE_SECONDS if self.policy.cancel_on_timeout else None,
             )
         except (VaceError, AirflowException):
             raise
         except (AirflowTaskTimeout, Exception) as error:
+            if not self.hook.is_create_open:
+                raise
             raise SubmissionUnknown(
                 f"{type(error).__name__} ended the create before its answer was read, so a prediction may"
                 " be running, and be billed, whose id nobody knows. Look into the vendor's list of"
                 " predictions before running the task again."
             ) from error
-        finally:
-            self.is_submitting = False
 
-    def _withdraw(self) -> None:
+    def _withdraw(self, before: Record | None) -> None:
         try:
-            self.ledger.withdraw()
+            self.ledger.withdraw(before)
         except LedgerError as error:
             self.log.warning("%s: a retry will look for a prediction that was never accepted", error)
 
@@ -249,6 +262,13 @@ class Submission:
                 HOW_TO_ANEW,
             )
 
+    def _taken_up(self, record: Record) -> float:
+        """Take over what an earlier attempt has recorded, and return its deadline."""
+        if record.max_tries != self.max_tries:  # a retry from here on is no clear
+            self._note(replace(record, max_tries=self.max_tries))
+        intended = datetime.fromisoformat(record.intended_at).timestamp()
+        return max(record.deadline, intended + self.policy.timeout)
+
     def _look_at(self, prediction: Prediction) -> Prediction | Gone:
         wait = Wait(prediction=prediction, deadline=time.time() + MOST_TROUBLE_SECONDS)
         while True:
@@ -272,7 +292,11 @@ class Submission:
     def _look_up(self, intent: Record) -> Listed:
         """Look for a lost create until it is found, or had the time to come through."""
         hook = self._hook_of(intent)
-        if not hook.lists_predictions:
+        try:
+            if not hook.lists_predictions:
+                return Listed(found=None)
+        except AirflowNotFoundException as error:
+            self.log.warning("%s: what it was submitted over can't be asked any more", error)
             return Listed(found=None)
         self.log.info("Looking into the back-end's list whether it was accepted")
         began = time.time()
@@ -309,7 +333,7 @@ class Submission:
         )
         for other in others:
             self.log.warning("Prediction %s is of the same create, and one too many", other.id)
-            self._cancel(self._hook_of(intent), other)
+            self._hook_of(intent).stop_prediction(other)
         record = intent.submitted(prediction)
         self._note(record)
         return record
@@ -317,15 +341,3 @@ class Submission:
     def _hook_of(self, record: Record) -> VaceHook:
         same = record.conn_id == self.hook.vace_conn_id
         return self.hook if same else type(self.hook)(record.conn_id)
-
-    def _cancel(self, hook: VaceHook, prediction: Prediction) -> None:
-        try:
-            canceled = prediction.updated(hook.cancel_prediction(prediction))
-        except (VaceError, AirflowException) as error:  # the old connection may be there no more
-            self.log.warning(
-                "Prediction %s could not be canceled and may run, and be billed, to its end: %s",
-                prediction.id,
-                error,
-            )
-        else:
-            self.log.info("Prediction %s is %s. %s", canceled.id, canceled.status, canceled.bill)

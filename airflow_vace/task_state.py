@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 # attempt after a clear; "running" a worker that is stopped under its task: those go on with the prediction.
 ENDED_BY_A_PERSON = frozenset({"failed", "success", "skipped", "upstream_failed", "removed"})
 
+RUNNING = "running"
+
 # When no answer says it.
 UNKNOWN = "unknown"
 

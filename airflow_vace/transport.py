@@ -54,6 +54,7 @@ async def asend(session: aiohttp.ClientSession, settings: Settings, request: Req
             headers=request.headers,
             data=request.body,
             proxy=settings.proxy_for(request.url),
+            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
             allow_redirects=False,
         ) as answer:
             body = bytearray()
@@ -125,7 +126,6 @@ async def new_async_session(settings: Settings) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context),
         middlewares=(_once,),
-        timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
     )
 
 

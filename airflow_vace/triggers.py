@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_vace.api import read_known, read_reference
 from airflow_vace.exceptions import VaceError, VaceTransportError
 from airflow_vace.hooks import VaceHook
-from airflow_vace.polling import LookAgain, Schedule, Wait, is_passing
+from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 # Cancels under way: on_kill is cut off after a second, and nobody else holds a reference.
 _cancels: set[asyncio.Task[None]] = set()
-
-_MOST_CANCELS = 3
 
 
 class VacePredictionTrigger(BaseTrigger):
@@ -111,20 +109,5 @@ class VacePredictionTrigger(BaseTrigger):
         if not is_ended(state):
             self.log.info("Prediction %s is not canceled: the task is %s", identifier, state)
             return
-        schedule = Schedule()
         async with VaceHook(self.vace_conn_id) as hook:
-            for attempt in range(1, _MOST_CANCELS + 1):
-                try:
-                    prediction = await hook.acancel_prediction(self.prediction)
-                except VaceError as error:
-                    self.log.warning(
-                        "Prediction %s could not be canceled and may run, and be billed, to its end: %s",
-                        identifier,
-                        error,
-                    )
-                    if not is_passing(error) or attempt == _MOST_CANCELS:
-                        return
-                    await asyncio.sleep(schedule.next_delay())
-                else:
-                    self.log.info("Prediction %s is %s. %s", identifier, prediction.status, prediction.bill)
-                    return
+            await hook.astop_prediction(read_known(self.prediction))

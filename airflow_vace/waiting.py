@@ -27,7 +27,7 @@ from airflow_vace.exceptions import (
 from airflow_vace.links import PredictionOutputLink, PredictionPageLink
 from airflow_vace.polling import Final, GiveUp, LookAgain, Schedule, Wait, is_passing, is_refusal, read_end
 from airflow_vace.prediction import PredictionStatus
-from airflow_vace.task_state import is_ended, read_state
+from airflow_vace.task_state import RUNNING, is_ended, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 # How long after its deadline a deferred task is woken by Airflow if no triggerer does it.
 DEFERRAL_GRACE_SECONDS = 300.0
+
+# How often a wait goes back to a triggerer that gave it up: its machine may lack what this one has.
+MOST_DEFERRALS = 3
 
 _MOST_LOOKS_FOR_OUTPUT = 4
 
@@ -100,7 +103,7 @@ class WaitsForPrediction(BaseOperator):
                         return decision
                     time.sleep(seconds)
 
-    def defer_until_final(self, wait: Wait) -> NoReturn:
+    def defer_until_final(self, wait: Wait, gave_up: int = 0) -> NoReturn:
         """Hand the wait over to the triggerer; `execute_complete` goes on, with the deadline kept."""
         from airflow_vace.triggers import VacePredictionTrigger
 
@@ -115,7 +118,7 @@ class WaitsForPrediction(BaseOperator):
                 cancel_on_kill=self.cancel_on_kill,
             ),
             method_name="execute_complete",
-            kwargs={"deadline": wait.deadline},
+            kwargs={"deadline": wait.deadline, "gave_up": gave_up},
             timeout=None if left is None else timedelta(seconds=left + DEFERRAL_GRACE_SECONDS),
         )
 
@@ -171,8 +174,9 @@ class WaitsForPrediction(BaseOperator):
     def on_kill(self) -> None:
         """Cancel the prediction if the task has ended for good, on its worker; best effort.
 
-        A SIGTERM does not say who sent it. If another attempt would go on with the prediction, Airflow
-        is asked for the task's state: a person's mark cancels, a worker that is stopped does not.
+        A SIGTERM does not say who sent it, so Airflow is asked for the task's state: a person's mark
+        cancels; a worker that is stopped does not, if another attempt comes that goes on with the
+        prediction; nor does a clear.
         """
         prediction = self._prediction
         if prediction is None or prediction.status.is_final:
@@ -182,15 +186,19 @@ class WaitsForPrediction(BaseOperator):
                 "Killed; prediction %s is left running and is billed (cancel_on_kill=False)",
                 prediction.id,
             )
-        elif self._is_taken_up() and not isinstance(sys.exception(), AirflowTaskTimeout):
+        elif self._is_kept() and not isinstance(sys.exception(), AirflowTaskTimeout):
             # In a thread: the signal may have come in the midst of another question to Airflow.
             Thread(target=self._cancel_if_ended, args=(prediction,), name="vace-on-kill").start()
         else:
             self.cancel(prediction)
 
-    def _is_taken_up(self) -> bool:
-        """Whether somebody goes on with the prediction if this task runs again."""
+    def _is_kept(self) -> bool:
+        """Whether another attempt, if one comes, knows of the prediction and goes on with it."""
         return self._ti is not None
+
+    def _is_last_attempt(self) -> bool:
+        """Whether Airflow runs this task no more by itself, so that nobody goes on with the prediction."""
+        return False
 
     def _cancel_if_ended(self, prediction: Prediction) -> None:
         try:
@@ -203,7 +211,7 @@ class WaitsForPrediction(BaseOperator):
                 error,
             )
             return
-        if is_ended(state):
+        if is_ended(state) or (state == RUNNING and self._is_last_attempt()):
             self.cancel(prediction)
         else:
             self.log.info(
@@ -212,19 +220,10 @@ class WaitsForPrediction(BaseOperator):
                 state,
             )
 
-    def cancel(self, prediction: Prediction) -> Prediction:
-        """Cancel a prediction, say in the log what that means for the bill, and return its last state."""
-        try:
-            canceled = prediction.updated(self.hook.fresh().cancel_prediction(prediction))
-        except VaceError as error:
-            self.log.warning(
-                "Prediction %s could not be canceled and may run, and be billed, to its end: %s",
-                prediction.id,
-                error,
-            )
-            return prediction
-        self._prediction = canceled
-        self.log.info("Prediction %s is %s. %s", canceled.id, canceled.status, canceled.bill)
+    def cancel(self, prediction: Prediction) -> Prediction | None:
+        """Cancel a prediction, and return what became of it, None if it could not be told to stop."""
+        canceled = self.hook.fresh().stop_prediction(prediction)
+        self._prediction = canceled or prediction
         return canceled
 
     @property

@@ -216,9 +216,13 @@ class Airflow:
         return run_id
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=1000"
-        found: list[dict[str, Any]] = self.ask("GET", path)["task_instances"]
-        return found
+        found: list[dict[str, Any]] = []
+        while True:
+            path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100&offset={len(found)}"
+            page = self.ask("GET", path)
+            found += page["task_instances"]
+            if len(found) >= page["total_entries"]:
+                return found
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         return {ti["task_id"]: ti["state"] for ti in self.tasks(dag_id, run_id)}

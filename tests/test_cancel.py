@@ -136,7 +136,7 @@ class Started:
         paths = [seen.path for seen in self.emulator.requests if seen.method == "GET"]
         return sum(path.rpartition("/")[2] in found for path in paths)
 
-    def cancels(self, task_id: str) -> int:
+    def stopped(self, task_id: str) -> int:
         """How many of a task's predictions were told to stop."""
         paths = {seen.path for seen in self.emulator.requests if seen.path.endswith("/cancel")}
         return sum(any(f"/{found}/" in path for path in paths) for found in self.predictions(task_id))
@@ -164,11 +164,11 @@ def counted(capsys: pytest.CaptureFixture[str]) -> Callable[[Started], dict[str,
     """Return, and print, how many predictions each task was billed for, and how many were told to stop."""
 
     def count(run: Started) -> dict[str, tuple[int, int]]:
-        found = {task: (len(run.predictions(task)), run.cancels(task)) for task in TASKS[run.dag_id]}
+        found = {task: (len(run.predictions(task)), run.stopped(task)) for task in TASKS[run.dag_id]}
         states = run.airflow.states(run.dag_id, run.run_id)
         rows = [(run.run_id, task, states[task], *numbers) for task, numbers in found.items()]
         with capsys.disabled():
-            print(table(("run", "task", "state", "billed", "canceled"), rows))  # noqa: T201 - what one reads
+            print(table(("run", "task", "state", "billed", "told to stop"), rows))  # noqa: T201 - what one reads
         return found
 
     return count
@@ -187,7 +187,7 @@ def test_a_deferred_task_that_a_person_ends(airflow: Airflow, emulator: Emulator
     airflow.clear("deferred", run.run_id, *of("clear", run))
     airflow.command("tasks", "clear", "deferred", "--yes", "--task-regex", "_cli$")
     until(lambda: all(run.looks(task) >= looks + 3 for task, looks in before.items()), 240)
-    until(lambda: run.cancels("operator_slow") == 1)
+    until(lambda: run.stopped("operator_slow") == 1)
     until(
         lambda: all(
             emulator.world.runs[run.predictions(task)[0]].canceled is not None
@@ -208,7 +208,7 @@ def test_a_dag_run_that_a_person_ends(
     run = Started(airflow, emulator, "kept", f"marked_{state}")
     run.wait_until_looked_at(*TASKS["kept"])
     airflow.mark_run("kept", run.run_id, state)
-    until(lambda: run.cancels("operator") and run.cancels("told"))
+    until(lambda: run.stopped("operator") and run.stopped("told"))
     assert counted(run) == {"operator": (1, 1), "sensor": (1, 0), "told": (1, 1)}
 
 
@@ -233,7 +233,7 @@ def test_a_task_on_a_worker_that_a_person_or_its_machine_ends(
         kill_tree(worker.pid)
     until(
         lambda: all(
-            run.cancels(f"{kind}_{s}") for kind in ("operator", "told") for s in ("failed", "success")
+            run.stopped(f"{kind}_{s}") for kind in ("operator", "told") for s in ("failed", "success")
         )
     )
 
@@ -259,7 +259,7 @@ def test_time_outs_and_an_eviction_without_a_retry_to_come(
     worker = psutil.Process(run.pid("operator_evicted_last")).parent()
     assert worker is not None
     worker.terminate()
-    until(lambda: run.cancels("operator_evicted_last"))
+    until(lambda: run.stopped("operator_evicted_last"))
     kill_tree(worker.pid)
     until(lambda: set(airflow.states("timed", run.run_id).values()) == {"failed"}, 300)
     canceled = {

@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
 from tasks import Run, Store
 
 from airflow_vace import polling, submission
+from airflow_vace.api import read_known
 from airflow_vace.emulator import Emulator
 from airflow_vace.exceptions import (
     LedgerError,
@@ -29,10 +30,13 @@ from airflow_vace.exceptions import (
     VaceAuthError,
     VaceBillingError,
     VaceRateLimited,
+    VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
+from airflow_vace.ledger import Ledger, Phase, Record
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
+from airflow_vace.triggers import VacePredictionTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,8 +199,37 @@ def test_without_reuse_a_clear_generates_anew_and_a_retry_does_not(
     assert billed(server) == 1
     second = run.cleared().result()
     assert second["id"] != first["id"]
+    assert run.retried().result()["id"] == second["id"]
     seeds = {found.input["seed"] for found in server.world.runs.values()}
     assert len(seeds) == 2, "a new video wants a new seed"
+
+
+def test_without_reuse_a_retry_after_a_clear_that_found_it_running_pays_nothing(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = waiting(reuse=False)
+    killed_at(run, monkeypatch, "get_prediction")
+    real = VaceHook.wait_for_prediction
+    killed_at(run.cleared(), monkeypatch, "wait_for_prediction")
+    assert real is VaceHook.wait_for_prediction
+    server.faults.add(method="GET", times=None, patch=DONE)
+    run.result()
+    assert billed(server) == 1
+
+
+def test_a_file_that_is_gone_is_not_waited_for_again(server: Emulator, tmp_path: Path) -> None:
+    server.faults.add(
+        method="GET",
+        path="*/predictions/*",
+        times=None,
+        patch={**DONE, "output": f"{server.url}/_delivery/x/y"},
+    )
+    run = waiting(save_to=f"{tmp_path}/")
+    with pytest.raises(AirflowFailException, match="its file is gone"):
+        run.result()
+    with pytest.raises(AirflowFailException, match="its file is gone"):
+        run.cleared().result()
+    assert billed(server) == 2, "a person has asked for it anew"
 
 
 @pytest.mark.parametrize("end", ["failed", "canceled", "aborted"])
@@ -528,6 +561,64 @@ def test_an_input_that_the_server_has_deleted_can_be_told_from_none(
     assert billed(server) == 1
 
 
+@BACKENDS
+def test_an_answer_without_a_prediction_is_not_taken_for_a_refusal(server: Emulator, backend: str) -> None:
+    store = Store()
+    server.faults.add(method="POST", accept=True, status=200, body={"data": []})
+    if backend == "replicate":
+        assert task(store).result()["id"] in server.world.runs
+    else:
+        for attempt in (task(store), task(store).cleared()):
+            with pytest.raises(AirflowFailException):
+                attempt.result()
+        assert store.record["phase"] == "intent"
+    assert billed(server) == 1
+
+
+def test_a_lost_connection_leaves_a_lone_intent_to_a_person(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    monkeypatch.setenv("AIRFLOW_CONN_OLD", server.connection_to(backend="replicate"))
+    killed_at(task(store, vace_conn_id="old"), monkeypatch, "create_prediction", after=True)
+    monkeypatch.delenv("AIRFLOW_CONN_OLD")
+    with pytest.raises(AirflowFailException, match="delete the key"):
+        task(store).result()
+    assert billed(server) == 1
+
+
+def test_a_lost_create_stays_known_when_the_next_one_meets_a_limit(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
+) -> None:
+    monkeypatch.setattr(polling, "MOST_CREATES", 1)
+    monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.0)
+    monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.0)
+    connect(server.connection_to(backend="replicate", timeout=0.1))
+    server.faults.add(method="POST", delay=0.5)
+    server.faults.add(method="POST", status=429, body={"detail": "slow down"})
+    run = task()
+    with pytest.raises(VaceRateLimited):
+        run.result()
+    server.wait_for(lambda: billed(server) == 1)
+    (found,) = server.world.runs
+    assert run.retried().result()["id"] == found
+
+
+def test_an_old_one_that_could_not_be_canceled_is_canceled_by_the_next_attempt(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "MOST_CREATES", 1)
+    store = Store()
+    task(store).result()
+    server.faults.add(path="*/cancel", times=3, status=500)
+    server.faults.add(method="POST", path="*/predictions", status=429, body={"detail": "slow down"})
+    otter = {"prompt": "an otter"}
+    with pytest.raises(VaceRateLimited):
+        task(store, input=otter).result()
+    task(store, input=otter).retried().result()
+    assert statuses(server) == ["canceled", "starting"]
+
+
 # --- refused for certain ---------------------------------------------------------------------------
 
 
@@ -562,9 +653,11 @@ def test_a_limit_leaves_no_intent_and_is_left_to_airflows_retries(
 ) -> None:
     monkeypatch.setattr(polling, "MOST_CREATES", 1)
     server.faults.add(method="POST", status=429, body={"detail": "slow down"})
-    run = task()
+    store = Store()
+    run = task(store)
     with pytest.raises(VaceRateLimited):
         run.result()
+    assert store.rows == {}
     run.retried().result()
     assert billed(server) == 1
 
@@ -593,6 +686,21 @@ def test_a_state_that_cannot_be_read_is_not_no_state(server: Emulator) -> None:
         run.retried().result()
     assert run.retried().result()["id"] == first["id"]
     assert billed(server) == 1
+
+
+def test_an_intent_that_cannot_be_read_back_is_withdrawn(server: Emulator) -> None:
+    class Blinks(Store):
+        def get(self, key: str) -> Any:
+            if len(self.written) == 1:
+                self.written.append({})
+                raise RuntimeError("away")
+            return super().get(key)
+
+    store = Blinks()
+    with pytest.raises(LedgerError):
+        task(store).result()
+    assert server.requests == []
+    assert store.rows == {}
 
 
 def test_an_intent_that_cannot_be_written_submits_nothing(server: Emulator) -> None:
@@ -817,12 +925,77 @@ def test_a_worker_that_is_stopped_cancels_only_what_nobody_goes_on_with(
     assert said in capfd.readouterr().out
 
 
-def test_with_no_retry_left_a_worker_that_is_stopped_cancels(server: Emulator) -> None:
+@pytest.mark.parametrize(("state", "canceled"), [("running", True), ("restarting", False)])
+def test_with_no_retry_left_a_worker_that_is_stopped_cancels_unless_the_task_is_cleared(
+    server: Emulator, airflow_says: Callable[[Any], None], state: str, *, canceled: bool
+) -> None:
     run = task()
     run.ti.try_number = 3
     run.result()
+    airflow_says(state)
     kill(run.legs[-1])
-    assert statuses(server) == ["canceled"]
+    assert statuses(server) == ["canceled" if canceled else "starting"]
+
+
+def killing(leg: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a call that a SIGTERM interrupts before it begins."""
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        kill(leg)
+        return call(*args, **kwargs)
+
+    return interrupted
+
+
+def test_what_is_killed_before_its_create_is_sent_sends_none(
+    server: Emulator, airflow_says: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow_says("running")
+    store = Store()
+    run = task(store)
+    leg = run.leg()
+    monkeypatch.setattr(store, "set", killing(leg, store.set))
+    with pytest.raises(VaceTransportError, match="nothing was submitted"):
+        leg.execute(run.context)
+    assert server.requests == []
+    assert store.rows == {}
+
+
+@pytest.mark.parametrize("state", ["failed", "running"])
+def test_what_is_killed_while_its_answer_is_recorded_is_canceled_if_a_person_did_it(
+    server: Emulator, airflow_says: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    airflow_says(state)
+    run = task()
+    leg = run.leg()
+    monkeypatch.setattr(Ledger, "write", killing_on_submitted(leg, Ledger.write))
+    leg.execute(run.context)
+    server.wait_for(lambda: statuses(server) == ["canceled" if state == "failed" else "starting"])
+
+
+def killing_on_submitted(leg: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    def interrupted(self: Ledger, record: Record) -> None:
+        if record.phase is Phase.SUBMITTED:
+            kill(leg)
+        call(self, record)
+
+    return interrupted
+
+
+def test_what_is_killed_while_it_asks_for_what_was_left_is_canceled_if_a_person_did_it(
+    server: Emulator, airflow_says: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow_says("failed")
+    run = task()
+    run.result()
+    leg = run.retried().leg()
+    monkeypatch.setattr(
+        VaceHook, "get_prediction", killing(leg, partial(VaceHook.get_prediction, VaceHook()))
+    )
+    server.faults.add(path="*/cancel", patch={"status": "canceled"})
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever becomes of the attempt
+        leg.execute(run.context)
+    assert statuses(server)[0] == "canceled"
 
 
 def test_where_a_retry_would_pay_anew_a_worker_that_is_stopped_cancels(server: Emulator) -> None:
@@ -909,6 +1082,36 @@ def test_what_was_canceled_ends_in_one_new_prediction_and_in_no_loop(server: Emu
     assert statuses(server) == ["canceled", "starting"]
 
 
+def test_an_execution_timeout_while_it_saves_is_left_to_a_retry_that_saves(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: object) -> None:
+        raise AirflowTaskTimeout
+
+    run = waiting(save_to=f"{tmp_path}/")
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow_vace.media._write_whole", late)
+        with pytest.raises(AirflowTaskTimeout):
+            run.result()
+    assert run.retried().result()["files"]
+    assert billed(fast_emulator) == 1
+
+
+def test_an_execution_timeout_between_two_tries_of_a_create_leaves_no_intent(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(_: float) -> None:
+        raise AirflowTaskTimeout
+
+    store = Store()
+    server.faults.add(method="POST", status=429, body={"detail": "slow down"})
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow_vace.hooks.time.sleep", late)
+        with pytest.raises(AirflowTaskTimeout):
+            task(store).result()
+    assert store.rows == {}
+
+
 # --- deferral --------------------------------------------------------------------------------------
 
 
@@ -940,3 +1143,37 @@ def test_a_state_that_cannot_be_read_after_a_crash_is_left_to_a_retry(server: Em
     with pytest.raises(LedgerError):
         run.leg().resume_execution("__fail__", {"error": "Trigger failure"}, run.context)
     assert billed(server) == 1
+
+
+@pytest.mark.parametrize("backend", ["gateway"])
+def test_a_crash_whose_prediction_could_not_be_recorded_is_left_to_a_retry(server: Emulator) -> None:
+    class Deaf(Store):
+        def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+            if value["phase"] != "intent":
+                raise RuntimeError("away")
+            super().set(key, value, retention=retention)
+
+    run = waiting(Deaf(), deferrable=True)
+    with pytest.raises(TaskDeferred):
+        run.leg().execute(run.context)
+    with pytest.raises(LedgerError, match="could not be recorded"):
+        run.leg().resume_execution("__fail__", {"error": "Trigger failure"}, run.context)
+    assert billed(server) == 1
+
+
+@pytest.mark.parametrize("is_sensor", [False, True])
+def test_a_wait_that_each_triggerer_gives_up_ends_on_the_worker(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, is_sensor: bool
+) -> None:
+    created = VaceHook().create_prediction({"prompt": "a fox"}).payload()
+
+    async def hopeless(self: VacePredictionTrigger) -> dict[str, Any]:
+        return read_known(self.prediction).payload()
+
+    monkeypatch.setattr(VacePredictionTrigger, "_wait", hopeless)
+    sensor = partial(VacePredictionSensor, task_id="t", prediction=created, deferrable=True)
+    run = Run(sensor, Store()) if is_sensor else waiting(deferrable=True)
+    looked = 4 if is_sensor else 5
+    server.faults.add(method="GET", skip=looked + 1, times=None, patch=DONE)
+    assert run.result()["status"] == "succeeded"
+    assert len(run.deferred) == 4

@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -34,6 +34,9 @@ from airflow_vace.ledger import (
     decide,
 )
 from airflow_vace.prediction import Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
 FILE = {"uri": "file:///a.mp4", "size": 1, "sha256": "0", "content_type": "video/mp4"}
@@ -140,6 +143,33 @@ TABLE: list[tuple[str, Record | None, Told, dict[str, Any], Decision]] = [
         ),
     ),
     ("forgotten while it should run", submitted(), GONE, {}, Refuse(GONE.error)),
+    (
+        "forgotten soon after its success: another server, or key",
+        settled("succeeded", completed_at="2026-01-01T11:59:30Z"),
+        GONE,
+        {},
+        Refuse(GONE.error),
+    ),
+    (
+        "forgotten an hour after its success",
+        settled("succeeded", completed_at="2026-01-01T10:59:30Z"),
+        GONE,
+        {},
+        Submit(
+            why="Prediction abc has ended and its files have been deleted since, with nothing saved by"
+            " this task. It is billed all the same."
+        ),
+    ),
+    (
+        "its file is gone, whatever the server tells",
+        settled("succeeded", data_removed=True),
+        SUCCEEDED,
+        {},
+        Submit(
+            why="Prediction abc has ended and its files have been deleted since, with nothing saved by"
+            " this task. It is billed all the same."
+        ),
+    ),
     # ended without a video
     *(
         (
@@ -251,6 +281,8 @@ def test_of_several_that_are_ours_the_one_that_can_still_bring_a_video_is_adopte
     drawn = intent()
     decision = decide(drawn, drawn.fingerprint, Listed(found=(failed, running, late)), now=NOW)
     assert decision == Adopt(drawn, running, (late,))
+    twice = decide(drawn, drawn.fingerprint, Listed(found=(running, running)), now=NOW)
+    assert twice == Adopt(drawn, running), "one that stands on two pages is one"
     chosen = intent(order(seed=7))
     decision = decide(chosen, chosen.fingerprint, Listed(found=(failed, running, late)), now=NOW)
     assert decision == Adopt(chosen, running), "with a chosen seed the others may be another task's"
@@ -296,6 +328,12 @@ def test_whatever_changes_the_video_or_the_bill_changes_the_fingerprint(other: O
         ),
         ("https://gcs/v.mp4?X-Goog-Signature=a&X-Goog-Expires=9", "https://gcs/v.mp4?X-Goog-Signature=b"),
         ("https://cdn/v.mp4?Expires=1&Signature=a&Key-Pair-Id=k", "https://cdn/v.mp4?Expires=2&Signature=b"),
+        (
+            "https://oss/v.mp4?OSSAccessKeyId=a&Signature=b&Expires=1&security-token=c",
+            "https://oss/v.mp4?OSSAccessKeyId=d&Signature=e&Expires=2&security-token=f",
+        ),
+        ("https://oss/v.mp4?x-oss-signature=a&x-oss-date=1", "https://oss/v.mp4?x-oss-signature=b"),
+        ("https://cos/v.mp4?q-signature=a&q-sign-time=1", "https://cos/v.mp4?q-signature=b"),
         ("https://az/v.mp4?sv=1&se=2&sr=b&sp=r&sig=a", "https://az/v.mp4?sv=1&se=3&sr=b&sp=r&sig=b"),
     ],
 )
@@ -321,7 +359,8 @@ def test_a_seed_that_is_not_given_is_drawn_once_and_stays_with_a_lost_create() -
     assert first.seed is not None
     assert 0 <= first.seed < 2**31
     again = Record.of(order(), deadline=NOW, max_tries=2, before=first)
-    assert (again.seed, again.intended_at) == (first.seed, first.intended_at)
+    assert (again.seed, again.lost_since) == (first.seed, first.intended_at)
+    assert again.listed_from == first.listed_from
     assert again.nonce != first.nonce
     anew = Record.of(order(), deadline=NOW, max_tries=2, before=first.submitted(prediction("failed")))
     assert anew.seed != first.seed
@@ -366,6 +405,13 @@ def test_what_is_another_is_told_apart() -> None:
     assert later.is_of(replace(echo(later, order(seed=7)), id="def")) is True
 
 
+def test_an_input_that_the_server_tells_otherwise_is_not_taken_for_another() -> None:
+    lone = intent(order(prompt="a fox\n"))
+    stripped = {**echo(lone, order()).input, "prompt": "a fox"}
+    assert lone.is_of(echo(lone, order(), input=stripped)) is True
+    assert lone.is_of(echo(lone, order(), input={**stripped, "prompt": "A FOX"})) is None
+
+
 def test_an_input_that_is_gone_can_be_told_from_nothing() -> None:
     lone = intent()
     assert lone.is_of(echo(lone, order(), input={})) is None
@@ -385,7 +431,7 @@ def test_files_that_a_server_takes_out_of_the_input_do_not_hide_it() -> None:
 def test_the_list_is_read_from_some_time_before_the_intent() -> None:
     lone = intent()
     gap = datetime.fromisoformat(lone.intended_at) - datetime.fromisoformat(lone.listed_from)
-    assert gap == timedelta(minutes=5)
+    assert gap == timedelta(minutes=15)
 
 
 # --- the record ------------------------------------------------------------------------------------
@@ -462,9 +508,9 @@ def test_an_intent_is_written_and_read_back() -> None:
     store, lone = Store(), intent()
     ledger = Ledger(store)
     assert ledger.read() is None
-    ledger.intend(lone)
+    ledger.intend(lone, None)
     assert ledger.read() == lone
-    ledger.withdraw()
+    ledger.withdraw(None)
     assert ledger.read() is None
 
 
@@ -476,14 +522,14 @@ def test_an_intent_that_another_attempt_has_overwritten_is_none() -> None:
             return {**intent().as_json(), "nonce": "another"} if key else None
 
     with pytest.raises(LedgerError, match="another attempt of this task runs"):
-        Ledger(Racing()).intend(intent())
+        Ledger(Racing()).intend(intent(), None)
 
     class Forgetful(Store):
         def set(self, key: str, value: Any, *, retention: Any = None) -> None:
             """Lose it."""
 
     with pytest.raises(LedgerError, match="loses what it is given"):
-        Ledger(Forgetful()).intend(intent())
+        Ledger(Forgetful()).intend(intent(), None)
     assert store.rows == {}
 
 
@@ -492,7 +538,12 @@ def test_a_store_in_trouble_is_told_by_its_own_name(call: str) -> None:
     store = Store()
     store.trouble.append((call, RuntimeError("the API server is away")))
     ledger = Ledger(store)
-    act = {"get": ledger.read, "set": lambda: ledger.write(intent()), "delete": ledger.withdraw}[call]
+    acts: dict[str, Callable[[], object]] = {
+        "get": ledger.read,
+        "set": lambda: ledger.write(intent()),
+        "delete": lambda: ledger.withdraw(None),
+    }
+    act = acts[call]
     with pytest.raises(LedgerError, match=r"RuntimeError: the API server is away"):
         act()
 
@@ -500,9 +551,9 @@ def test_a_store_in_trouble_is_told_by_its_own_name(call: str) -> None:
 def test_the_ledger_of_one_attempt_says_that_it_is_no_more() -> None:
     ledger = AttemptLedger(None)
     assert not ledger.is_durable
-    ledger.intend(intent())
+    ledger.intend(intent(), None)
     ledger.write(submitted())
-    ledger.withdraw()
+    ledger.withdraw(None)
     assert ledger.read() is None
 
 

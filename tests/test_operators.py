@@ -324,7 +324,7 @@ def test_a_success_in_the_last_moment_is_a_success(slow_emulator: Emulator, *, d
 def test_a_success_that_refuses_the_cancel_is_a_success(slow_emulator: Emulator, status: int) -> None:
     done = {"status": "succeeded", "output": "https://example.com/a.mp4"}
     task = waiting(deferrable=True, timeout=0.3)
-    slow_emulator.faults.add(path="*/cancel", status=status, body={"detail": "it has ended"})
+    slow_emulator.faults.add(path="*/cancel", times=None, status=status, body={"detail": "it has ended"})
 
     def end() -> None:
         time.sleep(0.3)  # the wall clock is what a deadline goes by
