@@ -39,10 +39,12 @@ from airflow_vace.polling import Final, GiveUp, LookAgain, Schedule, Wait, is_pa
 from airflow_vace.prediction import Prediction, parse_time
 from airflow_vace.transport import (
     BROKEN,
+    Download,
     Session,
     asend,
     new_async_session,
     read_whole,
+    refuse_private,
     send,
     streamed,
     transport_error,
@@ -311,23 +313,28 @@ class VaceHook(HttpHook):
         if wait.news:
             self.log.log(logging.WARNING if wait.is_troubled else logging.INFO, "%s", wait.news)
 
-    def iter_file(self, url: str) -> Iterator[bytes]:
-        """Stream a file; the key goes along only to the connection's own origin, redirects included.
+    @contextlib.contextmanager
+    def open_file(self, url: str, *, start: int = 0, etag: str | None = None) -> Iterator[Download]:
+        """Open a file; the key goes along only to the connection's own origin, redirects included.
 
+        :param start: where to go on after a break, in bytes; a server may begin anew all the same
+        :param etag: of the file whose rest is wanted
         :raises VaceAPIError: (or what is below it) if the server refused
         :raises VaceTransportError: if the file did not come, or not whole
+        :raises VaceProtocolError: if it is at no address that may be fetched
         """
-        api = self._settings.api
+        settings = self._settings
         for _ in range(_MOST_REDIRECTS):
-            request = api.file(url)
+            request = settings.api.file(url, start=start, etag=etag)
+            refuse_private(request, settings)
             try:
-                with streamed(self._session, self._settings, request) as answer:
+                with streamed(self._session, settings, request) as answer:
                     if answer.is_redirect:
                         url = _joined(url, answer.headers["location"])
                         continue
-                    if answer.status_code != 200:
-                        raise read_error(api, request, read_whole(answer, self._settings, request))
-                    yield from answer.iter_content(256 * 1024)
+                    if answer.status_code not in (200, 206):
+                        raise read_error(settings.api, request, read_whole(answer, settings, request))
+                    yield Download.of(answer)
                     return
             except BROKEN as error:
                 raise transport_error(request, error, sent=True) from error

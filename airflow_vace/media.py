@@ -20,10 +20,11 @@ from airflow_vace.exceptions import (
     VaceTransportError,
     excerpt,
 )
-from airflow_vace.polling import Schedule
+from airflow_vace.polling import Schedule, is_passing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
+    from typing import BinaryIO
 
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
@@ -101,34 +102,65 @@ def _save_one(hook: VaceHook, prediction: Prediction, url: str, path: Path) -> d
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return _described(path, path.stat().st_size, digest, content_type)
-    schedule, attempt = Schedule(), 0
+    try:
+        size, digest = _write_whole(path, lambda file: _fetch(hook, url, file))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"Prediction {prediction.id} succeeded, but its video could not be written to {path}"
+            f" ({error.strerror}). {prediction.bill} Fetch it within the hour, with a"
+            " VacePredictionSensor on this id and another save_to",
+        ) from error
+    except VaceAPIError as error:
+        if error.status_code not in (403, 404, 410):
+            raise
+        raise PredictionExpired(
+            f"Prediction {prediction.id} succeeded, but its file is gone: files live for an hour."
+            f" {prediction.bill} Submit it anew, and save it in time. What came: {error}",
+            prediction=prediction,
+        ) from error
+    return _described(path, size, digest, content_type)
+
+
+def _fetch(hook: VaceHook, url: str, file: BinaryIO) -> str:
+    """Write what a URL brings into a file, going on where it broke off, and return its SHA-256."""
+    if url[:5].lower() == "data:":
+        content = _decoded(url)
+        file.write(content)
+        return hashlib.sha256(content).hexdigest()
+    digest, etag = hashlib.sha256(), None
+    schedule, attempt, most = Schedule(), 0, 0
     while True:
-        attempt += 1
+        at = file.tell()
         try:
-            size, digest = _write_whole(path, _chunks_of(hook, url))
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"Prediction {prediction.id} succeeded, but its video could not be written to {path}"
-                f" ({error.strerror}). {prediction.bill} Fetch it within the hour, with a"
-                " VacePredictionSensor on this id and another save_to",
-            ) from error
+            with hook.open_file(url, start=at, etag=etag) as download:
+                etag = download.etag
+                if download.start != at:
+                    digest = _begin_anew(file)
+                for chunk in download.chunks:
+                    digest.update(chunk)
+                    file.write(chunk)
+            if download.size in (None, file.tell()):
+                return digest.hexdigest()
+            short = f"GET {excerpt(url)}: {file.tell()} bytes came of {download.size}"
+            raise VaceTransportError(short, sent=True)
         except (VaceTransportError, VaceAPIError) as error:
-            if isinstance(error, VaceAPIError) and error.status_code in (403, 404, 410):
-                raise PredictionExpired(
-                    f"Prediction {prediction.id} succeeded, but its file is gone: files live for an hour."
-                    f" {prediction.bill} Submit it anew, and save it in time. What came: {error}",
-                    prediction=prediction,
-                ) from error
-            lasting = isinstance(error, VaceAPIError) and error.status_code < 429 and error.status_code != 408
-            if lasting or attempt == _MOST_ATTEMPTS:
+            attempt = 1 if file.tell() > most else attempt + 1
+            most = max(most, file.tell())
+            if attempt == _MOST_ATTEMPTS or not (at or is_passing(error)):
                 raise
-            retry_after = error.retry_after if isinstance(error, VaceAPIError) else None
-            delay = schedule.next_delay(retry_after)
+            if etag is None or not is_passing(error):
+                # Without a mark of the file its rest may be another's; and some servers refuse ranges.
+                digest, etag = _begin_anew(file), None
+            delay = schedule.next_delay(error.retry_after if isinstance(error, VaceAPIError) else None)
             hook.log.warning("Fetching the file again in %.1f s: %s", delay, error)
             time.sleep(delay)
-        else:
-            return _described(path, size, digest, content_type)
+
+
+def _begin_anew(file: BinaryIO) -> hashlib._Hash:
+    file.seek(0)
+    file.truncate()
+    return hashlib.sha256()
 
 
 def _described(path: Path, size: int, digest: str, content_type: str) -> dict[str, Any]:
@@ -142,13 +174,6 @@ def _suffix_of(url: str) -> str:
     return suffix if suffix in _SUFFIXES.values() else ".mp4"
 
 
-def _chunks_of(hook: VaceHook, url: str) -> Iterator[bytes]:
-    if url[:5].lower() == "data:":
-        yield _decoded(url)
-    else:
-        yield from hook.iter_file(url)
-
-
 def _decoded(url: str) -> bytes:
     head, _, data = url.partition(",")
     try:
@@ -159,21 +184,16 @@ def _decoded(url: str) -> bytes:
         raise VaceProtocolError(f"The output is a data: URL that can't be decoded: {error}") from error
 
 
-def _write_whole(path: Path, chunks: Iterable[bytes]) -> tuple[int, str]:
-    """Write to a temporary name beside `path`, and rename once all is there; return size and SHA-256."""
-    digest, size = hashlib.sha256(), 0
+def _write_whole(path: Path, fetch: Callable[[BinaryIO], str]) -> tuple[int, str]:
+    """Let `fetch` write to a temporary name beside `path`, check it, and rename; return size and SHA-256."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            for chunk in chunks:
-                if not size and chunk.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-                    raise VaceProtocolError("The output's URL brought an HTML page instead of a file")
-                digest.update(chunk)
-                size += file.write(chunk)
+        with os.fdopen(handle, "w+b") as file:
+            digest = fetch(file)
+            size = file.tell()
+            _check_content(file, size, path.suffix)
             file.flush()
             os.fsync(file.fileno())
-        if not size:
-            raise VaceProtocolError("The output's URL brought an empty file")
         mask = os.umask(0)
         os.umask(mask)
         Path(name).chmod(0o666 & ~mask)  # what a plain open() would have given, for other readers
@@ -181,4 +201,47 @@ def _write_whole(path: Path, chunks: Iterable[bytes]) -> tuple[int, str]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return size, digest.hexdigest()
+    return size, digest
+
+
+_MAGIC = {".webm": b"\x1a\x45\xdf\xa3", ".gif": b"GIF8", ".png": b"\x89PNG\r\n\x1a\n"}
+
+
+def _check_content(file: BinaryIO, size: int, suffix: str) -> None:
+    """Look whether a file is what its name says.
+
+    :raises VaceProtocolError: if it is empty, a page for people, or no whole file of its kind
+    """
+    file.seek(0)
+    start = file.read(64)
+    if not size:
+        raise VaceProtocolError("The output's URL brought an empty file")
+    if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise VaceProtocolError("The output's URL brought an HTML page instead of a file")
+    if suffix == ".mp4":
+        boxes = list(_boxes_of(file, size))
+        if boxes[:1] != [b"ftyp"] or b"moov" not in boxes:
+            found = ", ".join(repr(box)[1:] for box in boxes[:8]) or "none"
+            raise VaceProtocolError(
+                f"The output's URL brought no whole MP4: of its boxes there are {found}, and ftyp and moov"
+                " must be among them"
+            )
+    elif not start.startswith(_MAGIC.get(suffix, b"")):
+        raise VaceProtocolError(f"The output's URL brought no {suffix[1:].upper()}, but {start[:16]!r}")
+
+
+def _boxes_of(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield the names of an MP4's outermost boxes that are there in full (ISO/IEC 14496-12, 4.2)."""
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4])
+        if length == 1:
+            length = int.from_bytes(head[8:16])
+        elif length == 0:  # to the end of the file
+            length = size - at
+        if length < 8 or at + length > size:
+            return
+        yield head[4:8]
+        at += length

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 import ssl
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import requests
@@ -22,11 +27,15 @@ from airflow_vace.api import Request, Response
 from airflow_vace.exceptions import VaceProtocolError, VaceTransportError, excerpt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow_vace.connection import Settings
 
 # Answers echo the input, data: URLs included, and bring all the logs.
 _LARGEST_ANSWER = 128 * 1024 * 1024
 _CHUNK = 64 * 1024
+_MOST_DIGITS = 19
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
 # Whatever ends a request of requests without an answer; urllib3's own come from its raw streams.
 BROKEN = (requests.RequestException, HTTPError)
@@ -90,6 +99,63 @@ def streamed(session: requests.Session, settings: Settings, request: Request) ->
         allow_redirects=False,
         stream=True,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """A file on its way: `chunks` begin at byte `start`; `size` is the whole file's, None if untold."""
+
+    start: int
+    size: int | None
+    etag: str | None
+    chunks: Iterator[bytes]
+
+    @classmethod
+    def of(cls, answer: requests.Response) -> Self:
+        """Read the head of an answer to the request of a file, or of the rest of one."""
+        part = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+        length = answer.headers.get("content-length", "")
+        size = int(length) if length.isdecimal() and len(length) < _MOST_DIGITS else None
+        start = 0
+        if answer.status_code == 206 and part:
+            start = int(part[1])
+            size = int(part[2]) if part[2].isdecimal() else None
+        etag = answer.headers.get("etag")
+        is_strong = etag is not None and not etag.startswith("W/")
+        return cls(
+            start=start, size=size, etag=etag if is_strong else None, chunks=answer.iter_content(_CHUNK)
+        )
+
+
+def refuse_private(request: Request, settings: Settings) -> None:
+    """Refuse to fetch from inside the network: a vendor's answer must not choose what a worker reads there.
+
+    The connection's own host is the person's choice. What a proxy resolves is the proxy's to refuse.
+
+    :raises VaceProtocolError: if the host is, or resolves to, an address that is not public
+    :raises VaceTransportError: if it does not resolve
+    """
+    if settings.api.is_own_host(request.url):
+        return
+    parts = urlsplit(request.url)
+    host = parts.hostname or ""
+    try:
+        found = {ip_address(host)}
+    except ValueError:
+        if settings.proxy_for(request.url):
+            return
+        try:
+            known = socket.getaddrinfo(host, parts.port or 443, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise transport_error(request, error, sent=False) from error
+        found = {ip_address(str(address[4][0]).partition("%")[0]) for address in known}
+    for address in found:
+        meant = getattr(address, "ipv4_mapped", None) or address
+        if meant.is_multicast or not meant.is_global:
+            raise VaceProtocolError(
+                f"The output is at {excerpt(request.url)}, and its address {address} is not public: it is not"
+                " fetched. Only the connection's own host may be in a private network."
+            )
 
 
 def read_whole(answer: requests.Response, settings: Settings, request: Request) -> Response:

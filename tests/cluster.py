@@ -121,6 +121,8 @@ class Airflow:
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(demo._free_port()),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+            "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
@@ -256,7 +258,11 @@ class Airflow:
         """Return an attempt's log as a person reads it."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
         content = self.ask("GET", path)["content"]
-        return "\n".join(line["event"] for line in content if isinstance(line, dict))
+        lines = []
+        for line in content:
+            lines.append(f"{line.get('level', '')}: {line['event']}")
+            lines += [f"{e['exc_type']}: {e['exc_value']}" for e in line.get("error_detail") or ()]
+        return "\n".join(lines)
 
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -214,7 +214,7 @@ def watch() -> Watch:
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
-    with Emulator(time_scale=0.2) as running:
+    with Emulator(time_scale=0.4) as running:
         yield running
 
 
@@ -270,7 +270,7 @@ def judged(airflow: Airflow, scenario: Scenario, billed: int, states: str, xcom:
     is_done = set(states.split("+")) == {"success"} and xcom == "payload" and billed == 1
     if scenario.backend == "gateway" and scenario.point in (BEFORE_THE_CREATE, ACCEPTED, ANSWERED):
         accepted = 0 if scenario.point == BEFORE_THE_CREATE else 1
-        said = "Look into the vendor's list of predictions"  # SubmissionUnknown's
+        said = "SubmissionUnknown: A create was begun at"
         attempt = airflow.tasks(scenario.shape, scenario.name)
         last = max(ti["try_number"] for ti in attempt if ti["task_id"] == "operator")
         told = said in airflow.log(scenario.shape, scenario.name, "operator", last)

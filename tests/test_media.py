@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import base64
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from films import GIF, MP4, WEBM, box
 
 from airflow_vace import media, polling
 from airflow_vace.exceptions import (
@@ -78,13 +80,14 @@ def test_a_file_is_saved_whole_under_the_predictions_id(fast_emulator: Emulator,
 
 
 def test_several_outputs_are_numbered_and_keep_their_kind(fast_emulator: Emulator, tmp_path: Path) -> None:
-    for name in ("a.mp4", "b.webm", "c"):
-        fast_emulator.faults.add(path=f"/{name}", status=200, body=name)
-    urls = [f"{fast_emulator.url}/{name}" for name in ("a.mp4", "b.webm", "c")]
-    files = save_output(VaceHook(), told([*urls, "data:image/gif,%47IF"]), tmp_path)
+    video = f"data:video/mp4;base64,{base64.b64encode(MP4).decode()}"
+    webm = f"data:video/webm;base64,{base64.b64encode(WEBM).decode()}"
+    untold = f"data:;base64,{base64.b64encode(MP4).decode()}"
+    files = save_output(VaceHook(), told([video, webm, untold, "data:image/gif,%47IF89a"]), tmp_path)
+    assert fast_emulator.requests == []
     assert [Path(f["uri"]).name for f in files] == ["abc-1.mp4", "abc-2.webm", "abc-3.mp4", "abc-4.gif"]
     assert [f["content_type"] for f in files] == ["video/mp4", "video/webm", "video/mp4", "image/gif"]
-    assert (tmp_path / "abc-4.gif").read_text() == "GIF"
+    assert (tmp_path / "abc-4.gif").read_bytes() == GIF
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,142 @@ def test_what_is_no_file_never_appears_under_its_name(
     with pytest.raises(kind):
         save_output(VaceHook(), prediction, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", [1, 1000, 10_000])
+def test_a_download_that_breaks_off_goes_on_where_it_was(
+    fast_emulator: Emulator, tmp_path: Path, at: int
+) -> None:
+    prediction = done(fast_emulator)
+    with VaceHook().open_file(prediction.output_urls[0]) as download:
+        whole = b"".join(download.chunks)
+    assert len(whole) == download.size
+    fast_emulator.faults.add(path="/_delivery/*", truncate=at)
+    (file,) = save_output(VaceHook(), prediction, tmp_path)
+    assert file["sha256"] == hashlib.sha256(whole).hexdigest()
+    # What is still in the socket when it breaks may be lost, the rest is not asked for again.
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Watched(VaceHook):
+    """Remembers from where it was asked to go on, and with which mark."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, bool]] = []
+
+    def open_file(self, url: str, *, start: int = 0, etag: str | None = None) -> Any:
+        self.seen.append((start, etag is not None))
+        return super().open_file(url, start=start, etag=etag)
+
+
+BREAK = 300_000  # more than what can be lost in a socket's buffer when it breaks
+
+
+def large(emulator: Emulator) -> Prediction:
+    """Return a prediction whose file is large enough to break off in the middle."""
+    prediction = done(emulator)
+    with VaceHook().open_file(prediction.output_urls[0]) as download:
+        b"".join(download.chunks)  # so that it is drawn
+    (path,) = Path(emulator._folder or "").glob("*.mp4")
+    path.write_bytes(path.read_bytes() + box(b"free", b"x" * 2_000_000))
+    return prediction
+
+
+def content_of(emulator: Emulator) -> bytes:
+    (path,) = Path(emulator._folder or "").glob("*.mp4")
+    return path.read_bytes()
+
+
+def test_only_the_rest_of_the_same_file_is_asked_for(fast_emulator: Emulator, tmp_path: Path) -> None:
+    prediction = large(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", truncate=BREAK)
+    hook = Watched()
+    (file,) = save_output(hook, prediction, tmp_path)
+    assert file["sha256"] == hashlib.sha256(content_of(fast_emulator)).hexdigest()
+    assert hook.seen[0] == (0, False)
+    assert 0 < hook.seen[1][0] <= BREAK
+    assert hook.seen[1][1]
+    assert len(hook.seen) == 2
+
+
+@pytest.mark.parametrize("refusal", [{"status": 416}, {"status": 403}], ids=str)
+def test_a_server_that_refuses_to_go_on_is_asked_from_the_start(
+    fast_emulator: Emulator, tmp_path: Path, refusal: dict[str, Any]
+) -> None:
+    prediction = large(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", truncate=BREAK)
+    fast_emulator.faults.add(path="/_delivery/*", **refusal)
+    hook = Watched()
+    (file,) = save_output(hook, prediction, tmp_path)
+    assert file["sha256"] == hashlib.sha256(content_of(fast_emulator)).hexdigest()
+    assert [start == 0 for start, _ in hook.seen] == [True, False, True]
+
+
+def test_a_file_that_has_become_another_is_fetched_from_its_start(
+    fast_emulator: Emulator, tmp_path: Path
+) -> None:
+    prediction = large(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", truncate=BREAK)
+
+    class Changed(Watched):
+        def open_file(self, url: str, *, start: int = 0, etag: str | None = None) -> Any:
+            if start:
+                (path,) = Path(fast_emulator._folder or "").glob("*.mp4")
+                path.write_bytes(path.read_bytes() + box(b"free", b"another"))
+            return super().open_file(url, start=start, etag=etag)
+
+    (file,) = save_output(Changed(), prediction, tmp_path)
+    assert file["sha256"] == hashlib.sha256(content_of(fast_emulator)).hexdigest()
+
+
+def test_a_server_that_always_breaks_off_at_the_same_place_is_left(
+    fast_emulator: Emulator, tmp_path: Path
+) -> None:
+    prediction = large(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", times=None, truncate=BREAK)
+    hook = Watched()
+    with pytest.raises(VaceTransportError):
+        save_output(hook, prediction, tmp_path)
+    assert len(hook.seen) <= 2 * media._MOST_ATTEMPTS
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "said"),
+    [
+        (b"film", "mp4", "of its boxes there are none"),
+        (MP4[:-1], "mp4", None),
+        (box(b"ftyp", b"isom") + b"\0\0\0\x40moov", "mp4", "there are 'ftyp'"),
+        (box(b"moov") + box(b"ftyp"), "mp4", "must be among them"),
+        (box(b"ftyp") + box(b"mdat"), "mp4", "must be among them"),
+        (b"\0\0\0\x01ftyp" + bytes(8), "mp4", "none"),
+        (b"\0\0\0\0moov", "mp4", "'moov'"),
+        (b"film", "webm", "brought no WEBM"),
+        (b"film", "gif", "brought no GIF"),
+        (b"film", "png", "brought no PNG"),
+        (b"  <HTML>", "mp4", "HTML page"),
+        (b"", "gif", "empty file"),
+    ],
+)
+def test_what_is_not_what_its_name_says_is_no_file(
+    tmp_path: Path, content: bytes, kind: str, said: str | None
+) -> None:
+    media_type = next(t for t, suffix in media._SUFFIXES.items() if suffix == f".{kind}")
+    url = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+    if said is None:  # the box that is torn is not one that a player needs
+        assert save_output(VaceHook(), told(url), tmp_path)
+        return
+    with pytest.raises(VaceProtocolError, match=said):
+        save_output(VaceHook(), told(url), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_boxes_of_more_than_four_gigabytes_are_measured_by_their_long_form(tmp_path: Path) -> None:
+    long = (1).to_bytes(4) + b"moov" + (16).to_bytes(8)
+    content = box(b"ftyp", b"isom") + long
+    url = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
+    assert save_output(VaceHook(), told(url), tmp_path)[0]["size"] == len(content)
 
 
 def test_a_data_url_that_is_broken_is_named(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from airflow_vace.emulator import Emulator
 from airflow_vace.exceptions import (
     SubmissionUnknown,
     VaceAPIError,
+    VaceError,
     VaceProtocolError,
     VaceTransportError,
 )
@@ -172,21 +173,68 @@ def test_the_environments_exceptions_from_a_proxy_hold(call: Call, monkeypatch: 
     assert call("create", FOX).status == "starting"
 
 
+def fetched(hook: VaceHook, url: str) -> bytes:
+    with hook.open_file(url) as download:
+        return b"".join(download.chunks)
+
+
+PRIVATE = (
+    *(
+        "http://169.254.169.254/latest/meta-data",
+        "http://10.0.0.5/a.mp4",
+        "http://192.168.1.1/",
+        "http://[::1]/",
+    ),
+    *("http://[::ffff:169.254.169.254]/", "http://[fe80::1]/", "http://0.0.0.0/", "http://localhost/a.mp4"),
+    *("http://2130706433/", "http://0x7f.1/", "http://127.1/", "https://100.64.0.1/", "http://224.0.0.1/"),
+)
+
+
+@pytest.mark.parametrize("url", PRIVATE)
+def test_an_answer_does_not_choose_what_is_read_inside_the_network(slow: Emulator, url: str) -> None:
+    hook = VaceHook()
+    with pytest.raises(VaceProtocolError, match="not public"):
+        fetched(hook, url)
+    slow.faults.add(path="/moved", status=302, headers={"Location": url})
+    with pytest.raises(VaceProtocolError, match="not public"):
+        fetched(hook, f"{slow.url}/moved")
+    assert [request.path for request in slow.requests] == ["/moved"]
+
+
+def test_a_name_that_a_proxy_resolves_is_the_proxys_to_refuse(
+    slow: Emulator, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"http://127.0.0.1:{proxy.server_address[1]}"
+    extra = {"proxies": {"http": address}}
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", slow.connection_to(**extra))
+    with pytest.raises(VaceError) as caught:
+        fetched(VaceHook(), "http://films.invalid/a.mp4")
+    assert "not public" not in str(caught.value)
+    with pytest.raises(VaceProtocolError, match="not public"):
+        fetched(VaceHook(), "http://10.0.0.5/a.mp4")
+
+
+def test_a_name_that_nobody_knows_was_never_asked(slow: Emulator) -> None:
+    with pytest.raises(VaceTransportError, match="nothing was sent"):
+        fetched(VaceHook(), "https://films.invalid/a.mp4")
+    assert slow.requests == []
+
+
 def test_a_file_comes_with_the_key_only_from_the_own_origin(slow: Emulator) -> None:
     with Emulator() as foreign:
         for server in (slow, foreign):
             server.faults.add(path="/a.mp4", status=200, body="film")
         slow.faults.add(path="/moved", status=302, headers={"Location": f"{foreign.url}/a.mp4"})
         hook = VaceHook()
-        assert b"".join(hook.iter_file(f"{slow.url}/a.mp4")) == b"film"
-        assert b"".join(hook.iter_file(f"{slow.url}/moved")) == b"film"
+        assert fetched(hook, f"{slow.url}/a.mp4") == b"film"
+        assert fetched(hook, f"{slow.url}/moved") == b"film"
         assert [request.auth for request in foreign.requests] == [()]
         slow.faults.add(path="/round", times=None, status=302, headers={"Location": "/round"})
         with pytest.raises(VaceTransportError, match="too often"):
-            list(hook.iter_file(f"{slow.url}/round"))
+            fetched(hook, f"{slow.url}/round")
         slow.faults.add(path="/nowhere", status=302, headers={"Location": "http://[bad"})
         with pytest.raises(VaceProtocolError, match="redirected to nowhere"):
-            list(hook.iter_file(f"{slow.url}/nowhere"))
+            fetched(hook, f"{slow.url}/nowhere")
 
 
 # --- TLS -------------------------------------------------------------------------------------------

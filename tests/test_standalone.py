@@ -29,29 +29,6 @@ pytestmark = [
 
 DAGS = Path(__file__).parent.parent / "dags"
 
-KILLED = """
-from airflow.sdk import dag
-from airflow_vace.operators import VacePredictionOperator
-from airflow_vace.sensors import VacePredictionSensor
-
-SLOW = "vace_slow"
-
-@dag(schedule=None)
-def killed():
-    waits = {"input": {"prompt": "x"}, "vace_conn_id": SLOW, "wait_for_completion": True}
-    VacePredictionOperator(task_id="operator", deferrable=True, **waits)
-    VacePredictionOperator(task_id="running", deferrable=False, **waits)
-    VacePredictionOperator(task_id="late", deferrable=True, timeout=30, **waits)
-    for cancel in (True, False):
-        submit = VacePredictionOperator(task_id=f"submit_{cancel}", input={"prompt": "x"}, vace_conn_id=SLOW)
-        VacePredictionSensor(
-            task_id=f"sensor_{cancel}", prediction=submit.output, vace_conn_id=SLOW, deferrable=True,
-            cancel_on_kill=cancel,
-        )
-
-killed()
-"""
-
 
 class Airflow:
     """A running Airflow, asked over REST as a person would."""
@@ -104,24 +81,17 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     return answer
 
 
-def looks_at(emulator: Emulator, identifier: str) -> int:
-    return sum(seen.method == "GET" and seen.path.endswith(identifier) for seen in emulator.requests)
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    with Emulator(time_scale=0.1) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def emulators() -> Iterator[tuple[Emulator, Emulator]]:
-    with Emulator(time_scale=0.1) as emulator, Emulator(time_scale=100) as slow:
-        yield emulator, slow
-
-
-@pytest.fixture(scope="module")
-def airflow(
-    tmp_path_factory: pytest.TempPathFactory, emulators: tuple[Emulator, Emulator]
-) -> Iterator[Airflow]:
+def airflow(tmp_path_factory: pytest.TempPathFactory, emulator: Emulator) -> Iterator[Airflow]:
     home = tmp_path_factory.mktemp("airflow")
     dags = home / "dags"
     shutil.copytree(DAGS, dags)
-    (dags / "killed.py").write_text(KILLED)
     port = demo._free_port()
     environment = demo._environment(home) | {
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
@@ -130,8 +100,7 @@ def airflow(
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(demo._free_port()),
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(demo._free_port()),
-        "AIRFLOW_CONN_VACE_DEFAULT": emulators[0].connection,
-        "AIRFLOW_CONN_VACE_SLOW": emulators[1].connection,
+        "AIRFLOW_CONN_VACE_DEFAULT": emulator.connection,
     }
     log = home / "airflow.log"
     demo._run_airflow(["db", "migrate"], environment, log)
@@ -140,14 +109,13 @@ def airflow(
         address = f"http://127.0.0.1:{port}"
         demo._wait_until_healthy(address, process, log)
         running = Airflow(address, environment)
-        until(lambda: running.ask("GET", "/dags")["total_entries"] == 3)
+        until(lambda: running.ask("GET", "/dags")["total_entries"] == 2)
         yield running
 
 
 def test_a_run_triggered_over_rest_defers_and_succeeds(
-    airflow: Airflow, emulators: tuple[Emulator, Emulator], tmp_path: Path
+    airflow: Airflow, emulator: Emulator, tmp_path: Path
 ) -> None:
-    emulator, _ = emulators
     run_id = airflow.trigger("vace_text_to_video", prompt="a cat", save_to=f"{tmp_path}/")
     until(lambda: airflow.tasks("vace_text_to_video", run_id)["wait"] == "deferred")
     rows = airflow.trigger_rows()
@@ -163,35 +131,3 @@ def test_a_run_triggered_over_rest_defers_and_succeeds(
     assert airflow.ask("GET", path)["extra_links"]["Prediction"] == payload["urls"]["web"]
     assert emulator.api_key not in json.dumps([rows, payload])
     assert emulator.bill["charged"] == 1
-
-
-def test_a_task_that_a_person_ends_cancels_where_it_is_told_to(
-    airflow: Airflow, emulators: tuple[Emulator, Emulator]
-) -> None:
-    _, slow = emulators
-    run_id = airflow.trigger("killed")
-    waiting = {
-        **dict.fromkeys(("operator", "sensor_True", "sensor_False"), "deferred"),
-        "running": "running",
-    }
-    until(lambda: waiting.items() <= airflow.tasks("killed", run_id).items())
-    until(lambda: len(slow.world.runs) == 5)
-    by_task = {
-        "sensor_True": airflow.xcom("killed", run_id, "submit_True")["id"],
-        "sensor_False": airflow.xcom("killed", run_id, "submit_False")["id"],
-    }
-    # One look is the worker's; from the second on the triggerer has taken over, and can be told to stop.
-    until(lambda: all(looks_at(slow, run.id) > 1 for run in slow.world.runs.values()))
-    for task_id in waiting:
-        path = f"/dags/killed/dagRuns/{run_id}/taskInstances/{task_id}"
-        airflow.ask("PATCH", path, {"new_state": "failed"})
-
-    def canceled() -> set[str]:
-        return {p["id"] for p in slow.bill["predictions"] if p["status"] == "canceled"}
-
-    # The operators' two, the sensor's that was told to, and the one past its deadline.
-    until(lambda: len(canceled()) == 4)
-    until(lambda: airflow.tasks("killed", run_id)["late"] == "failed")
-    assert by_task["sensor_True"] in canceled()
-    assert by_task["sensor_False"] not in canceled()
-    assert slow.bill["charged"] == 5

@@ -239,17 +239,28 @@ class Api:
             raise VaceProtocolError(f"The next page of the list is at a foreign origin: {excerpt(url)}")
         return self._request("list", "GET", "", url=own)
 
-    def file(self, url: str) -> Request:
+    def file(self, url: str, *, start: int = 0, etag: str | None = None) -> Request:
         """Describe the download of a file; it carries the key only to the connection's own origin.
 
+        :param start: where to go on, in bytes, if the file is still the one with this `etag`
         :raises VaceProtocolError: if it is not at an http(s) address
         """
+        # As it is: a length and a range mean nothing of what is compressed on the way.
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            if etag:
+                headers["If-Range"] = etag
         own = self._at_own_origin(url)
         if own:
-            return self._request("file", "GET", "", url=own, headers={"Accept": "*/*"})
+            return self._request("file", "GET", "", url=own, headers=headers)
         if _origin(url) is None:
             raise VaceProtocolError(f"The output is at no http(s) address: {excerpt(url)}")
-        return Request(verb="file", method="GET", url=url, headers={"Accept": "*/*"})
+        return Request(verb="file", method="GET", url=url, headers=headers)
+
+    def is_own_host(self, url: str) -> bool:
+        """Whether a URL's host is the connection's, on whatever port."""
+        return urlsplit(url).hostname == urlsplit(self.base_url).hostname
 
     def _request(  # noqa: PLR0913 - the parts of a request
         self,

@@ -148,7 +148,7 @@ class Service:
             return _broken_off(request)
         if fault.status is not None:
             return web.Response(status=fault.status, headers=fault.headers, body=fault.encoded_body())
-        if isinstance(answer, web.Response):
+        if isinstance(answer, web.Response | web.FileResponse):
             return await _spoiled(request, answer, fault)
         return answer or web.Response(status=500)
 
@@ -409,8 +409,10 @@ def _broken_off(request: web.Request) -> web.Response:
     return web.Response(status=500)
 
 
-async def _spoiled(request: web.Request, answer: web.Response, fault: Fault) -> web.StreamResponse:
-    if fault.patch or fault.drop or fault.logs:
+async def _spoiled(
+    request: web.Request, answer: web.Response | web.FileResponse, fault: Fault
+) -> web.StreamResponse:
+    if isinstance(answer, web.Response) and (fault.patch or fault.drop or fault.logs):
         answer = _patched(answer, fault)
     if fault.truncate is not None:
         return await _truncated(request, answer, fault.truncate)
@@ -432,16 +434,22 @@ def _patched(answer: web.Response, fault: Fault) -> web.Response:
     return _json(answer.status, told)
 
 
-async def _begun(request: web.Request, answer: web.Response) -> tuple[web.StreamResponse, bytes]:
+async def _begun(request: web.Request, answer: web.StreamResponse) -> tuple[web.StreamResponse, bytes]:
     """Send the head of an answer, and return what is to follow."""
-    body = answer.body if isinstance(answer.body, bytes) else b""
-    begun = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
+    headers = {"Content-Type": answer.content_type}
+    if isinstance(answer, web.FileResponse):
+        path = answer._path  # noqa: SLF001 - aiohttp tells it nowhere else
+        body, stat = path.read_bytes(), path.stat()
+        headers["ETag"] = f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'  # as aiohttp makes it
+    else:
+        body = answer.body if isinstance(answer, web.Response) and isinstance(answer.body, bytes) else b""
+    begun = web.StreamResponse(status=answer.status, headers=headers)
     begun.content_length = len(body)
     await begun.prepare(request)
     return begun, body
 
 
-async def _truncated(request: web.Request, answer: web.Response, size: int) -> web.StreamResponse:
+async def _truncated(request: web.Request, answer: web.StreamResponse, size: int) -> web.StreamResponse:
     torn, body = await _begun(request, answer)
     await torn.write(body[:size])
     if request.transport is not None:
@@ -449,7 +457,7 @@ async def _truncated(request: web.Request, answer: web.Response, size: int) -> w
     return torn
 
 
-async def _dripped(request: web.Request, answer: web.Response, pause: float) -> web.StreamResponse:
+async def _dripped(request: web.Request, answer: web.StreamResponse, pause: float) -> web.StreamResponse:
     slow, body = await _begun(request, answer)
     for byte in body:
         await slow.write(bytes([byte]))
