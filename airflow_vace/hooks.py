@@ -74,8 +74,8 @@ class VaceHook(HttpHook):
     The connection is looked up with the first call and kept. The asynchronous calls share one session
     inside `async with VaceHook(...) as hook:`; outside of it each opens and closes its own.
 
-    `is_create_open` tells whoever breaks :meth:`create_prediction` off whether a request of it is without
-    an answer; between two tries of it none is.
+    `is_create_open` tells whoever breaks :meth:`create_prediction` off whether a prediction may have been
+    accepted; between two tries of it none was.
 
     :param vace_conn_id: connection of type `vace`
     """
@@ -121,13 +121,10 @@ class VaceHook(HttpHook):
             attempt += 1
             self.is_create_open = True
             try:
-                prediction = read_prediction(api, request, self._send(request))
+                return read_prediction(api, request, self._send(request))
             except VaceError as error:
                 self.is_create_open = False
                 delay = self._create_again_in(error, attempt, time.monotonic() - started)
-            else:
-                self.is_create_open = False
-                return prediction
             time.sleep(delay)
 
     async def acreate_prediction(

@@ -112,8 +112,11 @@ def _unsigned(value: Any) -> Any:
     value = value.strip()  # as servers do
     if not value.lower().startswith(("http://", "https://")):
         return value
-    parts = urlsplit(value)
-    query = parse_qsl(parts.query, keep_blank_values=True)
+    try:
+        parts = urlsplit(value)
+        query = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:  # a prompt that begins like a URL
+        return value
     if not any(name.lower() in _SIGNATURES for name, _ in query):
         return value
     kept = [(name, text) for name, text in query if not _SIGNING.fullmatch(name)]
@@ -516,7 +519,7 @@ class Ledger:
         try:
             self.write(record)
             written = self.read()
-        except LedgerError:
+        except BaseException:  # a time-out too: nothing is sent after it
             with suppress(LedgerError):
                 self.withdraw(before)
             raise

@@ -140,10 +140,12 @@ def _fetch(hook: VaceHook, url: str, file: BinaryIO) -> str:
                 for chunk in download.chunks:
                     digest.update(chunk)
                     file.write(chunk)
-            if download.size in (None, file.tell()):
-                return digest.hexdigest()
-            short = f"GET {excerpt(url)}: {file.tell()} bytes came of {download.size}"
-            raise VaceTransportError(short, sent=True)
+            if download.size not in (None, file.tell()):
+                short = f"GET {excerpt(url)}: {file.tell()} bytes came of {download.size}"
+                raise VaceTransportError(short, sent=True)
+            if download.size is None and _is_torn(file):
+                raise VaceTransportError(f"GET {excerpt(url)}: it ends within a box of the MP4", sent=True)
+            return digest.hexdigest()
         except (VaceTransportError, VaceAPIError) as error:
             attempt = 1 if file.tell() > most else attempt + 1
             most = max(most, file.tell())
@@ -221,7 +223,7 @@ def _check_content(file: BinaryIO, size: int, suffix: str) -> None:
     if suffix == ".mp4":
         boxes = list(_boxes_of(file, size))
         if boxes[:1] != [b"ftyp"] or b"moov" not in boxes:
-            found = ", ".join(repr(box)[1:] for box in boxes[:8]) or "none"
+            found = ", ".join(repr(box)[1:] for box in boxes[:8] if box) or "none"
             raise VaceProtocolError(
                 f"The output's URL brought no whole MP4: of its boxes there are {found}, and ftyp and moov"
                 " must be among them"
@@ -230,8 +232,16 @@ def _check_content(file: BinaryIO, size: int, suffix: str) -> None:
         raise VaceProtocolError(f"The output's URL brought no {suffix[1:].upper()}, but {start[:16]!r}")
 
 
+def _is_torn(file: BinaryIO) -> bool:
+    """Whether an MP4 ends before its last box does: without a length nothing else says so."""
+    size = file.tell()
+    boxes = list(_boxes_of(file, size))
+    file.seek(size)
+    return b"ftyp" in boxes and boxes[-1] == b""
+
+
 def _boxes_of(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield the names of an MP4's outermost boxes that are there in full (ISO/IEC 14496-12, 4.2)."""
+    """Yield the names of an MP4's outermost boxes (ISO/IEC 14496-12, 4.2), "" for one that is torn."""
     at = 0
     while at + 8 <= size:
         file.seek(at)
@@ -242,6 +252,7 @@ def _boxes_of(file: BinaryIO, size: int) -> Iterator[bytes]:
         elif length == 0:  # to the end of the file
             length = size - at
         if length < 8 or at + length > size:
+            yield b""
             return
         yield head[4:8]
         at += length

@@ -65,6 +65,7 @@ class VacePredictionOperator(WaitsForPrediction):
     template_fields: Sequence[str] = ("input", "model", "version", "vace_conn_id", "save_to")
     template_fields_renderers: ClassVar[dict[str, str]] = {"input": "json"}
     ui_color = "#e9e3f7"
+    owns_prediction = True
 
     def __init__(  # noqa: PLR0913 - a DAG author's parameters
         self,
@@ -120,16 +121,11 @@ class VacePredictionOperator(WaitsForPrediction):
         if not ledger.is_durable:
             why = "Airflow below 3.3 keeps no state across attempts" if self.durable else "durable=False"
             self.log.warning("%s: a retry of this task, or a clear, may pay again", why)
-        with translated(_can_submit_later):
-            self.checked_save_to()
-            submission = self._submission = self._new_submission(ledger)
-            prediction, deadline = submission.prediction_of(self._order())
-        self._prediction = prediction
-        if submission.is_killed:
-            self.on_kill()
-        if not self.wait_for_completion:
-            return prediction.payload()
-        return self._wait_on(self._wait_for(prediction, deadline), may_defer=self.deferrable)
+        with self.until_canceled():
+            prediction, deadline = self._owned(ledger)
+            if not self.wait_for_completion:
+                return prediction.payload()
+            return self._wait_on(self._wait_for(prediction, deadline), may_defer=self.deferrable)
 
     def execute_complete(
         self,
@@ -148,9 +144,12 @@ class VacePredictionOperator(WaitsForPrediction):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Wait for ourselves where the triggerer failed: no attempt is lost by it."""
-        if next_method != "__fail__":
-            return super().resume_execution(next_method, next_kwargs, context)
-        failure = next_kwargs or {}
+        with self.until_canceled():
+            if next_method != "__fail__":
+                return super().resume_execution(next_method, next_kwargs, context)
+            return self._go_on_after(next_kwargs or {}, context)
+
+    def _go_on_after(self, failure: dict[str, Any], context: Context) -> dict[str, Any]:
         self.log.warning(
             "The wait in the triggerer ended without an answer (%s); looking for myself\n%s",
             failure.get("error"),
@@ -159,10 +158,10 @@ class VacePredictionOperator(WaitsForPrediction):
         ledger = self._begin(context)
         with translated(can_be_looked_at_again):
             record = ledger.read()
-            if record is not None and record.phase is Phase.INTENT:
+            if ledger.is_durable and (record is None or record.phase is Phase.INTENT):
                 raise LedgerError(
-                    "The wait ended, and its prediction could not be recorded before; nothing was submitted"
-                    " since. A retry looks for it."
+                    "The wait ended, and there is no record of its prediction, which may run on: either it could"
+                    " not be written, then a retry looks for it; or it was deleted, then a retry submits anew."
                 )
             prediction = self._prediction = Prediction.from_json(record.prediction if record else None)
         deadline = record.deadline if record else None
@@ -174,7 +173,7 @@ class VacePredictionOperator(WaitsForPrediction):
             # It submits, or asks what an earlier attempt has left.
             submission.is_killed = True
             self._prediction = submission.prediction
-            if self._prediction is None:
+            if self._prediction is None and submission.is_submitting:
                 self.log.warning(
                     "Killed before there was a prediction: one may have been accepted at this moment, and is"
                     " then billed, unless its answer still comes in time to cancel it"
@@ -194,6 +193,23 @@ class VacePredictionOperator(WaitsForPrediction):
             self._ledger = AttemptLedger(self._ti if is_deferred else None)
         return self._ledger
 
+    def _owned(self, ledger: Ledger) -> tuple[Prediction, float]:
+        """Return this task's prediction and its deadline; Airflow may only retry what can't pay twice."""
+        with translated(_can_submit_later):
+            self.checked_save_to()
+            submission = self._submission = self._new_submission(ledger)
+            try:
+                self._prediction, deadline = submission.prediction_of(self._order())
+            except AirflowTaskTimeout:
+                if submission.prediction is None:
+                    raise
+                self._prediction = submission.prediction
+                with self._ended(submission.prediction):
+                    raise
+        if submission.is_killed:
+            self.on_kill()
+        return self._prediction, deadline
+
     def _order(self) -> Order:
         values, model, version = self.hook.resolved(
             self.input, model=self.model or None, version=self.version or None
@@ -211,11 +227,8 @@ class VacePredictionOperator(WaitsForPrediction):
         return Submission(self.hook, ledger, policy, log=self.log, max_tries=max_tries)
 
     def _is_kept(self) -> bool:
-        return self._ledger.is_durable and super()._is_kept()
-
-    def _is_last_attempt(self) -> bool:
-        tried, most = getattr(self._ti, "try_number", None), getattr(self._ti, "max_tries", None)
-        return isinstance(tried, int) and isinstance(most, int) and tried > most
+        is_recorded = self._submission is None or self._submission.is_recorded
+        return self._ledger.is_durable and is_recorded and super()._is_kept()
 
     # --- waiting -----------------------------------------------------------------------------------
 
@@ -275,8 +288,10 @@ class VacePredictionOperator(WaitsForPrediction):
             record = self._ledger.read()
             if record is None:
                 return
-            if record.phase is Phase.INTENT:
+            if record.phase is Phase.INTENT and prediction.id not in record.earlier:
                 record = record.submitted(prediction)
+            if record.phase is Phase.INTENT:  # of an attempt that has taken over
+                return
             if record.known.id == prediction.id:
                 self._ledger.write(record.settled(prediction))
         except LedgerError as error:

@@ -80,7 +80,8 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         self._ti = context["ti"]
         if not self.deferrable:
-            return super().execute(context)
+            with self.until_canceled():
+                return super().execute(context)
         # Through here failures become skips where soft_fail or never_fail say so.
         return self.resume_execution("look_then_defer", None, context)
 
@@ -91,7 +92,8 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
             self.log.warning("No triggerer ended this wait in time; looking for myself")
             next_method, next_kwargs = "look_then_fail", None
         try:
-            return super().resume_execution(next_method, next_kwargs, context)
+            with self.until_canceled():
+                return super().resume_execution(next_method, next_kwargs, context)
         except (VaceError, OSError) as error:
             if self.never_fail:  # as Airflow has it when poking
                 raise AirflowSkipException("Skipping due to never_fail is set to True.") from error

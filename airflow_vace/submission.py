@@ -76,8 +76,8 @@ class Policy:
 class Submission:
     """One attempt of a task to have exactly one prediction for its order.
 
-    `prediction` is the task's as soon as it is known, for whoever must cancel it; after `is_killed` is
-    set, no create is sent any more.
+    `prediction` is the task's as soon as it is known, for whoever must cancel it; `is_recorded` says whether
+    another attempt would know of it; after `is_killed` is set, no create is sent any more.
 
     :param hook: the hook of the order's connection
     :param ledger: what earlier attempts have left
@@ -100,7 +100,9 @@ class Submission:
         self.log = log or logging.getLogger(__name__)
         self.max_tries = max_tries
         self.prediction: Prediction | None = None
+        self.is_submitting = False
         self.is_killed = False
+        self.is_recorded = True
 
     def prediction_of(self, order: Order) -> tuple[Prediction, float]:
         """Return the order's prediction, the one that is there or a new one, and its deadline.
@@ -199,6 +201,7 @@ class Submission:
         """Create; whatever ends that with a request still open is :class:`SubmissionUnknown`."""
         if self.is_killed:
             raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
+        self.is_submitting = True
         try:
             return self.hook.create_prediction(
                 order.values,
@@ -216,6 +219,8 @@ class Submission:
                 " be running, and be billed, whose id nobody knows. Look into the vendor's list of"
                 " predictions before running the task again."
             ) from error
+        finally:
+            self.is_submitting = False
 
     def _withdraw(self, before: Record | None) -> None:
         try:
@@ -227,6 +232,7 @@ class Submission:
         try:
             self.ledger.write(record)
         except LedgerError as error:
+            self.is_recorded = False
             self.log.warning("%s: only this attempt knows prediction %s", error, record.known.id)
 
     # --- what an earlier attempt has left ----------------------------------------------------------

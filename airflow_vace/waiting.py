@@ -43,6 +43,9 @@ DEFERRAL_GRACE_SECONDS = 300.0
 # How often a wait goes back to a triggerer that gave it up: its machine may lack what this one has.
 MOST_DEFERRALS = 3
 
+# A killed task has some five seconds; one that ends by itself waits for its cancel.
+_LONGEST_ON_KILL = 60.0
+
 _MOST_LOOKS_FOR_OUTPUT = 4
 
 
@@ -56,6 +59,10 @@ class WaitsForPrediction(BaseOperator):
     cancel_on_kill: bool
     _prediction: Prediction | None = None
     _ti: Any = None
+    _canceling: Thread | None = None
+
+    # Whether it is for this task to stop a prediction that nobody waits for any more.
+    owns_prediction = False
 
     @cached_property
     def hook(self) -> VaceHook:
@@ -188,17 +195,28 @@ class WaitsForPrediction(BaseOperator):
             )
         elif self._is_kept() and not isinstance(sys.exception(), AirflowTaskTimeout):
             # In a thread: the signal may have come in the midst of another question to Airflow.
-            Thread(target=self._cancel_if_ended, args=(prediction,), name="vace-on-kill").start()
+            self._canceling = Thread(target=self._cancel_if_ended, args=(prediction,), name="vace-on-kill")
+            self._canceling.start()
         else:
             self.cancel(prediction)
+
+    @contextmanager
+    def until_canceled(self) -> Iterator[None]:
+        """Let what `on_kill` has begun come to its end: Airflow ends the process with all its threads."""
+        try:
+            yield
+        finally:
+            if self._canceling is not None:
+                self._canceling.join(_LONGEST_ON_KILL)
 
     def _is_kept(self) -> bool:
         """Whether another attempt, if one comes, knows of the prediction and goes on with it."""
         return self._ti is not None
 
     def _is_last_attempt(self) -> bool:
-        """Whether Airflow runs this task no more by itself, so that nobody goes on with the prediction."""
-        return False
+        """Whether Airflow runs this task no more by itself."""
+        tried, most = getattr(self._ti, "try_number", None), getattr(self._ti, "max_tries", None)
+        return isinstance(tried, int) and isinstance(most, int) and tried > most
 
     def _cancel_if_ended(self, prediction: Prediction) -> None:
         try:
@@ -211,14 +229,12 @@ class WaitsForPrediction(BaseOperator):
                 error,
             )
             return
-        if is_ended(state) or (state == RUNNING and self._is_last_attempt()):
+        is_left = state == RUNNING and self._is_last_attempt()
+        if is_ended(state) or (is_left and self.owns_prediction):
             self.cancel(prediction)
-        else:
-            self.log.info(
-                "Prediction %s is not canceled: the task is %s, its next attempt goes on with it",
-                prediction.id,
-                state,
-            )
+            return
+        who = "and this was its last attempt; it runs on" if is_left else "its next attempt goes on with it"
+        self.log.info("Prediction %s is not canceled: the task is %s, %s", prediction.id, state, who)
 
     def cancel(self, prediction: Prediction) -> Prediction | None:
         """Cancel a prediction, and return what became of it, None if it could not be told to stop."""

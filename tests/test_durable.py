@@ -1045,6 +1045,49 @@ def test_a_sensor_cancels_only_if_it_shall_and_only_what_a_person_has_ended(
     assert statuses(server) == ["canceled" if is_canceled else "starting"]
 
 
+def test_a_sensor_in_its_last_attempt_says_that_nobody_goes_on(
+    server: Emulator, airflow_says: Callable[[Any], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    created = VaceHook().create_prediction({"prompt": "a fox"})
+    leg = poked(created.payload(), cancel_on_kill=True)
+    leg._ti.try_number = 3
+    airflow_says("running")
+    kill(leg)
+    assert statuses(server) == ["starting"]
+    assert "this was its last attempt; it runs on" in capfd.readouterr().out
+
+
+def test_what_could_not_be_recorded_is_canceled_when_its_worker_is_stopped(server: Emulator) -> None:
+    class Deaf(Store):
+        def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+            if value["phase"] != "intent":
+                raise RuntimeError("away")
+            super().set(key, value, retention=retention)
+
+    run = task(Deaf())
+    run.result()
+    kill(run.legs[-1])
+    assert statuses(server) == ["canceled"]
+
+
+def test_a_task_does_not_end_before_its_cancel_has(
+    server: Emulator, airflow_says: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow_says("failed")
+    server.faults.add(path="*/cancel", delay=0.5)
+    run = task()
+    leg = run.leg()
+    real = VaceHook.create_prediction
+
+    def interrupted(self: VaceHook, *args: Any, **kwargs: Any) -> Any:
+        leg.on_kill()
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(VaceHook, "create_prediction", interrupted)
+    leg.execute(run.context)
+    assert statuses(server) == ["canceled"], "the process ends right after this, with all its threads"
+
+
 @pytest.mark.parametrize("cancel_on_kill", [True, False])
 def test_an_execution_timeout_of_a_sensor_cancels_if_it_shall(
     server: Emulator, *, cancel_on_kill: bool
@@ -1080,6 +1123,84 @@ def test_what_was_canceled_ends_in_one_new_prediction_and_in_no_loop(server: Emu
     second = run.cleared().result()
     assert run.retried().result()["id"] == second["id"]
     assert statuses(server) == ["canceled", "starting"]
+
+
+def test_an_execution_timeout_while_it_asks_what_was_left_cancels_and_is_not_retried(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    run = task(store)
+    run.result()
+
+    def late(*_: object) -> None:
+        raise AirflowTaskTimeout
+
+    monkeypatch.setattr(VaceHook, "get_prediction", late)
+    with pytest.raises(AirflowFailException, match="execution_timeout"):
+        run.retried().result()
+    assert statuses(server) == ["canceled"]
+    assert store.record["prediction"]["status"] == "canceled"
+
+
+def test_an_execution_timeout_right_after_the_create_does_not_forget_it(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = VaceHook.create_prediction
+
+    def late(self: VaceHook, *args: Any, **kwargs: Any) -> Any:
+        real(self, *args, **kwargs)
+        raise AirflowTaskTimeout
+
+    run = task()
+    with monkeypatch.context() as patch:
+        patch.setattr(VaceHook, "create_prediction", late)
+        with pytest.raises(SubmissionUnknown):
+            run.result()
+    run.retried().result()
+    assert billed(server) == 1
+
+
+def test_an_execution_timeout_while_the_intent_is_written_leaves_none(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+
+    def late(_: Ledger) -> None:
+        if store.rows:
+            raise AirflowTaskTimeout
+
+    monkeypatch.setattr(Ledger, "read", late)
+    with pytest.raises(AirflowTaskTimeout):
+        task(store).result()
+    assert store.rows == {}
+    assert server.requests == []
+
+
+def test_an_attempt_that_was_superseded_leaves_the_new_ones_intent_alone(server: Emulator) -> None:
+    store = Store()
+    old = waiting(store, deferrable=True)
+    with pytest.raises(TaskDeferred):
+        old.leg().execute(old.context)
+    (first,) = server.world.runs
+
+    class Dies(Store):
+        """Ends the new attempt after its intent is written."""
+
+        def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+            super().set(key, value, retention=retention)
+            if value["phase"] == "submitted":
+                raise Killed
+
+    dies = Dies()
+    dies.rows = store.rows
+    with pytest.raises(Killed):
+        waiting(dies, input={"prompt": "an otter"}).result()
+    intent = {**dies.record, "phase": "intent", "prediction": None}
+    store.rows["vace_prediction"] = json.dumps(intent)
+    told = {"id": first, "status": "canceled", "urls": {}}
+    with pytest.raises(AirflowFailException):
+        old.leg().resume_execution("execute_complete", {"event": told}, old.context)
+    assert store.record == intent
 
 
 def test_an_execution_timeout_while_it_saves_is_left_to_a_retry_that_saves(
@@ -1156,7 +1277,7 @@ def test_a_crash_whose_prediction_could_not_be_recorded_is_left_to_a_retry(serve
     run = waiting(Deaf(), deferrable=True)
     with pytest.raises(TaskDeferred):
         run.leg().execute(run.context)
-    with pytest.raises(LedgerError, match="could not be recorded"):
+    with pytest.raises(LedgerError, match="there is no record of its prediction"):
         run.leg().resume_execution("__fail__", {"error": "Trigger failure"}, run.context)
     assert billed(server) == 1
 

@@ -343,6 +343,12 @@ def test_a_signature_that_is_made_anew_is_no_other_input(one: str, two: str) -> 
     assert order(src_video=one).fingerprint != order(src_video=one.replace("v.mp4", "w.mp4")).fingerprint
 
 
+def test_a_prompt_that_begins_like_a_url_is_text() -> None:
+    odd = order(prompt="http://[fox] on a hill")
+    assert odd.fingerprint != order().fingerprint
+    assert intent().is_of(echo(intent(), odd)) is False
+
+
 def test_a_query_that_signs_nothing_counts() -> None:
     first, second = (order(src_video=f"https://a/b?id={n}&expires=1") for n in (1, 2))
     assert first.fingerprint != second.fingerprint

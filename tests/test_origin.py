@@ -201,6 +201,15 @@ def test_an_answer_does_not_choose_what_is_read_inside_the_network(slow: Emulato
     assert [request.path for request in slow.requests] == ["/moved"]
 
 
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.2\\x.example.com/", "http://a b/", "http://a\tb/", "ftp://a/b"]
+)
+def test_an_address_that_can_be_read_in_two_ways_is_none(slow: Emulator, url: str) -> None:
+    with pytest.raises(VaceProtocolError, match=r"no http\(s\) address"):
+        fetched(VaceHook(), url)
+    assert slow.requests == []
+
+
 def test_a_name_that_a_proxy_resolves_is_the_proxys_to_refuse(
     slow: Emulator, proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,8 @@ class Response:
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][\w.:/-]*", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]+")
+# No blanks, controls, backslashes: what two readers of a URL may take for two hosts.
+_PLAIN = re.compile(r"[!-\[\]-~]+")
 _STATUS_PATH = re.compile(r"/predictions/(?:status/)?([^/]+?)(?:/cancel)?/?$")
 
 
@@ -121,7 +123,7 @@ class Api:
             or parts.query
             or parts.fragment
             or "@" in parts.netloc
-            or not re.fullmatch(r"[!-\[\]-~]+", base_url)
+            or not _PLAIN.fullmatch(base_url)
         ):
             raise VaceInputError(
                 f"The connection's host makes no usable address: {excerpt(base_url)!r}. Give the server's"
@@ -254,7 +256,7 @@ class Api:
         own = self._at_own_origin(url)
         if own:
             return self._request("file", "GET", "", url=own, headers=headers)
-        if _origin(url) is None:
+        if _origin(url) is None or not _PLAIN.fullmatch(url):
             raise VaceProtocolError(f"The output is at no http(s) address: {excerpt(url)}")
         return Request(verb="file", method="GET", url=url, headers=headers)
 
@@ -307,7 +309,7 @@ class Api:
 
     def _at_own_origin(self, url: str) -> str | None:
         """Return the URL, put together anew, if it is at the connection's scheme, host and port."""
-        if not re.fullmatch(r"[!-\[\]-~]+", url):  # no blanks, controls, backslashes
+        if not _PLAIN.fullmatch(url):
             return None
         if _origin(url) is None or _origin(url) != _origin(self.base_url):
             return None
