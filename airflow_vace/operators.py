@@ -160,8 +160,9 @@ class VacePredictionOperator(WaitsForPrediction):
             record = ledger.read()
             if ledger.is_durable and (record is None or record.phase is Phase.INTENT):
                 raise LedgerError(
-                    "The wait ended, and there is no record of its prediction, which may run on: either it could"
-                    " not be written, then a retry looks for it; or it was deleted, then a retry submits anew."
+                    "The wait ended, and there is no record of its prediction, which may run on. Either it"
+                    " could not be written, then a retry looks for it; or a person deleted it, then a retry"
+                    " submits anew."
                 )
             prediction = self._prediction = Prediction.from_json(record.prediction if record else None)
         deadline = record.deadline if record else None
