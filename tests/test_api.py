@@ -715,3 +715,11 @@ def test_no_json_brings_anything_but_our_own_errors(status: int, body: dict[str,
         except VaceError:
             continue
         assert told.id == "abc"
+
+
+def test_the_rest_of_a_file_is_asked_for_by_range_and_only_if_it_is_still_the_same() -> None:
+    url = "https://cdn.example/a.mp4"
+    assert "Range" not in GATEWAY.file(url).headers
+    marked = GATEWAY.file(url, start=5, etag='"one"').headers
+    assert (marked["Range"], marked["If-Range"]) == ("bytes=5-", '"one"')
+    assert "If-Range" not in GATEWAY.file(url, start=5).headers
