@@ -21,12 +21,12 @@ _LEFT_OUT = {"host", "content-length", "transfer-encoding", "connection", "keep-
 
 @dataclass(frozen=True)
 class Passing:
-    """A request on its way, and its answer once there is one; `port` is the sender's."""
+    """A request on its way, and its answer once there is one; `ports` are the sender's and ours."""
 
     method: str
     path: str
     body: Any
-    port: int
+    ports: tuple[int, int]
     answer: Any = None
 
     @property
@@ -34,8 +34,9 @@ class Passing:
         """The process that sent it."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                for connection in process.net_connections("tcp"):
-                    if connection.laddr[1:] == (self.port,) and connection.raddr:
+                for found in process.net_connections("tcp"):
+                    # Both ends: a port may serve connections to several places at once.
+                    if (found.laddr[1:], found.raddr[1:]) == (self.ports[:1], self.ports[1:]):
                         return int(process.pid)
         return None
 
@@ -102,7 +103,8 @@ class Wire:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         peer = request.transport.get_extra_info("peername") if request.transport else ("", 0)
-        passing = Passing(request.method, request.path, _json(body), peer[1])
+        ports = (peer[1], self.port)
+        passing = Passing(request.method, request.path, _json(body), ports)
         if await self._watched(self.before, passing):
             return _broken_off(request)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _LEFT_OUT}
@@ -114,7 +116,7 @@ class Wire:
                 content = await answer.read()
         except aiohttp.ClientError:
             return _broken_off(request)
-        passing = Passing(request.method, request.path, _json(body), peer[1], _json(content))
+        passing = Passing(request.method, request.path, _json(body), ports, _json(content))
         if await self._watched(self.after, passing):
             return _broken_off(request)
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in _LEFT_OUT}
