@@ -273,7 +273,7 @@ class VacePredictionOperator(WaitsForPrediction):
             raise AirflowFailException(str(error)) from error
         except Exception as error:
             if self._ledger.is_durable:
-                self.log.warning("Prediction %s is recorded: a retry goes on with it", prediction.id)
+                self.log.warning("A retry goes on with prediction %s, or looks for it", prediction.id)
                 raise
             raise AirflowFailException(
                 f"{type(error).__name__} after prediction {prediction.id} was submitted: {error}. It may be"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -91,13 +91,13 @@ class Submission:
         ledger: Ledger,
         policy: Policy,
         *,
-        log: Any = None,
+        log: Any,
         max_tries: int | None = None,
     ) -> None:
         self.hook = hook
         self.ledger = ledger
         self.policy = policy
-        self.log = log or logging.getLogger(__name__)
+        self.log = log
         self.max_tries = max_tries
         self.prediction: Prediction | None = None
         self.is_submitting = False
@@ -271,7 +271,8 @@ class Submission:
     def _taken_up(self, record: Record) -> float:
         """Take over what an earlier attempt has recorded, and return its deadline."""
         if record.max_tries != self.max_tries:  # a retry from here on is no clear
-            self._note(replace(record, max_tries=self.max_tries))
+            with suppress(LedgerError):  # what is recorded already serves the next attempt too
+                self.ledger.write(replace(record, max_tries=self.max_tries))
         intended = datetime.fromisoformat(record.intended_at).timestamp()
         return max(record.deadline, intended + self.policy.timeout)
 

@@ -343,7 +343,7 @@ def test_a_surprise_after_the_create_is_left_to_a_retry_that_goes_on(
         patch.setattr(VaceHook, "wait_for_prediction", broken)
         with pytest.raises(KeyError):
             run.result()
-    assert "is recorded: a retry goes on with it" in capfd.readouterr().out
+    assert "A retry goes on with prediction" in capfd.readouterr().out
     server.faults.add(method="GET", times=None, patch=DONE)
     assert run.retried().result()["status"] == "succeeded"
     assert billed(server) == 1
@@ -1298,3 +1298,17 @@ def test_a_wait_that_each_triggerer_gives_up_ends_on_the_worker(
     server.faults.add(method="GET", skip=looked + 1, times=None, patch=DONE)
     assert run.result()["status"] == "succeeded"
     assert len(run.deferred) == 4
+
+
+def test_a_clear_that_cannot_be_noted_does_not_make_a_recorded_prediction_unknown(
+    server: Emulator, airflow_says: Callable[[Any], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = Store()
+    run = task(store)
+    run.result()
+    store.trouble.append(("set", RuntimeError("away")))
+    run.cleared().result()
+    assert "only this attempt knows" not in capfd.readouterr().out
+    airflow_says("running")
+    kill(run.legs[-1])
+    assert statuses(server) == ["starting"]
