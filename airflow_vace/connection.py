@@ -22,17 +22,22 @@ from airflow_vace.inputs import DEFAULT_MODEL
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+    from airflow_vace.api import Request
+
 DEFAULT_TIMEOUT = 30.0
 _LONGEST_CONNECT = 10.0
 # A back-end may take ten seconds to cancel.
 LONGEST_CANCEL = 15.0
+# It may store 100 MB before it answers.
+_SHORTEST_UPLOAD = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """A connection's fields; shown without the key.
 
-    `timeout` is in seconds, for one request.
+    `timeout` is in seconds, for one request; `input_roots` are the local directories that inputs may be
+    read from.
     """
 
     api: Api
@@ -42,6 +47,7 @@ class Settings:
     verify: bool | str
     proxies: dict[str, str] = field(repr=False)
     cert: str | tuple[str, str] | None
+    input_roots: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, connection: Connection, extra: Mapping[str, Any]) -> Settings:
@@ -65,12 +71,17 @@ class Settings:
             verify=_verify(extra.get("verify")),
             proxies=_proxies(extra.get("proxies")),
             cert=_cert(extra.get("cert")),
+            input_roots=_roots(extra.get("input_roots")),
         )
 
-    @property
-    def in_a_hurry(self) -> Settings:
-        """The same for a request that nobody can wait for."""
-        return replace(self, timeout=min(self.timeout, LONGEST_CANCEL))
+    def for_request(self, request: Request) -> Settings:
+        """Return the same with another time-out for a cancel, which nobody can wait for, and an upload."""
+        match request.verb:
+            case "cancel":
+                return replace(self, timeout=min(self.timeout, LONGEST_CANCEL))
+            case "upload":
+                return replace(self, timeout=max(self.timeout, _SHORTEST_UPLOAD))
+        return self
 
     @property
     def connect_timeout(self) -> float:
@@ -179,6 +190,18 @@ def _cert(value: object) -> str | tuple[str, str] | None:
     ):
         return paths[0] if len(paths) == 1 else (paths[0], paths[1])
     raise _bad_extra("cert", value, "the path of a file, or two: certificate and key")
+
+
+def _roots(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    roots = value or []
+    if isinstance(roots, list) and all(isinstance(r, str) and Path(r).is_absolute() for r in roots):
+        return tuple(roots)
+    raise _bad_extra("input_roots", value, "a list of absolute directories, or text with commas between them")
 
 
 def _bad_extra(name: str, value: object, wanted: str) -> VaceInputError:

@@ -18,6 +18,8 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.providers.http.hooks.http import HttpHook
 
 from airflow_vace.api import (
+    Form,
+    Request,
     may_create_again,
     read_error,
     read_failed_create,
@@ -25,6 +27,7 @@ from airflow_vace.api import (
     read_list,
     read_prediction,
     read_probe,
+    read_upload,
 )
 from airflow_vace.connection import Settings
 from airflow_vace.exceptions import (
@@ -51,18 +54,20 @@ from airflow_vace.transport import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from typing import BinaryIO
 
     import aiohttp
     import requests
 
-    from airflow_vace.api import Request, Response
+    from airflow_vace.api import Response
 
 _MOST_PAGES = 200
 _MOST_REDIRECTS = 6
 # What servers say to a cancel of what has ended already, or if they know no cancel.
 _UNCANCELABLE = (400, 404, 405, 409, 410, 422)
 _MOST_CANCELS = 3
+_MOST_UPLOADS = 3
 # The connection itself may be there no more.
 _CANNOT_CANCEL = (VaceError, AirflowNotFoundException)
 _PROBE_ID = "airflow-connection-test"
@@ -114,8 +119,8 @@ class VaceHook(HttpHook):
         :raises VaceAPIError: (or what is below it) if it was refused
         :raises VaceTransportError: if it was never sent
         """
-        api = self._settings.api
-        request = self._described_create(self._settings, input, model, version, deadline)
+        api = self.settings.api
+        request = self._described_create(self.settings, input, model, version, deadline)
         started, attempt = time.monotonic(), 0
         while True:
             attempt += 1
@@ -154,7 +159,7 @@ class VaceHook(HttpHook):
         :raises VaceInputError: before any request, if there is no prediction in it
         :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
         """
-        api = self._settings.api
+        api = self.settings.api
         request = api.get(prediction)
         return read_prediction(api, request, self._send(request))
 
@@ -170,7 +175,7 @@ class VaceHook(HttpHook):
         :raises VaceInputError: if there is no prediction in it, or the back-end has no such call
         :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
         """
-        api = self._settings.api
+        api = self.settings.api
         request = api.cancel(prediction)
         try:
             return read_prediction(api, request, self._send(request))
@@ -228,7 +233,7 @@ class VaceHook(HttpHook):
         :raises VaceInputError: if the back-end has no such call
         :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
         """
-        api = self._settings.api
+        api = self.settings.api
         request: Request | None = api.list(created_after)
         for _ in range(_MOST_PAGES):
             if request is None:
@@ -256,7 +261,7 @@ class VaceHook(HttpHook):
     @property
     def lists_predictions(self) -> bool:
         """Whether the back-end of the connection lists its predictions."""
-        return self._settings.api.backend.list is not None
+        return self.settings.api.backend.list is not None
 
     def resolved(
         self,
@@ -267,11 +272,13 @@ class VaceHook(HttpHook):
     ) -> tuple[dict[str, Any], str, str | None]:
         """Return the input, model and version that a create would send, without sending it.
 
+        Files may be paths, which :class:`~airflow_vace.media.Sources` makes URLs of.
+
         :raises VaceInputError: for what cannot work
         """
-        settings = self._settings
+        settings = self.settings
         model = model or settings.model
-        values, _ = normalize_input(input, model=model)
+        values, _ = normalize_input(input, model=model, paths=True)
         return values, model, version or settings.version
 
     def wait_for_prediction(
@@ -320,7 +327,7 @@ class VaceHook(HttpHook):
         :raises VaceTransportError: if the file did not come, or not whole
         :raises VaceProtocolError: if it is at no address that may be fetched
         """
-        settings = self._settings
+        settings = self.settings
         for _ in range(_MOST_REDIRECTS):
             request = settings.api.file(url, start=start, etag=etag)
             refuse_private(request, settings)
@@ -337,10 +344,49 @@ class VaceHook(HttpHook):
                 raise transport_error(request, error, sent=True) from error
         raise VaceTransportError(f"GET {excerpt(url)}: redirected too often", sent=True)
 
+    def status_of(self, url: str) -> int | None:
+        """Return the status code for whoever asks for a URL's first byte without a key; None: no answer."""
+        settings = self.settings
+        request = Request(verb="file", method="GET", url=url, headers={"Range": "bytes=0-0"})
+        try:
+            with streamed(self._session, settings, request) as answer:
+                return answer.status_code
+        except BROKEN:
+            return None
+
+    def upload_file(
+        self,
+        open_it: Callable[[], contextlib.AbstractContextManager[BinaryIO]],
+        *,
+        name: str,
+        content_type: str,
+        size: int,
+    ) -> str:
+        """Upload a file to the back-end, which is free, and return the URL that an input may then name.
+
+        :param open_it: opens the file, anew for each try
+        :param size: in bytes; at most 100 MB: https://replicate.com/docs/topics/predictions/input-files
+        :raises VaceInputError: if the back-end has no such call
+        :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
+        """
+        api, schedule, attempt = self.settings.api, Schedule(), 0
+        while True:
+            attempt += 1
+            try:
+                with open_it() as file:
+                    request = api.upload(Form(file, name=name, content_type=content_type, size=size))
+                    return read_upload(api, request, self._send(request))
+            except VaceError as error:
+                if attempt >= _MOST_UPLOADS or not is_passing(error):
+                    raise
+                delay = schedule.next_delay(error.retry_after if isinstance(error, VaceAPIError) else None)
+                self.log.warning("Uploading %s again in %.1f s: %s", name, delay, error)
+            time.sleep(delay)
+
     def test_connection(self) -> tuple[bool, str]:
         """Look for a prediction that cannot exist: free, and the answer tells address and key apart."""
         try:
-            api = self._settings.api
+            api = self.settings.api
             request = api.get(_PROBE_ID)
             read_probe(api, request, self._send(request))
         except VaceError as error:
@@ -405,20 +451,22 @@ class VaceHook(HttpHook):
     # --- carrying a request ------------------------------------------------------------------------
 
     def _send(self, request: Request) -> Response:
-        settings = self._settings
-        return send(self._session, settings.in_a_hurry if request.verb == "cancel" else settings, request)
+        return send(self._session, self.settings.for_request(request), request)
 
     async def _asend(self, request: Request) -> Response:
         settings = await self._asettings()
         async with self._asession() as session:
-            return await asend(
-                session, settings.in_a_hurry if request.verb == "cancel" else settings, request
-            )
+            return await asend(session, settings.for_request(request), request)
 
     # --- the connection ----------------------------------------------------------------------------
 
     @property
-    def _settings(self) -> Settings:
+    def settings(self) -> Settings:
+        """What the connection says, looked up once.
+
+        :raises VaceInputError: for the first field that cannot work
+        :raises VaceTransportError: if the connection could not be read
+        """
         if self._known_settings is None:
             with _named_lookup_errors(self.vace_conn_id):
                 connection = self.get_connection(self.vace_conn_id)
@@ -444,7 +492,7 @@ class VaceHook(HttpHook):
         :param headers: further headers
         :param extra_options: not used; the connection's extra says it all
         """
-        settings = self._settings
+        settings = self.settings
         self.base_url = settings.api.base_url
         self._base_url_initialized = True
         self.merged_extra = extra_options or {}

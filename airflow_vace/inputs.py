@@ -6,9 +6,10 @@ import ast
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -86,7 +87,14 @@ _FIELDS = (
     InputField(name="seed", kind="int", default=-1, help="Same seed, same video; negative: random."),
 )
 FIELDS: Mapping[str, InputField] = {field.name: field for field in _FIELDS}
+# The inputs that are files, and what kinds of them.
+FILE_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "src_video": ("video",),
+    "src_mask": ("video", "image"),
+    "src_ref_images": ("image",),
+}
 
+_PATH = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*://\S.*", re.IGNORECASE)
 _SIZE = re.compile(r"\s*(\d+)\s*[*xX\u00d7]\s*(\d+)\s*")
 _MOST_REFERENCES = 3
 
@@ -95,12 +103,15 @@ def normalize_input(
     input: object,  # noqa: A002 - the API's own word
     *,
     model: str = DEFAULT_MODEL,
+    paths: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the input as the model wants it, and warnings about what may not work.
 
     A template's text becomes the type that the field has, `1280x720` becomes `1280*720`, a short speed
     name the exact one, a single reference a list; None means "not given". `size` is always there,
     since its default differs between versions of the model. The input of another model is not checked.
+
+    :param paths: whether a file may be a path such as `s3://bucket/clip.mp4`, which somebody makes a URL of
 
     :raises VaceInputError: for what cannot work: it names field, value and remedy
     """
@@ -127,14 +138,32 @@ def normalize_input(
         elif field.required:
             raise _error(field.name, value, "is missing", "say what the video shall show")
     values.setdefault("size", FIELDS["size"].default)
-    if "src_mask" in values and "src_video" not in values:
-        raise _error(
-            "src_mask",
-            values["src_mask"],
-            "would be ignored without src_video",
-            "give src_video too, or leave src_mask out",
-        )
+    if not paths:
+        _refuse_paths(values)
+    _refuse_lone_mask(values)
     return values, warnings
+
+
+def is_path(text: str) -> bool:
+    """Whether a text is the path of a file in a store, or of a local one, rather than a URL."""
+    return _PATH.fullmatch(text) is not None
+
+
+def path_text(value: object) -> str | None:
+    """Return the text of a path: text as it is, a path object as URL with its connection; None if neither."""
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, PurePath):
+        return value.as_uri() if value.is_absolute() else str(value)
+    protocol, conn_id = getattr(value, "protocol", None), getattr(value, "conn_id", None)
+    if not isinstance(protocol, str):  # Airflow's ObjectStoragePath has one
+        return None
+    text = str(value)
+    if text.startswith("/"):
+        return f"file://{text}"
+    scheme, _, rest = text.partition("://")
+    has_id = "@" in rest.partition("/")[0]
+    return f"{scheme}://{conn_id}@{rest}" if conn_id and not has_id else text
 
 
 def literal(text: str) -> Any:
@@ -202,9 +231,11 @@ def _read_int(field: InputField, value: object) -> int:
 
 
 def _read_url(field: InputField, value: object) -> str:
-    if not isinstance(value, str):
+    url = value.strip() if isinstance(value, str) else path_text(value)
+    if url is None:
         raise _wrong_type(field, value, "a URL")
-    url = value.strip()
+    if is_path(url):
+        return url
     try:
         parts = urlsplit(url)
         reachable = bool(parts.scheme in ("http", "https") and parts.hostname)
@@ -218,13 +249,47 @@ def _read_url(field: InputField, value: object) -> str:
         field.name,
         value,
         "is not a URL that the back-end can fetch",
-        "give an http(s) URL that it can reach, or a data: URL for a small file",
+        f"give {_REACHABLE}, or the path of a file in a store, such as s3://bucket/clip.mp4",
     )
+
+
+def paths_in(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield field and path of each file in a normalised input that is not a URL yet."""
+    for name in FILE_FIELDS:
+        value = values.get(name)
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str) and is_path(item):
+                yield name, item
+
+
+def _refuse_lone_mask(values: Mapping[str, Any]) -> None:
+    if "src_mask" in values and "src_video" not in values:
+        raise _error(
+            "src_mask",
+            values["src_mask"],
+            "would be ignored without src_video",
+            "give src_video too, or leave src_mask out",
+        )
+
+
+def _refuse_paths(values: Mapping[str, Any]) -> None:
+    for name, path in paths_in(values):
+        raise _error(
+            name,
+            path,
+            "is a path, which VacePredictionOperator brings to the back-end and a bare hook does not",
+            f"give {_REACHABLE}",
+        )
+
+
+_REACHABLE = "an http(s) URL that it can reach, or a data: URL for a small file"
 
 
 def _read_urls(field: InputField, value: object) -> list[str]:
     if isinstance(value, str):
         value = literal(value) if value.lstrip().startswith(("[", "(")) else [value]
+    elif path_text(value) is not None:
+        value = [value]
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise _wrong_type(field, value, "a list of URLs")
     return [_read_url(field, item) for item in value]

@@ -51,12 +51,22 @@ _SIGNING = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a create would ask for: normalised input, model, version, and over which connection."""
+    """What a create would ask for: normalised input, model, version, and over which connection.
+
+    `values` are the input as its author means it, files by their paths; `sent` is what goes out, with URLs
+    in place of the paths, if they differ.
+    """
 
     values: Mapping[str, Any] = field(repr=False)
     model: str
     version: str | None
     conn_id: str
+    sent: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def wire(self) -> Mapping[str, Any]:
+        """The input as it goes out."""
+        return self.values if self.sent is None else self.sent
 
     @property
     def is_random(self) -> bool:
@@ -65,7 +75,8 @@ class Order:
         return self.model.lower() == DEFAULT_MODEL and seed < 0
 
     def with_seed(self, seed: int) -> Order:
-        return replace(self, values={**self.values, "seed": seed})
+        sent = None if self.sent is None else {**self.sent, "seed": seed}
+        return replace(self, values={**self.values, "seed": seed}, sent=sent)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,11 +93,11 @@ class Order:
     @property
     def marked(self) -> tuple[str, ...]:
         """Names of the inputs by which an echo is known again; a server may rewrite a `data:` URL."""
-        return tuple(sorted(name for name, value in self.values.items() if not _holds_data(value)))
+        return tuple(sorted(name for name, value in self.wire.items() if not _holds_data(value)))
 
     def mark(self, names: Iterable[str]) -> str:
         """Return a digest of the named inputs, by which a prediction's echo of them is known again."""
-        return _digest({name: _unsigned(self.values.get(name)) for name in names})
+        return _digest({name: _unsigned(self.wire.get(name)) for name in names})
 
     @property
     def _completed(self) -> dict[str, Any]:
@@ -188,7 +199,7 @@ class Record:
             fingerprint=order.fingerprint,
             mark=sent.mark(sent.marked),
             marked=sent.marked,
-            is_exact=order.is_random or set(sent.marked) == set(sent.values),
+            is_exact=order.is_random or set(sent.marked) == set(sent.wire),
             conn_id=order.conn_id,
             model=order.model,
             seed=seed,
@@ -569,10 +580,11 @@ class AttemptLedger(Ledger):
 
     def __init__(self, ti: Any) -> None:
         self._ti = ti
+        self._written: Record | None = None
 
     def read(self) -> Record | None:
-        if self._ti is None:
-            return None
+        if self._ti is None or self._written is not None:
+            return self._written
         ti = self._ti
         data = ti.xcom_pull(task_ids=ti.task_id, key=KEY, map_indexes=ti.map_index)
         return None if data is None else Record.from_json(data)
@@ -581,6 +593,7 @@ class AttemptLedger(Ledger):
         """Nobody would read it."""
 
     def write(self, record: Record) -> None:
+        self._written = record
         if self._ti is None:
             return
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
@@ -19,6 +20,7 @@ from airflow_vace.exceptions import (
     VaceError,
     VaceInputError,
 )
+from airflow_vace.inputs import literal
 from airflow_vace.ledger import AttemptLedger, Ledger, OnOrphanedIntent, Order, Phase
 from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction, PredictionStatus
@@ -27,6 +29,7 @@ from airflow_vace.waiting import (
     MOST_DEFERRALS,
     WaitsForPrediction,
     can_be_looked_at_again,
+    checked_save_in,
     checked_seconds,
     translated,
 )
@@ -35,7 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import ClassVar
 
-    from airflow.sdk import Context
+    from airflow.sdk import Context, ObjectStoragePath
+
+    from airflow_vace.waiting import SaveIn
+
+# How long after a task's own deadline a back-end may still fetch its input: it is canceled by then.
+SIGNED_GRACE_SECONDS = 900.0
 
 
 class VacePredictionOperator(WaitsForPrediction):
@@ -54,8 +62,9 @@ class VacePredictionOperator(WaitsForPrediction):
     :param timeout: seconds from submission to a final status; a retry does not begin them anew
     :param cancel_on_kill: cancel the prediction when the task is killed
     :param cancel_on_timeout: cancel the prediction at its deadline
-    :param save_to: local directory, with a slash at the end, for the video (templated; needs
-        `wait_for_completion`)
+    :param save_to: where the video goes: a directory, with a slash at the end, or a file's name; local, or
+        `s3://bucket/...` as Airflow's object stores have it (templated; needs `wait_for_completion`)
+    :param save_in: `worker`, or `triggerer` to save at once although all workers may be busy
     :param durable: keep what was submitted across attempts (Airflow 3.3+)
     :param reuse: return a prediction that has succeeded to a task that is cleared; False submits a new one
     :param on_orphaned_intent: `fail` or `resubmit` where a create was cut off and the back-end has no
@@ -80,7 +89,8 @@ class VacePredictionOperator(WaitsForPrediction):
         timeout: float = 3600,
         cancel_on_kill: bool = True,
         cancel_on_timeout: bool = True,
-        save_to: str | None = None,
+        save_to: str | ObjectStoragePath | None = None,
+        save_in: SaveIn = "worker",
         durable: bool = True,
         reuse: bool = True,
         on_orphaned_intent: OnOrphanedIntent = "fail",
@@ -98,10 +108,12 @@ class VacePredictionOperator(WaitsForPrediction):
         self.cancel_on_kill = cancel_on_kill
         self.cancel_on_timeout = cancel_on_timeout
         self.save_to = save_to
+        self.save_in = save_in
         self.durable = durable
         self.reuse = reuse
         self.on_orphaned_intent = on_orphaned_intent
         self._submission: Submission | None = None
+        checked_save_in(save_in, save_to, defers=wait_for_completion and deferrable)
         checked_seconds("timeout", timeout)
         if poll_interval is not None:
             checked_seconds("poll_interval", poll_interval)
@@ -185,7 +197,7 @@ class VacePredictionOperator(WaitsForPrediction):
 
     def _begin(self, context: Context) -> Ledger:
         """Take up, in each of the task's processes, what it has submitted before."""
-        self._ti = context.get("ti")
+        self.enter(context)
         store: Any = context.get("task_state_store")
         if self.durable and store is not None:
             self._ledger = Ledger(store)
@@ -196,8 +208,10 @@ class VacePredictionOperator(WaitsForPrediction):
 
     def _owned(self, ledger: Ledger) -> tuple[Prediction, float]:
         """Return this task's prediction and its deadline; Airflow may only retry what can't pay twice."""
+        from airflow_vace.media import Destination
+
         with translated(_can_submit_later):
-            self.checked_save_to()
+            Destination.of(self.save_to)
             submission = self._submission = self._new_submission(ledger)
             try:
                 self._prediction, deadline = submission.prediction_of(self._order())
@@ -225,7 +239,31 @@ class VacePredictionOperator(WaitsForPrediction):
             on_orphaned_intent=self.on_orphaned_intent,
         )
         max_tries = getattr(self._ti, "max_tries", None)
-        return Submission(self.hook, ledger, policy, log=self.log, max_tries=max_tries)
+        return Submission(
+            self.hook, ledger, policy, log=self.log, reachable=self._prepared, max_tries=max_tries
+        )
+
+    def _prepared(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Look, before money is spent, at all that can be known of where files come from and go to."""
+        from airflow_vace.media import Sources
+
+        self.check_destination()
+        return Sources(self.hook, seconds=self.timeout + SIGNED_GRACE_SECONDS).reachable(values)
+
+    @cached_property
+    def known_input(self) -> Mapping[str, Any]:
+        with suppress(VaceError):
+            order, record = self._order(), self._ledger.read()
+            seed = record.seed if record is not None else None
+            return order.values if seed is None else order.with_seed(seed).values
+        return {}
+
+    def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
+        """Mask signatures before Airflow keeps the rendered fields."""
+        from airflow_vace.media import mask_signatures
+
+        super()._do_render_template_fields(*args, **kwargs)
+        mask_signatures(literal(self.input) if isinstance(self.input, str) else self.input)
 
     def _is_kept(self) -> bool:
         is_recorded = self._submission is None or self._submission.is_recorded

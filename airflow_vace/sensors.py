@@ -21,6 +21,7 @@ from airflow_vace.waiting import (
     MOST_DEFERRALS,
     WaitsForPrediction,
     can_be_looked_at_again,
+    checked_save_in,
     translated,
 )
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import ClassVar
 
-    from airflow.sdk import Context
+    from airflow.sdk import Context, ObjectStoragePath
+
+    from airflow_vace.waiting import SaveIn
 
 
 _LONGEST_HOLD_SECONDS = 60.0
@@ -46,7 +49,9 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
     :param vace_conn_id: connection of type `vace` (templated)
     :param deferrable: wait in the triggerer (default: `[operators] default_deferrable`)
     :param cancel_on_kill: cancel the prediction when this task is killed
-    :param save_to: local directory, with a slash at the end, for the video (templated)
+    :param save_to: where the video goes: a directory, with a slash at the end, or a file's name; local, or
+        `s3://bucket/...` as Airflow's object stores have it (templated)
+    :param save_in: `worker`, or `triggerer` to save at once although all workers may be busy
     :param poke_interval: seconds between two looks; when deferred, at most so many (default: 60 s,
         deferred 15 s at most)
     """
@@ -62,7 +67,8 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         vace_conn_id: str = "vace_default",
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         cancel_on_kill: bool = False,
-        save_to: str | None = None,
+        save_to: str | ObjectStoragePath | None = None,
+        save_in: SaveIn = "worker",
         poke_interval: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -74,11 +80,13 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
         self.save_to = save_to
+        self.save_in = save_in
+        checked_save_in(save_in, save_to, defers=deferrable)
         self._bound = None if poke_interval is None else self.poke_interval
         self._wait: Wait | None = None
 
     def execute(self, context: Context) -> Any:
-        self._ti = context["ti"]
+        self.enter(context)
         if not self.deferrable:
             with self.until_canceled():
                 return super().execute(context)
@@ -87,7 +95,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Look for ourselves where no triggerer did until long after the deadline."""
-        self._ti = context["ti"]
+        self.enter(context)
         if next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout":
             self.log.warning("No triggerer ended this wait in time; looking for myself")
             next_method, next_kwargs = "look_then_fail", None
@@ -102,8 +110,9 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
     def poke(self, context: Context) -> PokeReturnValue | bool:
         del context  # Airflow's signature
         with translated(can_be_looked_at_again):
-            self.checked_save_to()
-            self._wait = self._wait or self._new_wait(None)
+            if self._wait is None:
+                self.check_destination()
+                self._wait = self._new_wait(None)
             seen = self.look(self._wait)
             if isinstance(seen, LookAgain):
                 # A server may ask for more time than there is between two pokes.
@@ -114,7 +123,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
     def look_then_defer(self, context: Context) -> dict[str, Any]:
         del context  # Airflow's signature
         with translated(can_be_looked_at_again):
-            self.checked_save_to()
+            self.check_destination()
             return self._wait_on(self._new_wait(time.time() + self.timeout))
 
     def look_then_fail(self, context: Context) -> dict[str, Any]:

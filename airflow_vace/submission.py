@@ -44,6 +44,8 @@ from airflow_vace.ledger import (
 from airflow_vace.polling import LookAgain, Schedule, Wait, is_not_found
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from airflow_vace.hooks import VaceHook
     from airflow_vace.ledger import Decision, Ledger, Order, Told
     from airflow_vace.prediction import Prediction
@@ -73,6 +75,10 @@ class Policy:
     on_orphaned_intent: OnOrphanedIntent = "fail"
 
 
+def _as_it_is(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return values
+
+
 class Submission:
     """One attempt of a task to have exactly one prediction for its order.
 
@@ -82,22 +88,25 @@ class Submission:
     :param hook: the hook of the order's connection
     :param ledger: what earlier attempts have left
     :param log: the task's log: what was found, what was decided, what it means for money
+    :param reachable: makes URLs of the paths in an input, as late as possible: they may be valid for a time
     :param max_tries: Airflow's, which tells a clear from a retry; None if unknown
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an attempt has
         self,
         hook: VaceHook,
         ledger: Ledger,
         policy: Policy,
         *,
         log: Any,
+        reachable: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_it_is,
         max_tries: int | None = None,
     ) -> None:
         self.hook = hook
         self.ledger = ledger
         self.policy = policy
         self.log = log
+        self.reachable = reachable
         self.max_tries = max_tries
         self.prediction: Prediction | None = None
         self.is_submitting = False
@@ -122,6 +131,7 @@ class Submission:
             decision = self._decision(record, order, told)
             match decision:
                 case Submit():
+                    order = replace(order, sent=self.reachable(order.values))
                     before, record, told = record, self._intended(order, decision, record), None
                     submitted = self._submitted(order, record, before, is_last=lost + 1 == _MOST_LOST)
                     if submitted is not None:
@@ -204,7 +214,7 @@ class Submission:
         self.is_submitting = True
         try:
             return self.hook.create_prediction(
-                order.values,
+                order.wire,
                 model=order.model,
                 version=order.version,
                 deadline=deadline + CANCEL_AFTER_GRACE_SECONDS if self.policy.cancel_on_timeout else None,

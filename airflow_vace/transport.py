@@ -61,7 +61,7 @@ async def asend(session: aiohttp.ClientSession, settings: Settings, request: Req
             request.method,
             request.url,
             headers=request.headers,
-            data=request.body,
+            data=request.body if isinstance(request.body, bytes) else None,
             proxy=settings.proxy_for(request.url),
             timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
             allow_redirects=False,
@@ -137,25 +137,39 @@ def refuse_private(request: Request, settings: Settings) -> None:
     """
     if settings.api.is_own_host(request.url):
         return
-    parts = urlsplit(request.url)
+    try:
+        address = private_address_of(request.url, resolve=not settings.proxy_for(request.url))
+    except OSError as error:
+        raise transport_error(request, error, sent=False) from error
+    if address is not None:
+        raise VaceProtocolError(
+            f"The output is at {excerpt(request.url)}, and its address {address} is not public: it is not"
+            " fetched. Only the connection's own host may be in a private network."
+        )
+
+
+def private_address_of(url: str, *, resolve: bool = True) -> str | None:
+    """Return an address that a URL's host is, or resolves to, and that is not public; None if there is none.
+
+    :raises OSError: if the host does not resolve
+    """
+    parts = urlsplit(url)
     host = parts.hostname or ""
     try:
         found = {ip_address(host)}
     except ValueError:
-        if settings.proxy_for(request.url):
-            return
+        if not resolve:
+            return None
         try:
             known = socket.getaddrinfo(host, parts.port or 443, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise transport_error(request, error, sent=False) from error
+        except UnicodeError as error:
+            raise OSError(str(error)) from error
         found = {ip_address(str(address[4][0]).partition("%")[0]) for address in known}
     for address in found:
         meant = getattr(address, "ipv4_mapped", None) or address
         if meant.is_multicast or not meant.is_global:
-            raise VaceProtocolError(
-                f"The output is at {excerpt(request.url)}, and its address {address} is not public: it is not"
-                " fetched. Only the connection's own host may be in a private network."
-            )
+            return str(address)
+    return None
 
 
 def read_whole(answer: requests.Response, settings: Settings, request: Request) -> Response:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 
 from airflow_vace.api import read_known, read_reference
 from airflow_vace.exceptions import VaceError, VaceTransportError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.polling import LookAgain, Wait
+from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from airflow_vace.prediction import Prediction
+
+# Files that one triggerer saves at a time; each takes a thread and a few megabytes.
+_MOST_SAVES = 4
+
+
+@cache
+def _savers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=_MOST_SAVES, thread_name_prefix="vace-save")
+
 
 # Cancels under way: on_kill is cut off after a second, and nobody else holds a reference.
 _cancels: set[asyncio.Task[None]] = set()
@@ -33,15 +50,18 @@ class VacePredictionTrigger(BaseTrigger):
     :param deadline: wall-clock end of the wait, seconds since the epoch; None: without end
     :param poll_interval: how late, in seconds, the end may be noticed (default: 15 s at most)
     :param cancel_on_kill: cancel the prediction when a person ends the deferred task (Airflow 3.3+)
+    :param destination: save a success here and now, as :class:`~airflow_vace.media.Destination` says in JSON;
+        the event then has `files`
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - kwargs of a stored trigger
         self,
         prediction: Any,
         vace_conn_id: str = "vace_default",
         deadline: float | None = None,
         poll_interval: float | None = None,
-        cancel_on_kill: bool = False,  # noqa: FBT001, FBT002 - kwargs of a stored trigger
+        cancel_on_kill: bool = False,  # noqa: FBT001, FBT002 - likewise
+        destination: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.prediction = prediction
@@ -49,6 +69,7 @@ class VacePredictionTrigger(BaseTrigger):
         self.deadline = deadline
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
+        self.destination = destination
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -59,6 +80,7 @@ class VacePredictionTrigger(BaseTrigger):
                 "deadline": self.deadline,
                 "poll_interval": self.poll_interval,
                 "cancel_on_kill": self.cancel_on_kill,
+                "destination": self.destination,
             },
         )
 
@@ -88,7 +110,27 @@ class VacePredictionTrigger(BaseTrigger):
                 if not isinstance(decision, LookAgain):
                     break
                 await asyncio.sleep(decision.seconds)
-        return wait.prediction.payload()
+            saved = await self._saved(hook, wait.prediction)
+        return saved.payload()
+
+    async def _saved(self, hook: VaceHook, prediction: Prediction) -> Prediction:
+        """Return a success with its files saved, if that is to be done here and can be; else as it is."""
+        if self.destination is None or prediction.status is not PredictionStatus.SUCCEEDED:
+            return prediction
+        from airflow_vace.media import Destination, save_output
+
+        destination = Destination.from_json(self.destination)
+        stop = threading.Event()
+        # asgiref's threads, unlike asyncio's, can ask Airflow for connections on its older versions too.
+        save = sync_to_async(save_output, thread_sensitive=False, executor=_savers())
+        try:
+            files = await save(hook.fresh(), prediction, destination, stop=stop)
+        except (VaceError, OSError) as error:
+            self.log.warning("Not saved in the triggerer, a worker tries it again: %s", error)
+            return prediction
+        finally:
+            stop.set()
+        return replace(prediction, files=files)
 
     async def on_kill(self) -> None:
         """Cancel the prediction if a person ended the task, and leave it alone if the wait only moves."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, BaseOperator
 
@@ -22,6 +22,7 @@ from airflow_vace.exceptions import (
     VaceError,
     VaceInputError,
     VaceProtocolError,
+    VaceTransportError,
     excerpt,
 )
 from airflow_vace.links import PredictionOutputLink, PredictionPageLink
@@ -30,11 +31,13 @@ from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task_state import RUNNING, is_ended, read_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
     from typing import NoReturn
 
+    from airflow.sdk import Context
+
     from airflow_vace.hooks import VaceHook
+    from airflow_vace.media import Destination
     from airflow_vace.prediction import Prediction
 
 # How long after its deadline a deferred task is woken by Airflow if no triggerer does it.
@@ -55,10 +58,12 @@ class WaitsForPrediction(BaseOperator):
     operator_extra_links = (PredictionPageLink(), PredictionOutputLink())
 
     vace_conn_id: str
-    save_to: str | None
+    save_to: Any
+    save_in: SaveIn
     cancel_on_kill: bool
     _prediction: Prediction | None = None
     _ti: Any = None
+    _outlet_events: Any = None
     _canceling: Thread | None = None
 
     # Whether it is for this task to stop a prediction that nobody waits for any more.
@@ -70,17 +75,45 @@ class WaitsForPrediction(BaseOperator):
 
         return VaceHook(self.vace_conn_id)
 
-    def checked_save_to(self) -> Path | None:
-        """Return the directory to save to, which can be written to, or None if nothing shall be saved.
+    def enter(self, context: Context) -> None:
+        """Take from the context what is used of it; first thing in each of the task's processes."""
+        self._ti = context.get("ti")
+        self._outlet_events = context.get("outlet_events")
 
-        :raises VaceInputError: if it can't be one
+    def destination(self) -> Destination | None:
+        """Return where to save to, None if nothing shall be saved.
+
+        :raises VaceInputError: if that is no place
         """
-        from airflow_vace.media import make_folder, read_save_to
+        from airflow_vace.media import Destination
 
-        folder = read_save_to(self.save_to)
-        if folder is not None:
-            make_folder(folder)
-        return folder
+        known = self.known_input if self.save_to else {}
+        return Destination.of(self.save_to, self._ti, known)
+
+    def check_destination(self) -> None:
+        """Look whether what `save_to` names can be written to.
+
+        :raises VaceInputError: if it can't
+        :raises VaceTransportError: if its store could not be opened now, and nothing is paid for yet
+        """
+        from airflow_vace.media import Destination
+
+        destination = Destination.of(self.save_to, self._ti)
+        if destination is None:
+            return
+        try:
+            doubt = destination.check()
+        except VaceTransportError as error:
+            if self.owns_prediction:
+                raise
+            doubt = str(error)
+        if doubt:
+            self.log.warning("%s", doubt)
+
+    @property
+    def known_input(self) -> Mapping[str, Any]:
+        """The input as far as this task knows it; a sensor knows what the back-end echoes."""
+        return {}
 
     def look(self, wait: Wait) -> Prediction | LookAgain:
         """Look once; return the prediction if it is final, else when to look again.
@@ -115,6 +148,7 @@ class WaitsForPrediction(BaseOperator):
         from airflow_vace.triggers import VacePredictionTrigger
 
         left = None if wait.deadline is None else max(wait.deadline - time.time(), 0.0)
+        destination = self.destination() if self.save_in == "triggerer" else None
         self.log.info("Waiting for prediction %s in the triggerer", wait.prediction.id)
         self.defer(
             trigger=VacePredictionTrigger(
@@ -123,6 +157,7 @@ class WaitsForPrediction(BaseOperator):
                 deadline=wait.deadline,
                 poll_interval=wait.poll_interval,
                 cancel_on_kill=self.cancel_on_kill,
+                destination=destination.as_json() if destination else None,
             ),
             method_name="execute_complete",
             kwargs={"deadline": wait.deadline, "gave_up": gave_up},
@@ -134,23 +169,22 @@ class WaitsForPrediction(BaseOperator):
 
         :raises VaceError: if it has ended otherwise, or its file could not be saved
         """
-        from airflow_vace.media import read_save_to, save_output
+        from airflow_vace.media import save_output
 
-        if prediction.files and prediction.has_expired:
+        if prediction.files:  # saved already: by the triggerer, or by an earlier attempt before it expired
             self._prediction = prediction
+            self._announce(prediction)
             return prediction.payload()
         prediction = self._prediction = self._with_output(prediction)
         read_end(prediction)
-        folder = read_save_to(self.save_to)
-        if folder is not None:
+        destination = self.destination()
+        if destination is not None:
             if not prediction.output_urls:
                 raise VaceProtocolError(
                     f"Prediction {prediction.id} succeeded, but its output is no file that could be saved to"
-                    f" {folder}: {excerpt(str(prediction.output), 200)}. {prediction.bill}"
+                    f" {destination.save_to}: {excerpt(str(prediction.output), 200)}. {prediction.bill}"
                 )
-            files = save_output(self.hook, prediction, folder)
-            for file in files:
-                self.log.info("Saved %s (%.1f MB)", file["uri"], file["size"] / 1e6)
+            files = save_output(self.hook, prediction, destination)
             prediction = self._prediction = replace(prediction, files=files)
         elif any(url[:5].lower() == "data:" for url in prediction.output_urls):
             raise VaceInputError(
@@ -161,7 +195,36 @@ class WaitsForPrediction(BaseOperator):
                 remedy="set save_to to a directory",
             )
         self.log.info("Prediction %s succeeded after %s", prediction.id, _duration(prediction))
+        self._announce(prediction)
         return prediction.payload()
+
+    def _announce(self, prediction: Prediction) -> None:
+        """Tell Airflow's assets and lineage of the video, so that others can run on it."""
+        from airflow.sdk import Asset, AssetAlias
+
+        from airflow_vace.media import report_output
+
+        for file in prediction.files:
+            report_output(self.hook, file["uri"])
+        if self._outlet_events is None:
+            return
+        extra = {**self._event_extra(prediction), "files": prediction.files}
+        for outlet in self.outlets:
+            if isinstance(outlet, AssetAlias):
+                for file in prediction.files:
+                    self._outlet_events[outlet].add(Asset(uri=file["uri"], name=file["uri"]), extra=extra)
+            elif isinstance(outlet, Asset):
+                self._outlet_events[outlet].extra.update(extra)
+
+    def _event_extra(self, prediction: Prediction) -> dict[str, Any]:
+        first = prediction.files[0] if prediction.files else {}
+        return {
+            "prediction_id": prediction.id,
+            "uri": first.get("uri"),
+            "sha256": first.get("sha256"),
+            "seed": {**prediction.input, **self.known_input}.get("seed"),
+            "metrics": prediction.metrics,
+        }
 
     def _with_output(self, prediction: Prediction) -> Prediction:
         """Return a success with its output: a payload leaves `data:` out, and some servers lag behind."""
@@ -246,6 +309,19 @@ class WaitsForPrediction(BaseOperator):
     def linked_prediction(self) -> Prediction | None:
         """The prediction that the task's links lead to."""
         return self._prediction
+
+
+SaveIn = Literal["worker", "triggerer"]
+
+
+def checked_save_in(save_in: object, save_to: object, *, defers: bool) -> None:
+    """Raise ValueError, at import of the DAG, for a place of saving that cannot be."""
+    if save_in not in get_args(SaveIn):
+        raise ValueError(f"save_in is {save_in!r}; it must be 'worker' or 'triggerer'")
+    if save_in == "triggerer" and (save_to is None or not defers):
+        raise ValueError(
+            "save_in='triggerer' needs save_to, and a task that waits in the triggerer: deferrable=True"
+        )
 
 
 def can_be_looked_at_again(error: Exception) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from faces import backend, call, emulator, slow  # noqa: F401 - fixtures
 from hypothesis import HealthCheck, settings
+from stores import memory  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -117,7 +117,8 @@ def test_a_create_is_what_each_back_end_documents(
 ) -> None:
     request = api.create({"prompt": "a fox"}, version=version)
     assert (request.method, request.url) == ("POST", url)
-    assert json.loads(request.body or b"") == body
+    assert isinstance(request.body, bytes)
+    assert json.loads(request.body) == body
     common = {"Accept": "application/json", "Content-Type": "application/json"}
     assert request.headers == headers | common
 

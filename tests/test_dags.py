@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from films import film
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -65,7 +66,9 @@ def test_text_to_video_submits_waits_and_hands_on_the_file(fast_emulator: Emulat
     assert submitted["status"] == "starting"
     assert waited["id"] == submitted["id"]
     assert waited["status"] == "succeeded"
-    assert xcom(found, "use") == waited["files"][0]["uri"] == (tmp_path / f"{waited['id']}.mp4").as_uri()
+    (path,) = tmp_path.rglob(f"vace_text_to_video/*/wait-{waited['id']}.mp4")
+    assert xcom(found, "use") == waited["files"][0]["uri"] == path.as_uri()
+    assert path.with_suffix(".json").exists()
     (seen,) = fast_emulator.world.runs.values()
     assert seen.input == {
         "prompt": "a cat",
@@ -86,7 +89,9 @@ def test_in_a_campaign_one_failing_clip_does_not_sink_the_rest(
     summary = xcom(found, "summary")
     assert list(summary) == ["Trail shoe", "Rain jacket", "Head lamp"]
     assert [clip is None for clip in summary.values()] == [state == "failed" for state in clips]
-    assert len(list(tmp_path.iterdir())) == 2
+    saved = sorted(path.name for path in tmp_path.rglob("*.mp4"))
+    succeeded = [str(index) for index, state in enumerate(clips) if state == "success"]
+    assert [name.split("-")[1] for name in saved] == succeeded
     assert fast_emulator.bill["charged"] == 3
     images = [run.input["src_ref_images"] for run in fast_emulator.world.runs.values()]
     assert all(len(image) == 1 for image in images)
@@ -98,6 +103,36 @@ def test_a_campaign_without_a_single_clip_fails(fast_emulator: Emulator, tmp_pat
     found = run("vace_campaign", save_to=f"{tmp_path}/", products=products)
     assert str(found.state) == "failed"
     assert states(found)["summary", -1] == "failed"
+
+
+def test_a_library_is_restyled_and_each_video_is_an_event_with_where_it_is(
+    fast_emulator: Emulator, tmp_path: Path, airflow_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    for name in ("b.mp4", "a.MP4"):
+        film(library / name, 64, 48)
+    (library / "notes.txt").write_text("no video")
+    connection = fast_emulator.connection_to(input_roots=str(library))
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", connection)
+    found = run("vace_restyle_library", library=f"file://{library}/", style="watercolour")
+    assert set(states(found)) == {("videos", -1), ("restyle", 0), ("restyle", 1)}
+    assert set(states(found).values()) == {"success"}
+    sent = [seen.input["src_video"] for seen in fast_emulator.world.runs.values()]
+    assert [url[:21] for url in sent] == ["data:video/mp4;base64"] * 2
+    saved = sorted((library / "restyled").rglob("*.mp4"))
+    assert len(saved) == 2
+    manifest = json.loads(saved[0].with_suffix(".json").read_text())
+    assert manifest["input"]["src_video"] == f"file://{library}/a.MP4"
+    with sqlite3.connect(airflow_db) as database:
+        rows = database.execute("SELECT extra FROM asset_event WHERE source_dag_id = 'vace_restyle_library'")
+        events = [json.loads(extra) for (extra,) in rows]
+    assert {event["uri"] for event in events} == {path.as_uri() for path in saved}
+    for event in events:
+        assert event["seed"] == 7
+        assert event["prediction_id"] in event["uri"]
+        assert len(event["sha256"]) == 64
+        assert event["metrics"]["predict_time"] > 0
 
 
 def test_the_key_is_nowhere_in_what_airflow_keeps(

@@ -325,7 +325,7 @@ def test_a_file_that_could_not_be_saved_is_saved_by_the_retry(
 
     run = waiting(save_to=f"{tmp_path}/")
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_vace.media._write_whole", full)
+        patch.setattr("airflow_vace.media.places.Place.take", full)
         with pytest.raises(OSError, match="No space left"):
             run.result()
     assert run.retried().result()["files"][0]["size"] > 0
@@ -1211,7 +1211,7 @@ def test_an_execution_timeout_while_it_saves_is_left_to_a_retry_that_saves(
 
     run = waiting(save_to=f"{tmp_path}/")
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_vace.media._write_whole", late)
+        patch.setattr("airflow_vace.media.places.Place.take", late)
         with pytest.raises(AirflowTaskTimeout):
             run.result()
     assert run.retried().result()["files"]

@@ -558,9 +558,11 @@ def test_the_ledger_of_one_attempt_says_that_it_is_no_more() -> None:
     ledger = AttemptLedger(None)
     assert not ledger.is_durable
     ledger.intend(intent(), None)
-    ledger.write(submitted())
+    record = submitted()
+    ledger.write(record)
     ledger.withdraw(None)
-    assert ledger.read() is None
+    assert ledger.read() == record
+    assert AttemptLedger(None).read() is None
 
 
 def test_time_is_wall_clock() -> None:

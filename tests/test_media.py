@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from films import GIF, MP4, WEBM, box
 
-from airflow_vace import media, polling
+from airflow_vace import polling
 from airflow_vace.exceptions import (
     PredictionExpired,
     VaceAPIError,
@@ -20,7 +20,8 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
-from airflow_vace.media import read_save_to, save_output
+from airflow_vace.media import Destination, saving
+from airflow_vace.media.content import SUFFIXES
 from airflow_vace.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
     monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.05)
+
+
+def save_output(hook: VaceHook, prediction: Prediction, folder: Path) -> list[dict[str, Any]]:
+    destination = Destination.of(f"{folder}/")
+    assert destination is not None
+    return saving.save_output(hook, prediction, destination)
+
+
+def saved_in(folder: Path) -> list[str]:
+    return sorted(path.suffix for path in folder.iterdir())
 
 
 def told(output: Any) -> Prediction:
@@ -55,18 +66,27 @@ def done(emulator: Emulator) -> Prediction:
     ],
 )
 def test_save_to_names_a_local_directory(save_to: str | None, folder: str | None) -> None:
-    assert read_save_to(save_to) == (None if folder is None else Path(folder))
+    destination = Destination.of(save_to)
+    if folder is None:
+        assert destination is None
+    else:
+        assert destination is not None
+        assert destination.place_of("abc", None, ".mp4").local == Path(folder, "abc.mp4")
 
 
 def test_a_home_and_a_directory_without_a_slash_are_known(tmp_path: Path) -> None:
-    assert read_save_to("~/clips/") == Path.home() / "clips"
-    assert read_save_to(str(tmp_path)) == tmp_path
+    for save_to, folder in (("~/clips/", Path.home() / "clips"), (str(tmp_path), tmp_path)):
+        destination = Destination.of(save_to)
+        assert destination is not None
+        assert destination.place_of("abc", None, ".mp4").local == folder / "abc.mp4"
 
 
-@pytest.mark.parametrize("save_to", ["clips/", "/data/clips", "s3://b/", "gs://b/c/", 5, ["/data/"]])
+@pytest.mark.parametrize(
+    "save_to", ["clips/", "/data/clips", "s3://b/clips", "file://clips", "clip.mp4", 5, ["/data/"]]
+)
 def test_anything_else_is_refused(save_to: Any) -> None:
     with pytest.raises(VaceInputError) as caught:
-        read_save_to(save_to)
+        Destination.of(save_to)
     assert caught.value.field == "save_to"
 
 
@@ -107,7 +127,7 @@ def test_what_passes_is_fetched_again(fast_emulator: Emulator, tmp_path: Path, f
     fast_emulator.faults.add(path="/_delivery/*", times=3, **fault)
     (file,) = save_output(VaceHook(), prediction, tmp_path)
     assert file["size"] > 1000
-    assert len(list(tmp_path.iterdir())) == 1
+    assert saved_in(tmp_path) == [".json", ".mp4"]
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
@@ -139,7 +159,7 @@ def test_what_is_no_file_never_appears_under_its_name(
     kind: type[VaceError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(media, "_MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(saving, "_MOST_ATTEMPTS", 2)
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection_to(timeout=0.5))
     prediction = done(fast_emulator)
     fast_emulator.faults.add(path="/_delivery/*", times=None, **fault)
@@ -160,7 +180,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
     (file,) = save_output(VaceHook(), prediction, tmp_path)
     assert file["sha256"] == hashlib.sha256(whole).hexdigest()
     # What is still in the socket when it breaks may be lost, the rest is not asked for again.
-    assert len(list(tmp_path.iterdir())) == 1
+    assert saved_in(tmp_path) == [".json", ".mp4"]
 
 
 class Watched(VaceHook):
@@ -243,7 +263,7 @@ def test_a_server_that_always_breaks_off_at_the_same_place_is_left(
     hook = Watched()
     with pytest.raises(VaceTransportError):
         save_output(hook, prediction, tmp_path)
-    assert len(hook.seen) <= 2 * media._MOST_ATTEMPTS
+    assert len(hook.seen) <= 2 * saving._MOST_ATTEMPTS
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,7 +286,7 @@ def test_a_server_that_always_breaks_off_at_the_same_place_is_left(
 def test_what_is_not_what_its_name_says_is_no_file(
     tmp_path: Path, content: bytes, kind: str, said: str
 ) -> None:
-    media_type = next(t for t, suffix in media._SUFFIXES.items() if suffix == f".{kind}")
+    media_type = next(t for t, suffix in SUFFIXES.items() if suffix == f".{kind}")
     url = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
     with pytest.raises(VaceProtocolError, match=said):
         save_output(VaceHook(), told(url), tmp_path)

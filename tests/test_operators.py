@@ -114,7 +114,7 @@ def test_bad_input_fails_for_good_before_any_request(slow_emulator: Emulator) ->
     assert slow_emulator.requests == []
 
 
-@pytest.mark.parametrize("save_to", ["relative/", "s3://bucket/", "/no/slash", 5])
+@pytest.mark.parametrize("save_to", ["relative/", "nowhere://bucket/", "/no/slash", 5])
 def test_a_directory_that_is_none_fails_before_money_is_spent(slow_emulator: Emulator, save_to: Any) -> None:
     _, error = failure_of(waiting(save_to=save_to))
     assert isinstance(error, VaceInputError)
@@ -421,14 +421,20 @@ def test_the_video_is_saved_and_described(
 ) -> None:
     payload = waiting(deferrable=deferrable, save_to=f"{tmp_path}/clips/").result()
     (file,) = payload["files"]
-    path = tmp_path / "clips" / f"{payload['id']}.mp4"
+    path = tmp_path / "clips" / "d" / "r" / f"t-{payload['id']}.mp4"
     assert file == {
         "uri": path.as_uri(),
         "size": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "content_type": "video/mp4",
     }
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert sorted(path.parent.iterdir()) == [path.with_suffix(".json"), path]
+    assert file.items() <= manifest.items()
+    assert manifest["id"] == payload["id"]
+    assert manifest["input"]["prompt"] == "a fox"
+    assert manifest["seed"] == manifest["input"]["seed"] >= 0
+    assert manifest["task"] == {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
     assert fast_emulator.bill["charged"] == 1
 
 
@@ -465,7 +471,7 @@ def test_a_file_that_cannot_be_saved_fails_without_a_retry_that_would_pay_again(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("airflow_vace.media._write_whole", full)
+    monkeypatch.setattr("airflow_vace.media.places.Place.take", full)
     failure, error = failure_of(waiting(save_to=f"{tmp_path}/", deferrable=deferrable), same_words=False)
     assert isinstance(error, OSError)
     (charged,) = fast_emulator.bill["predictions"]

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from tasks import Run
 
-from airflow_vace import media, polling
+from airflow_vace import polling
 from airflow_vace.emulator.faults import rate_limited
 from airflow_vace.exceptions import (
     PredictionCanceled,
@@ -161,7 +161,7 @@ def test_a_disk_that_is_full_is_skipped_or_retried_alike(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(media, "_write_whole", full)
+    monkeypatch.setattr("airflow_vace.media.places.Place.take", full)
     created = submitted()
     assert fast_emulator.bill["charged"] == 1
     with pytest.raises(OSError, match="No space left"):
@@ -207,20 +207,20 @@ def test_nonsense_fails_at_once_without_a_request(
 def test_every_mode_saves_alike(fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path) -> None:
     created = submitted()
     (file,) = run(created.payload(), mode, save_to=f"{tmp_path}/").result()["files"]
-    assert file["uri"] == (tmp_path / f"{created.id}.mp4").as_uri()
+    assert file["uri"] == (tmp_path / "d" / "r" / f"t-{created.id}.mp4").as_uri()
     assert fast_emulator.bill["charged"] == 1
 
 
 def test_a_save_that_failed_is_left_to_airflows_retries_which_cost_nothing(
     fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media, "_MOST_ATTEMPTS", 2)
+    monkeypatch.setattr("airflow_vace.media.saving._MOST_ATTEMPTS", 2)
     created = submitted()
     fast_emulator.faults.add(path="/_delivery/*", status=503, times=2)
     task = run(created.payload(), mode, save_to=f"{tmp_path}/")
     with pytest.raises(VaceAPIError):
         task.result()
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert task.result()["files"]
 
 

@@ -109,7 +109,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, emulator: Emulator) -> Ite
         address = f"http://127.0.0.1:{port}"
         demo._wait_until_healthy(address, process, log)
         running = Airflow(address, environment)
-        until(lambda: running.ask("GET", "/dags")["total_entries"] == 2)
+        until(lambda: running.ask("GET", "/dags")["total_entries"] == 4)
         yield running
 
 
@@ -126,7 +126,9 @@ def test_a_run_triggered_over_rest_defers_and_succeeds(
     payload = airflow.xcom("vace_text_to_video", run_id, "wait")
     assert payload["status"] == "succeeded"
     assert kwargs["prediction"]["id"] == payload["id"]
-    assert list(tmp_path.iterdir()) == [tmp_path / f"{payload['id']}.mp4"]
+    (video,) = tmp_path.rglob("*.mp4")
+    assert video.as_uri() == payload["files"][0]["uri"]
+    assert video.name == f"wait-{payload['id']}.mp4"
     path = f"/dags/vace_text_to_video/dagRuns/{run_id}/taskInstances/wait/links"
     assert airflow.ask("GET", path)["extra_links"]["Prediction"] == payload["urls"]["web"]
     assert emulator.api_key not in json.dumps([rows, payload])

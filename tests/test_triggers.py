@@ -73,6 +73,7 @@ def test_a_trigger_is_made_from_any_kwargs_without_a_check() -> None:
             "deadline": None,
             "poll_interval": None,
             "cancel_on_kill": False,
+            "destination": None,
         }
 
 

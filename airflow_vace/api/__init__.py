@@ -5,14 +5,24 @@ synchronous and the asynchronous client cannot come to differ. The key goes into
 requests to one origin, the connection's own; see :meth:`Api.get`.
 """
 
-from airflow_vace.api.answers import read_list, read_prediction, read_probe
+from airflow_vace.api.answers import read_list, read_prediction, read_probe, read_upload
 from airflow_vace.api.refusals import may_create_again, read_error, read_failed_create
-from airflow_vace.api.requests import BACKENDS, Api, Backend, Request, Response, read_known, read_reference
+from airflow_vace.api.requests import (
+    BACKENDS,
+    Api,
+    Backend,
+    Form,
+    Request,
+    Response,
+    read_known,
+    read_reference,
+)
 
 __all__ = (
     "BACKENDS",
     "Api",
     "Backend",
+    "Form",
     "Request",
     "Response",
     "may_create_again",
@@ -23,4 +33,5 @@ __all__ = (
     "read_prediction",
     "read_probe",
     "read_reference",
+    "read_upload",
 )

@@ -59,6 +59,25 @@ def read_list(api: Api, request: Request, response: Response) -> tuple[list[Pred
     )
 
 
+def read_upload(api: Api, request: Request, response: Response) -> str:
+    """Return the address of a file that was uploaded, for use in an input.
+
+    :raises VaceAPIError: (or what is below it) if the server refused
+    :raises VaceProtocolError: if the answer names none
+    """
+    data = _read_object(api, request, response)
+    urls = data.get("urls")
+    url = urls.get("get") if isinstance(urls, dict) else None
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        raise VaceProtocolError(
+            f"{request.shown} was answered with {response.status_code}, without the address of the file:"
+            f" {excerpt_of(api, response)}",
+            status_code=response.status_code,
+            body=excerpt_of(api, response),
+        )
+    return url
+
+
 def read_probe(api: Api, request: Request, response: Response) -> None:
     """Read the answer to a look for a prediction that cannot exist; return if this API refused it properly.
 

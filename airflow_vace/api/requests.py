@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from airflow_vace.exceptions import VaceInputError, VaceProtocolError, excerpt
 from airflow_vace.inputs import DEFAULT_MODEL, literal
 from airflow_vace.prediction import PREDICTION_ID, Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +34,14 @@ class Backend:
     get: str = "/predictions/{id}"
     cancel: str | None = "/predictions/{id}/cancel"
     list: str | None = None
+    files: str | None = None
 
 
 GATEWAY = Backend(name="gateway", prefix="/replicate/v1")
 # https://replicate.com/docs/reference/http
-REPLICATE = Backend(name="replicate", prefix="/v1", create_version="/predictions", list="/predictions")
+REPLICATE = Backend(
+    name="replicate", prefix="/v1", create_version="/predictions", list="/predictions", files="/files"
+)
 # https://docs.api.pruna.ai
 PRUNA = Backend(
     name="pruna",
@@ -42,11 +51,43 @@ PRUNA = Backend(
     create="/predictions",
     get="/predictions/status/{id}",
     cancel=None,
+    files="/files",
 )
 BACKENDS: Mapping[str, Backend] = {b.name: b for b in (GATEWAY, REPLICATE, PRUNA)}
 _BACKEND_BY_HOST = {"api.replicate.com": REPLICATE, "api.pruna.ai": PRUNA}
 
-Verb = Literal["create", "get", "cancel", "list", "file"]
+Verb = Literal["create", "get", "cancel", "list", "file", "upload"]
+
+
+class Form:
+    """A form of one file, `content`, read while it is sent (RFC 7578); once only.
+
+    :param file: open for reading, with so many bytes (`size`) to come
+    """
+
+    def __init__(self, file: BinaryIO, *, name: str, content_type: str, size: int) -> None:
+        boundary = f"vace-{secrets.token_hex(16)}"
+        plain = re.sub(r"[^A-Za-z0-9._-]", "_", name) or "file"
+        head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="content"; filename="{plain}"\r\n'
+            f"Content-Type: {content_type}\r\n\r\n"
+        )
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._parts: tuple[BinaryIO, ...] = (
+            BytesIO(head.encode()),
+            file,
+            BytesIO(f"\r\n--{boundary}--\r\n".encode()),
+        )
+        self._length = len(head) + size + len(boundary) + 8
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, size: int = -1) -> bytes:
+        return next((piece for part in self._parts if (piece := part.read(size))), b"")
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.read(_PIECE), b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +98,7 @@ class Request:
     method: Literal["GET", "POST"]
     url: str
     headers: dict[str, str] = field(repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | Form | None = field(default=None, repr=False)
     prediction_id: str | None = None
 
     @property
@@ -79,6 +120,7 @@ class Response:
         return next((value for key, value in self.headers.items() if key.lower() == name), None)
 
 
+_PIECE = 64 * 1024
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][\w.:/-]*", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]+")
@@ -260,6 +302,15 @@ class Api:
             raise VaceProtocolError(f"The output is at no http(s) address: {excerpt(url)}")
         return Request(verb="file", method="GET", url=url, headers=headers)
 
+    def upload(self, form: Form) -> Request:
+        """Describe the upload of a file that an input may then name.
+
+        :raises VaceInputError: if the back-end has no such call
+        """
+        if not self.backend.files:
+            raise self._lacks("upload", "give a URL that it can reach")
+        return self._request("upload", "POST", self.backend.files, body=form)
+
     def is_own_host(self, url: str) -> bool:
         """Whether a URL's host is the connection's, on whatever port."""
         return urlsplit(url).hostname == urlsplit(self.base_url).hostname
@@ -271,7 +322,7 @@ class Api:
         path: str,
         *,
         headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: bytes | Form | None = None,
         prediction_id: str | None = None,
         url: str | None = None,
     ) -> Request:
@@ -280,7 +331,9 @@ class Api:
             "Accept": "application/json",
             **(headers or {}),
         }
-        if body is not None:
+        if isinstance(body, Form):
+            sent["Content-Type"] = body.content_type
+        elif body is not None:
             sent["Content-Type"] = "application/json"
         return Request(
             verb=verb,
