@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # Answers echo the input, data: URLs included, and bring all the logs.
 _LARGEST_ANSWER = 128 * 1024 * 1024
 _CHUNK = 64 * 1024
+_PIECE = 1024 * 1024
 _MOST_DIGITS = 19
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
@@ -122,9 +123,9 @@ class Download:
             size = int(part[2]) if part[2].isdecimal() else None
         etag = answer.headers.get("etag")
         is_strong = etag is not None and not etag.startswith("W/")
-        return cls(
-            start=start, size=size, etag=etag if is_strong else None, chunks=answer.iter_content(_CHUNK)
-        )
+        # What there is at once: a trickle is seen as one, and whoever must stop need not wait for more.
+        chunks = iter(lambda: bytes(answer.raw.read1(_PIECE)), b"")
+        return cls(start=start, size=size, etag=etag if is_strong else None, chunks=chunks)
 
 
 def refuse_private(request: Request, settings: Settings) -> None:

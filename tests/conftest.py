@@ -50,6 +50,16 @@ settings.load_profile("vace")
 
 
 @pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let waits take a hundredth of their time."""
+    from airflow_vace import polling
+
+    monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
+    monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.1)
+    monkeypatch.setattr(polling, "NOT_FOUND_GRACE_SECONDS", 0.3)
+
+
+@pytest.fixture
 def fast_emulator() -> Iterator[Emulator]:
     """An emulator whose predictions take a blink, seen by Airflow as `vace_default`."""
     from airflow_vace.emulator import Emulator

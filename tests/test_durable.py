@@ -48,10 +48,7 @@ DONE = {"status": "succeeded", "output": "https://example.com/a.mp4"}
 
 
 @pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
-    monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.1)
-    monkeypatch.setattr(polling, "NOT_FOUND_GRACE_SECONDS", 0.3)
+def _hurried(hurry: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - on top of that one
     monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.3)
     monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.3)
     monkeypatch.setattr(submission, "MOST_TROUBLE_SECONDS", 0.5)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from films import GIF, MP4, WEBM, box
 
-from airflow_vace import polling
 from airflow_vace.exceptions import (
     PredictionExpired,
     VaceAPIError,
@@ -27,11 +26,7 @@ from airflow_vace.prediction import Prediction
 if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
 
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
-    monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.05)
+pytestmark = pytest.mark.usefixtures("hurry")
 
 
 def save_output(hook: VaceHook, prediction: Prediction, folder: Path) -> list[dict[str, Any]]:

@@ -44,14 +44,9 @@ if TYPE_CHECKING:
 
     from airflow_vace.emulator import Emulator
 
+pytestmark = pytest.mark.usefixtures("hurry")
+
 MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
-    monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.1)
-    monkeypatch.setattr(polling, "NOT_FOUND_GRACE_SECONDS", 0.3)
 
 
 def operator(**kwargs: Any) -> VacePredictionOperator:

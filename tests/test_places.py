@@ -12,7 +12,6 @@ import pytest
 from films import DATA_URL, MP4
 from stores import files_in
 
-from airflow_vace import polling
 from airflow_vace.exceptions import PredictionExpired, VaceInputError, VaceTransportError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.media import Destination, save_output
@@ -22,15 +21,9 @@ from airflow_vace.prediction import Prediction
 if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
 
-pytestmark = pytest.mark.usefixtures("memory")
+pytestmark = pytest.mark.usefixtures("hurry", "memory")
 
 TASK = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
-    monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.05)
 
 
 def to(save_to: Any, ti: Any = TASK, values: dict[str, Any] | None = None) -> Destination:

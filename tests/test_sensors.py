@@ -16,7 +16,6 @@ from airflow.providers.common.compat.sdk import (
 )
 from tasks import Run
 
-from airflow_vace import polling
 from airflow_vace.emulator.faults import rate_limited
 from airflow_vace.exceptions import (
     PredictionCanceled,
@@ -36,12 +35,7 @@ if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
     from airflow_vace.prediction import Prediction
 
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
-    monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.1)
-    monkeypatch.setattr(polling, "NOT_FOUND_GRACE_SECONDS", 0.3)
+pytestmark = pytest.mark.usefixtures("hurry")
 
 
 @pytest.fixture(params=["poke", "reschedule", "deferrable"])

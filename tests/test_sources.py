@@ -12,7 +12,6 @@ import pytest
 import requests
 from films import GIF, MP4, film
 
-from airflow_vace import polling
 from airflow_vace.exceptions import VaceAPIError, VaceInputError, VaceTransportError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.inputs import normalize_input
@@ -24,13 +23,9 @@ if TYPE_CHECKING:
 
     from airflow_vace.emulator import Emulator
 
+pytestmark = pytest.mark.usefixtures("hurry")
+
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8) + (64).to_bytes(4) + (48).to_bytes(4)
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
-    monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.05)
 
 
 def reachable(**values: Any) -> dict[str, Any]:

@@ -46,6 +46,8 @@ _CHUNK = 1024 * 1024
 # How often a long transfer tells how far it is.
 _TELL_SECONDS = 10.0
 _LARGEST_MANIFEST = 1024 * 1024
+# Slower than so many bytes in so many seconds is no transfer, but a server in trouble.
+_SLOW_BYTES, _SLOW_SECONDS = 64 * 1024, 30.0
 # What a file name may end with; anything else without a slash is taken for a slip.
 _FILE_SUFFIXES = frozenset({*SUFFIXES.values(), ".m4v", ".mov"})
 
@@ -277,6 +279,7 @@ class _Transfer:
         told = _Telling(self.log, "Fetched")
         while True:
             at = file.tell()
+            speed = _Speed(at)
             try:
                 with self.hook.open_file(url, start=at, etag=etag) as download:
                     etag = download.etag
@@ -286,6 +289,7 @@ class _Transfer:
                         digest.update(chunk)
                         file.write(chunk)
                         told.at(file.tell(), download.size)
+                        speed.check(file.tell(), url)
                         self._check_stop()
                 if download.size not in (None, file.tell()):
                     short = f"GET {excerpt(url)}: {file.tell()} bytes came of {download.size}"
@@ -368,6 +372,22 @@ class _Transfer:
             self._put(part, target, part.stat().st_size)
         finally:
             part.unlink(missing_ok=True)
+
+
+class _Speed:
+    """Breaks off a transfer that trickles: it would hold its place until the file is deleted."""
+
+    def __init__(self, at: int) -> None:
+        self.count, self.since = at, time.monotonic()
+
+    def check(self, count: int, url: str) -> None:
+        now = time.monotonic()
+        if now - self.since < _SLOW_SECONDS:
+            return
+        if count - self.count < _SLOW_BYTES:
+            slow = f"{count - self.count} bytes in {now - self.since:.0f} s"
+            raise VaceTransportError(f"GET {excerpt(url)}: it trickles, {slow}", sent=True)
+        self.count, self.since = count, now
 
 
 class _Telling:
