@@ -47,7 +47,7 @@ def clip(store: Store | None = None, **kwargs: Any) -> Run:
 def sensed(emulator: Emulator, **kwargs: Any) -> Run:
     assert emulator.url
     created = VaceHook().create_prediction({"prompt": "a fox", "frame_num": 5, "seed": 3})
-    given = {"task_id": "t", "prediction": created.payload(), **kwargs}
+    given = {"task_id": "t", "prediction": created.payload(), "deferrable": True, **kwargs}
     return Run(partial(VacePredictionSensor, **given))
 
 

@@ -262,6 +262,18 @@ def test_a_server_that_always_breaks_off_at_the_same_place_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_that_trickles_is_left(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "_SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(saving, "_MOST_ATTEMPTS", 1)
+    prediction = done(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", times=None, drip=0.01)
+    with pytest.raises(VaceTransportError, match="it trickles"):
+        save_output(VaceHook(), prediction, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "said"),
     [
