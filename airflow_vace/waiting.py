@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
@@ -173,7 +173,7 @@ class WaitsForPrediction(BaseOperator):
 
         if prediction.files:  # saved already: by the triggerer, or by an earlier attempt before it expired
             self._prediction = prediction
-            self._announce(prediction)
+            self._announce(self._with_input(prediction))
             return prediction.payload()
         prediction = self._prediction = self._with_output(prediction)
         read_end(prediction)
@@ -184,6 +184,7 @@ class WaitsForPrediction(BaseOperator):
                     f"Prediction {prediction.id} succeeded, but its output is no file that could be saved to"
                     f" {destination.save_to}: {excerpt(str(prediction.output), 200)}. {prediction.bill}"
                 )
+            prediction = self._with_input(prediction)
             files = save_output(self.hook, prediction, destination)
             prediction = self._prediction = replace(prediction, files=files)
         elif any(url[:5].lower() == "data:" for url in prediction.output_urls):
@@ -195,8 +196,17 @@ class WaitsForPrediction(BaseOperator):
                 remedy="set save_to to a directory",
             )
         self.log.info("Prediction %s succeeded after %s", prediction.id, _duration(prediction))
-        self._announce(prediction)
+        self._announce(self._with_input(prediction))
         return prediction.payload()
+
+    def _with_input(self, prediction: Prediction) -> Prediction:
+        """Return a prediction with its input, which payloads leave out, if somebody is to be told of it."""
+        if prediction.input or self.known_input or not (self.save_to or self.outlets):
+            return prediction
+        with suppress(VaceError):  # a nicety: nothing of value is lost without it
+            told = self.hook.get_prediction(prediction)
+            return replace(prediction, input=told.input)
+        return prediction
 
     def _announce(self, prediction: Prediction) -> None:
         """Tell Airflow's assets and lineage of the video, so that others can run on it."""
