@@ -29,6 +29,7 @@ _HOME = tempfile.TemporaryDirectory(prefix="vace-tests-")
 shutil.copytree(ROOT / "dags", f"{_HOME.name}/dags")
 for number, block in enumerate(b for b in README_BLOCKS if "with DAG(" in b):
     text = block.replace("/tmp/clips/", f"{_HOME.name}/clips/")  # noqa: S108 - as in the README
+    text = text.replace("s3://aws_default@my-bucket/", "memory://my-bucket/")
     Path(f"{_HOME.name}/dags/readme_{number}.py").write_text(text)
 for name in [n for n in os.environ if n.startswith(("AIRFLOW_", "REQUESTS_CA", "CURL_CA"))]:
     del os.environ[name]

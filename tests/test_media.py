@@ -262,6 +262,21 @@ def test_a_server_that_always_breaks_off_at_the_same_place_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_half_a_file_with_a_length_that_is_true_of_it_is_no_file(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "_MOST_ATTEMPTS", 2)
+    prediction = large(fast_emulator)
+    (path,) = Path(fast_emulator._folder or "").glob("*.mp4")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(VaceTransportError, match="ends within a box"):
+        save_output(VaceHook(), prediction, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(whole)
+    assert save_output(VaceHook(), prediction, tmp_path)[0]["size"] == len(whole)
+
+
 def test_a_server_that_trickles_is_left(
     fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk import Connection
+from films import MP4
+from stores import files_in
 
 from airflow_vace.connection import Settings
 from airflow_vace.exceptions import VaceRateLimited, VaceTransportError
@@ -28,14 +30,17 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_dags_of_the_readme_run(fast_emulator: Emulator, airflow_db: str) -> None:
+def test_the_dags_of_the_readme_run(fast_emulator: Emulator, airflow_db: str, memory: Any) -> None:
+    memory.pipe_file("/my-bucket/in/fox.mp4", MP4)
     paths = sorted((Path(airflow_db).parent / "dags").glob("readme_*.py"))
     dags = [runpy.run_path(str(path))["dag"] for path in paths]
-    assert [dag.dag_id for dag in dags] == ["fox", "zoo"]
-    for dag, charged in zip(dags, (1, 4), strict=True):
+    assert [dag.dag_id for dag in dags] == ["fox", "zoo", "restyle"]
+    for dag, charged in zip(dags, (1, 4, 5), strict=True):
         run = dag.test()
         assert {str(ti.state) for ti in run.get_task_instances()} == {"success"}
         assert fast_emulator.bill["charged"] == charged
+    saved = [path for path in files_in(memory) if path.startswith("/my-bucket/out/")]
+    assert [path.rpartition(".")[2] for path in saved] == ["json", "mp4"]
 
 
 def test_the_test_of_the_readme_passes(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def check_whole(file: BinaryIO, size: int, content_type: str) -> None:
 
 
 def is_torn(file: BinaryIO) -> bool:
-    """Whether an MP4 ends before its last box does: without a length nothing else says so."""
+    """Whether an MP4 ends before its last box does, whatever length its server told."""
     size = file.tell()
     boxes = [name for name, _, _ in _boxes(reads(file), 0, size)]
     file.seek(size)

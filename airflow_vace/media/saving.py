@@ -294,7 +294,8 @@ class _Transfer:
                 if download.size not in (None, file.tell()):
                     short = f"GET {excerpt(url)}: {file.tell()} bytes came of {download.size}"
                     raise VaceTransportError(short, sent=True)
-                if download.size is None and is_torn(file):
+                if is_torn(file):
+                    etag = None  # what the server has is not whole, or not yet
                     raise VaceTransportError(
                         f"GET {excerpt(url)}: it ends within a box of the MP4", sent=True
                     )

@@ -1,0 +1,75 @@
+"""An S3 server on loopback, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any, Self
+
+import requests
+
+from airflow_vace import demo
+
+
+class S3:
+    """A moto server with one bucket, `clips`; `conn_id@` is `store`."""
+
+    def __init__(self) -> None:
+        self.port = demo._free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        extra = {
+            "endpoint_url": self.url,
+            "region_name": "us-east-1",
+            "config_kwargs": {"signature_version": "s3v4"},
+        }
+        fields = {"conn_type": "aws", "login": "AKIAEXAMPLE", "password": "not-a-secret", "extra": extra}
+        self.connection = json.dumps(fields)
+
+    def __enter__(self) -> Self:
+        import boto3
+
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 60
+        while not self._answers():
+            assert time.monotonic() < until, "the S3 server does not answer"
+            time.sleep(0.1)
+        self.client: Any = boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id="AKIAEXAMPLE",
+            aws_secret_access_key="not-a-secret",
+        )
+        self.client.create_bucket(Bucket="clips")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+    def _answers(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/moto-api/", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    def put(self, key: str, content: bytes) -> str:
+        """Put a file there and return its address, as a task names it."""
+        self.client.put_object(Bucket="clips", Key=key, Body=content)
+        return f"s3://store@clips/{key}"
+
+    def files(self, prefix: str = "") -> dict[str, bytes]:
+        found = self.client.list_objects_v2(Bucket="clips", Prefix=prefix).get("Contents", [])
+        return {item["Key"]: self.read(item["Key"]) for item in found}
+
+    def read(self, key: str) -> bytes:
+        content: bytes = self.client.get_object(Bucket="clips", Key=key)["Body"].read()
+        return content
+
+    def unfinished(self) -> list[str]:
+        """Keys of uploads in parts that nobody has completed or aborted."""
+        found = self.client.list_multipart_uploads(Bucket="clips").get("Uploads", [])
+        return [item["Key"] for item in found]
