@@ -71,6 +71,12 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "Id of a version for tasks that name none.",
                         "schema": {"type": ["string", "null"]},
                     },
+                    "input_roots": {
+                        "label": "Input directories",
+                        "description": "Local directories, with commas between them, that tasks may send"
+                        " files from; none if empty.",
+                        "schema": {"type": ["string", "null"]},
+                    },
                     "timeout": {
                         "label": "Time-out",
                         "description": "Seconds that one request may take; 30 if empty.",

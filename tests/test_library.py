@@ -85,8 +85,7 @@ with DAG("consumer", schedule=[CLIPS]):
 
     @task
     def consume():
-        (event,) = get_current_context()["triggering_asset_events"][CLIPS]
-        return dict(event.extra)
+        return [dict(event.extra) for event in get_current_context()["triggering_asset_events"][CLIPS]]
 
     consume()
 
@@ -177,27 +176,58 @@ def content_of(s3: S3, uri: str) -> bytes:
     return s3.read(uri.removeprefix("s3://clips/"))
 
 
+@pytest.fixture(scope="module")
+def files(s3: S3, local: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the inputs are made of, in the store and on disk."""
+    folder = tmp_path_factory.mktemp("films")
+    png = b"\x89PNG\r\n\x1a\n" + bytes(8) + (64).to_bytes(4) + (48).to_bytes(4)
+    found = {
+        "video.mp4": film(folder / "v.mp4", 64, 48).read_bytes(),
+        "mask.mp4": film(folder / "m.mp4", 64, 48).read_bytes() + b"\0\0\0\x08free",
+        "one.png": png + b"1",
+        "two.png": png + b"2",
+    }
+    for name, content in found.items():
+        s3.put(f"in/{name}", content)
+        (local / name).write_bytes(content)
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(airflow: Airflow, local: Path, files: dict[str, bytes]) -> dict[str, str]:
+    """Runs that go on side by side: their states at the end."""
+    assert files
+    where = {"s3": "s3://store@clips/in", "local": f"file://{local}"}
+    out = {"s3": "s3://store@clips/out/", "local": f"{local}/out/"}
+    for store in ("s3", "local"):
+        airflow.trigger("from_text", store, save_to=out[store])
+        save_to = f"s3://store@clips/composed/{store}.mp4"
+        airflow.trigger("composed", store, files=where[store], save_to=save_to)
+    airflow.trigger("as_objects", "s3")
+    all_of = [("from_text", "s3"), ("from_text", "local"), ("composed", "s3"), ("composed", "local")]
+    return {
+        f"{dag_id} {run_id}": ended(airflow, dag_id, run_id)
+        for dag_id, run_id in [*all_of, ("as_objects", "s3")]
+    }
+
+
 @pytest.mark.parametrize("store", ["s3", "local"])
 def test_text_to_video_lands_in_a_store_and_another_dag_runs_on_it(
-    airflow: Airflow, s3: S3, local: Path, store: str, show: Callable[[str, Any], None]
+    airflow: Airflow, s3: S3, runs: dict[str, str], store: str, show: Callable[[str, Any], None]
 ) -> None:
-    save_to = "s3://store@clips/out/" if store == "s3" else f"{local}/out/"
-    run_id = airflow.trigger("from_text", f"text_{store}", save_to=save_to)
-    assert ended(airflow, "from_text", run_id) == "success"
-    (file,) = payload_of(airflow, "from_text", run_id, "wait")["files"]
+    assert runs[f"from_text {store}"] == "success"
+    (file,) = payload_of(airflow, "from_text", store, "wait")["files"]
+    assert file["uri"].startswith("s3://clips/out/" if store == "s3" else "file:///")
     assert hashlib.sha256(content_of(s3, file["uri"])).hexdigest() == file["sha256"]
     manifest = json.loads(content_of(s3, file["uri"].replace(".mp4", ".json")))
     assert manifest["input"]["prompt"] == "a fox"
     assert manifest["sha256"] == file["sha256"]
 
     def consumed() -> Any:
-        runs = airflow.ask("GET", "/dags/consumer/dagRuns?limit=100")["dag_runs"]
-        found = [
-            payload_of(airflow, "consumer", r["dag_run_id"], "consume")
-            for r in runs
-            if r["state"] == "success"
-        ]
-        return [extra for extra in found if extra and extra["uri"] == file["uri"]]
+        found = airflow.ask("GET", "/dags/consumer/dagRuns?limit=100")["dag_runs"]
+        ended_well = [run["dag_run_id"] for run in found if run["state"] == "success"]
+        extras = [extra for run_id in ended_well for extra in airflow.xcom("consumer", run_id, "consume")]
+        return [extra for extra in extras if extra["uri"] == file["uri"]]
 
     (extra,) = until(consumed, 120)
     assert extra["sha256"] == file["sha256"]
@@ -208,48 +238,33 @@ def test_text_to_video_lands_in_a_store_and_another_dag_runs_on_it(
 
 @pytest.mark.parametrize("store", ["s3", "local"])
 def test_video_mask_and_references_come_from_a_store(
-    airflow: Airflow, s3: S3, emulator: Emulator, local: Path, *, tmp_path: Path, store: str
+    airflow: Airflow, s3: S3, emulator: Emulator, runs: dict[str, str], files: dict[str, bytes], *, store: str
 ) -> None:
-    png = b"\x89PNG\r\n\x1a\n" + bytes(8) + (64).to_bytes(4) + (48).to_bytes(4)
-    files = {
-        "video.mp4": film(tmp_path / "v.mp4", 64, 48).read_bytes(),
-        "mask.mp4": film(tmp_path / "m.mp4", 64, 48).read_bytes() + b"\0\0\0\x08free",
-        "one.png": png + b"1",
-        "two.png": png + b"2",
-    }
-    for name, content in files.items():
-        s3.put(f"in/{name}", content)
-        (local / name).write_bytes(content)
-    where = "s3://store@clips/in" if store == "s3" else f"file://{local}"
-    save_to = f"s3://store@clips/composed/{store}.mp4"
-    known = set(emulator.world.runs)
-    run_id = airflow.trigger("composed", f"composed_{store}", files=where, save_to=save_to)
-    assert ended(airflow, "composed", run_id) == "success"
-    (new,) = set(emulator.world.runs) - known
-    sent = emulator.world.runs[new].input
+    assert runs[f"composed {store}"] == "success"
+    payload = payload_of(airflow, "composed", store, "clip")
+    assert payload["files"][0]["uri"] == f"s3://clips/composed/{store}.mp4"
+    sent = emulator.world.runs[payload["id"]].input
     urls = [sent["src_video"], sent["src_mask"], *sent["src_ref_images"]]
     assert [requests.get(url, timeout=10).content for url in urls] == list(files.values())
     assert all(("X-Amz-Signature" in url) == (store == "s3") for url in urls)
-    payload = payload_of(airflow, "composed", run_id, "clip")
-    assert payload["files"][0]["uri"] == f"s3://clips/composed/{store}.mp4"
     manifest = json.loads(s3.read(f"composed/{store}.json"))
-    assert manifest["input"]["src_mask"] == f"{where}/mask.mp4"
-    log = airflow.log("composed", run_id, "clip", 1)
-    assert f"{where.replace('store@', '')}/video.mp4" in log
+    log = airflow.log("composed", store, "clip", 1)
     assert "64x48" in log
-    fields = airflow.ask("GET", f"/dags/composed/dagRuns/{run_id}/taskInstances/clip")["rendered_fields"]
-    assert fields["input"]["src_video"] == f"{where}/video.mp4"
-    signatures = {part for url in urls for part in url.split("&") if part.startswith("X-Amz-Signature=")}
-    for signature in signatures:
-        assert signature.partition("=")[2] not in log + str(fields) + str(payload) + str(manifest)
+    fields = airflow.ask("GET", f"/dags/composed/dagRuns/{store}/taskInstances/clip")["rendered_fields"]
+    where = "s3://store@clips/in" if store == "s3" else "file://"
+    assert fields["input"]["src_video"].startswith(where)
+    assert manifest["input"]["src_video"] == fields["input"]["src_video"]
+    for url in urls:
+        signature = url.rpartition("X-Amz-Signature=")[2] if store == "s3" else "_files"
+        assert signature not in log + str(fields) + str(payload) + str(manifest)
 
 
-def test_path_objects_go_through_a_dag_as_airflow_keeps_it(airflow: Airflow, s3: S3, tmp_path: Path) -> None:
-    s3.put("in/video.mp4", film(tmp_path / "v.mp4", 64, 48).read_bytes())
-    run_id = airflow.trigger("as_objects", "objects")
-    assert ended(airflow, "as_objects", run_id) == "success"
-    (file,) = payload_of(airflow, "as_objects", run_id, "clip")["files"]
-    assert file["uri"].startswith("s3://clips/objects/as_objects/objects/clip-")
+def test_path_objects_go_through_a_dag_as_airflow_keeps_it(
+    airflow: Airflow, s3: S3, runs: dict[str, str]
+) -> None:
+    assert runs["as_objects s3"] == "success"
+    (file,) = payload_of(airflow, "as_objects", "s3", "clip")["files"]
+    assert file["uri"].startswith("s3://clips/objects/as_objects/s3/clip-")
     assert content_of(s3, file["uri"])
 
 
