@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -314,6 +315,23 @@ def test_whoever_may_not_look_puts_the_file_there_anew(memory: Any, monkeypatch:
     for _ in range(2):
         (file,) = save_output(VaceHook(), told(), to("memory://b/clips/"))
         assert file["size"] == len(MP4)
+
+
+def test_a_long_transfer_tells_how_far_it_is(
+    fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hook = VaceHook()
+    prediction = hook.wait_for_prediction(hook.create_prediction({"prompt": "a fox", "frame_num": 5}))
+    save_output(hook, prediction, to("memory://b/quick/"))
+    assert "Fetched" not in capfd.readouterr().out
+    monkeypatch.setattr("airflow_vace.media.saving._TELL_SECONDS", 0.0)
+    save_output(hook, prediction, to("memory://b/slow/"))
+    logged = capfd.readouterr().out
+    assert re.search(r"Fetched \d+ of \d+ MB", logged)
+    assert re.search(r"Stored \d+ of \d+ MB", logged)
+    assert re.search(rf"Saved prediction {prediction.id} as memory://b/slow/.* MB, sha256 ", logged)
+    assert fast_emulator.bill["charged"] == 1
+    assert files_in(memory)
 
 
 # --- local files -----------------------------------------------------------------------------------

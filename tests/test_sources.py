@@ -38,8 +38,10 @@ class Signing(BaseHTTPRequestHandler):
 
     store: ClassVar[Any] = None
     status: ClassVar[int] = 206
+    headers_seen: ClassVar[set[str]] = set()
 
     def do_GET(self) -> None:
+        self.headers_seen.update(name.lower() for name in self.headers)
         parts = urlsplit(self.path)
         known = parse_qs(parts.query).get("X-Signature") == ["s3cr3t-s3cr3t-s3cr3t"]
         self.send_response(self.status if known else 403)
@@ -54,6 +56,7 @@ class Signing(BaseHTTPRequestHandler):
 def signing(memory: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The store signs URLs, at a loopback address; yields for how long each."""
     Signing.store, Signing.status = memory, 206
+    Signing.headers_seen.clear()
     asked: list[int] = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Signing) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -84,6 +87,7 @@ def test_a_store_that_signs_gives_a_url_for_as_long_as_it_may_take(
     assert found["src_ref_images"][1] == "https://x.example/"
     assert found["prompt"] == "a fox"
     assert signing == [3600, 3600]
+    assert not {"authorization", "apikey", "cookie"} & Signing.headers_seen
     assert fast_emulator.requests == []
     logged = capfd.readouterr().out
     assert "memory://b/in.mp4" in logged
