@@ -159,11 +159,12 @@ def path_text(value: object) -> str | None:
     if not isinstance(protocol, str):  # Airflow's ObjectStoragePath has one
         return None
     text = str(value)
-    if text.startswith("/"):
-        return f"file://{text}"
+    if protocol in ("", "file", "local"):
+        return f"file:///{text.removeprefix(f'{protocol}://').lstrip('/')}"
     scheme, _, rest = text.partition("://")
+    rest = rest.lstrip("/")  # some versions of UPath tell one more for some stores
     has_id = "@" in rest.partition("/")[0]
-    return f"{scheme}://{conn_id}@{rest}" if conn_id and not has_id else text
+    return f"{scheme}://{conn_id}@{rest}" if conn_id and not has_id else f"{scheme}://{rest}"
 
 
 def literal(text: str) -> Any:

@@ -53,11 +53,14 @@ settings.load_profile("vace")
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let waits take a hundredth of their time."""
-    from airflow_vace import polling
+    from airflow_vace import polling, submission
 
     monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
     monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.1)
     monkeypatch.setattr(polling, "NOT_FOUND_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.3)
+    monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(submission, "MOST_TROUBLE_SECONDS", 0.5)
 
 
 @pytest.fixture
@@ -97,3 +100,14 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", connection)
 
     return set_connection
+
+
+@pytest.fixture
+def server(
+    slow_emulator: Emulator,
+    connect: Callable[[str], None],
+    backend: str,  # noqa: F811 - of faces, or of the module that asks
+) -> Emulator:
+    """A server whose predictions run on and on."""
+    connect(slow_emulator.connection_to(backend=backend, timeout=1))
+    return slow_emulator
