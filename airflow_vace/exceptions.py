@@ -44,9 +44,13 @@ _DATA = re.compile(r"(data:[\w.+/-]{0,100})[;,][^\s\"'<>]*", re.IGNORECASE)
 def excerpt(text: str, limit: int = 500) -> str:
     """Return what of `text` may be shown to people: no signed URL, no file, at most `limit` characters."""
     text = " ".join(text[: 50 * limit].split())
-    text = _USER_INFO.sub(r"\1", text)
-    text = _DATA.sub(r"\1;…", _SIGNATURE.sub(r"\1?…", text))
+    text = _DATA.sub(r"\1;…", without_signatures(text))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def without_signatures(text: str) -> str:
+    """Return `text` with its URLs shortened to what names a place, without what opens it."""
+    return _SIGNATURE.sub(r"\1?…", _USER_INFO.sub(r"\1", text))
 
 
 class VaceError(Exception):

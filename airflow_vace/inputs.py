@@ -235,6 +235,8 @@ def _read_url(field: InputField, value: object) -> str:
     url = value.strip() if isinstance(value, str) else path_text(value)
     if url is None:
         raise _wrong_type(field, value, "a URL")
+    if url.startswith("/"):
+        url = PurePath(url).as_uri()
     if is_path(url):
         return url
     try:

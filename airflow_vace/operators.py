@@ -150,6 +150,7 @@ class VacePredictionOperator(WaitsForPrediction):
         self._begin(context)
         with translated():
             prediction = self._prediction = Prediction.from_json(event)
+        self._is_landed = bool(prediction.files)
         deadline = time.time() if deadline is None else deadline
         wait = self._wait_for(prediction, deadline)
         return self._wait_on(wait, may_defer=gave_up < MOST_DEFERRALS, gave_up=gave_up + 1)
@@ -252,7 +253,7 @@ class VacePredictionOperator(WaitsForPrediction):
 
     @cached_property
     def known_input(self) -> Mapping[str, Any]:
-        with suppress(VaceError):
+        with suppress(Exception):  # a nicety of the manifest: no video is lost for want of it
             order, record = self._order(), self._ledger.read()
             seed = record.seed if record is not None else None
             return order.values if seed is None else order.with_seed(seed).values

@@ -142,6 +142,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         del context  # Airflow's signature
         with translated(can_be_looked_at_again):
             prediction = Prediction.from_json(event)
+            self._is_landed = bool(prediction.files)
             deadline = time.time() if deadline is None else deadline
             wait = Wait(prediction=prediction, deadline=deadline, poll_interval=self._bound)
             return self._wait_on(wait, gave_up + 1)

@@ -96,7 +96,7 @@ def streamed(session: requests.Session, settings: Settings, request: Request) ->
         # Said with each request: what a session says, the environment may override.
         verify=settings.verify,
         proxies=settings.proxies or None,
-        cert=settings.cert,
+        cert=settings.cert if settings.api.is_own_host(request.url) else None,
         allow_redirects=False,
         stream=True,
     )

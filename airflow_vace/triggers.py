@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_vace.api import read_known, read_reference
-from airflow_vace.exceptions import VaceError, VaceTransportError
+from airflow_vace.exceptions import VaceError, VaceTransportError, excerpt
 from airflow_vace.hooks import VaceHook
 from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import PredictionStatus
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Files that one triggerer saves at a time; each takes a thread and a few megabytes.
 _MOST_SAVES = 4
+# How long a save may take, its place in the queue included, before it is left to a worker.
+LONGEST_SAVE_SECONDS = 600.0
 
 
 @cache
@@ -124,9 +126,11 @@ class VacePredictionTrigger(BaseTrigger):
         # asgiref's threads, unlike asyncio's, can ask Airflow for connections on its older versions too.
         save = sync_to_async(save_output, thread_sensitive=False, executor=_savers())
         try:
-            files = await save(hook.fresh(), prediction, destination, stop=stop)
-        except (VaceError, OSError) as error:
-            self.log.warning("Not saved in the triggerer, a worker tries it again: %s", error)
+            saving = save(hook.fresh(), prediction, destination, stop=stop)
+            files = await asyncio.wait_for(saving, LONGEST_SAVE_SECONDS)
+        except Exception as error:  # noqa: BLE001 - stores are strangers, and may throw anything
+            what = excerpt(str(error)) or f"not done within {LONGEST_SAVE_SECONDS:g} s"
+            self.log.warning("Not saved in the triggerer, a worker tries it again: %s", what)
             return prediction
         finally:
             stop.set()

@@ -64,6 +64,8 @@ class WaitsForPrediction(BaseOperator):
     _prediction: Prediction | None = None
     _ti: Any = None
     _outlet_events: Any = None
+    # Whether the triggerer has saved the files.
+    _is_landed = False
     _canceling: Thread | None = None
 
     # Whether it is for this task to stop a prediction that nobody waits for any more.
@@ -171,13 +173,13 @@ class WaitsForPrediction(BaseOperator):
         """
         from airflow_vace.media import save_output
 
-        if prediction.files:  # saved already: by the triggerer, or by an earlier attempt before it expired
+        destination = self.destination()
+        if prediction.files and (self._is_landed or destination is None or destination.holds(prediction)):
             self._prediction = prediction
             self._announce(self._with_input(prediction))
             return prediction.payload()
-        prediction = self._prediction = self._with_output(prediction)
+        prediction = self._prediction = self._with_output(replace(prediction, files=[]))
         read_end(prediction)
-        destination = self.destination()
         if destination is not None:
             if not prediction.output_urls:
                 raise VaceProtocolError(

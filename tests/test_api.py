@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 from email.utils import formatdate
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from airflow_vace.api import (
     BACKENDS,
     Api,
+    Form,
     Request,
     Response,
     may_create_again,
@@ -724,3 +726,15 @@ def test_the_rest_of_a_file_is_asked_for_by_range_and_only_if_it_is_still_the_sa
     marked = GATEWAY.file(url, start=5, etag='"one"').headers
     assert (marked["Range"], marked["If-Range"]) == ("bytes=5-", '"one"')
     assert "If-Range" not in GATEWAY.file(url, start=5).headers
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_form_sends_what_it_announced_although_its_file_grows_or_shrinks(size: int) -> None:
+    form = Form(BytesIO(b"film!"), name='a "b".mp4', content_type="video/mp4", size=size)
+    sent = b"".join(form)
+    assert len(sent) == len(form)
+    assert b'filename="a__b_.mp4"' in sent
+    assert b"\r\n\r\n" + b"film!"[:size] + b"\r\n--" in sent
+    short = Form(BytesIO(b"fi"), name="a", content_type="video/mp4", size=3)
+    with pytest.raises(OSError, match="shorter by"):
+        b"".join(short)

@@ -7,7 +7,8 @@ import pytest
 from films import GIF, MP4, WEBM, box, film
 from PIL import Image
 
-from airflow_vace.media.content import dimensions_of, is_torn, reads, type_of
+from airflow_vace.exceptions import VaceProtocolError
+from airflow_vace.media.content import check_whole, dimensions_of, reads, type_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,9 +95,12 @@ def test_looking_for_dimensions_is_bounded_where_each_look_is_a_request() -> Non
     assert len(looks) < 50
 
 
-def test_a_film_that_ends_within_a_box_is_torn() -> None:
-    for content, torn in ((MP4, False), (MP4[:-1], True), (b"no film", False)):
-        file = io.BytesIO(content)
-        file.seek(0, 2)
-        assert is_torn(file) is torn
-        assert file.tell() == len(content)
+@pytest.mark.parametrize("behind", [b"", b"\0\0", b"<!-- -->\n", b"\xff" * 40])
+def test_a_film_may_have_something_behind_it_but_not_end_within_a_box(
+    behind: bytes,
+) -> None:
+    content = MP4 + behind
+    check_whole(io.BytesIO(content), len(content), "video/mp4")
+    torn = MP4[:-1]
+    with pytest.raises(VaceProtocolError, match="ends within a box"):
+        check_whole(io.BytesIO(torn), len(torn), "video/mp4")

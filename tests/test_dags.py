@@ -68,7 +68,7 @@ def test_text_to_video_submits_waits_and_hands_on_the_file(fast_emulator: Emulat
     assert waited["status"] == "succeeded"
     (path,) = tmp_path.rglob(f"vace_text_to_video/*/wait-{waited['id']}.mp4")
     assert xcom(found, "use") == waited["files"][0]["uri"] == path.as_uri()
-    assert path.with_suffix(".json").exists()
+    assert path.with_name(path.name + ".json").exists()
     (seen,) = fast_emulator.world.runs.values()
     assert seen.input == {
         "prompt": "a cat",
@@ -122,7 +122,7 @@ def test_a_library_is_restyled_and_each_video_is_an_event_with_where_it_is(
     assert [url[:21] for url in sent] == ["data:video/mp4;base64"] * 2
     saved = sorted((library / "restyled").rglob("*.mp4"))
     assert len(saved) == 2
-    manifest = json.loads(saved[0].with_suffix(".json").read_text())
+    manifest = json.loads(saved[0].with_name(saved[0].name + ".json").read_text())
     assert manifest["input"]["src_video"] == f"file://{library}/a.MP4"
     with sqlite3.connect(airflow_db) as database:
         rows = database.execute("SELECT extra FROM asset_event WHERE source_dag_id = 'vace_restyle_library'")

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,8 +27,6 @@ from airflow_vace.sensors import VacePredictionSensor
 from airflow_vace.triggers import VacePredictionTrigger
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from airflow_vace.emulator import Emulator
 
 pytestmark = pytest.mark.usefixtures("hurry", "memory")
@@ -78,7 +77,7 @@ def test_the_triggerer_saves_and_no_worker_fetches_again(
     assert seen == [0]
     (file,) = payload["files"]
     assert files_in(memory)[file["uri"].removeprefix("memory:/")]
-    manifest = json.loads(files_in(memory)[file["uri"].removeprefix("memory:/").replace(".mp4", ".json")])
+    manifest = json.loads(files_in(memory)[file["uri"].removeprefix("memory:/") + ".json"])
     assert manifest["id"] == payload["id"]
     assert manifest["input"]["prompt"] == "a fox"
     assert manifest["task"] == {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
@@ -170,6 +169,53 @@ def test_a_triggerer_saves_so_many_at_a_time_and_its_loop_goes_on(
     assert fast_emulator.bill["charged"] == 9
 
 
+def test_a_save_that_takes_too_long_in_the_triggerer_is_left_to_a_worker(
+    fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    memory.mkdir("/b")
+    monkeypatch.setattr(triggers, "LONGEST_SAVE_SECONDS", 0.2)
+    over = threading.Event()
+    put = type(memory).put_file
+
+    def slow(fs: Any, *args: Any, **options: Any) -> None:
+        if threading.current_thread().name.startswith("vace-save"):
+            over.wait(20)
+        put(fs, *args, **options)
+
+    monkeypatch.setattr(type(memory), "put_file", slow)
+    later(fast_emulator)
+    task = clip(**IN_TRIGGERER, save_to="memory://b/clips/")
+    try:
+        assert task.result()["files"]
+    finally:
+        over.set()
+    assert "not done within 0.2 s" in capfd.readouterr().out
+
+
+def test_a_store_that_throws_anything_leaves_the_wait_its_end(
+    fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.mkdir("/b")
+
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("a stranger's")
+
+    later(fast_emulator)
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow_vace.triggers.sync_to_async", lambda *_, **__: broken)
+        created = VaceHook().create_prediction({"prompt": "a fox", "frame_num": 5})
+        destination = Destination.of("memory://b/clips/")
+        assert destination is not None
+        trigger = VacePredictionTrigger(created.payload(), destination=destination.as_json())
+
+        async def first() -> Any:
+            return [event.payload async for event in trigger.run()]
+
+        (event,) = asyncio.run(first())
+    assert event["status"] == "succeeded"
+    assert "files" not in event
+
+
 def test_a_wait_that_is_cut_off_while_it_saves_leaves_no_thread_behind(
     fast_emulator: Emulator, memory: Any
 ) -> None:
@@ -222,6 +268,39 @@ def test_a_place_of_saving_that_cannot_be_fails_at_import(wrong: dict[str, Any])
         operator(**wrong)
     with pytest.raises(ValueError, match="save_in"):
         VacePredictionSensor(task_id="t", prediction="abc", **wrong)
+
+
+# --- saved before ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["another place", "file deleted"])
+def test_a_cleared_task_saves_again_where_its_file_is_not(
+    fast_emulator: Emulator, tmp_path: Path, change: str
+) -> None:
+    store = Store()
+    first = clip(store, save_to=f"{tmp_path}/a/")
+    (file,) = first.result()["files"]
+    Path(file["uri"].removeprefix("file://")).unlink()
+    where = "b" if change == "another place" else "a"
+    again = clip(store, save_to=f"{tmp_path}/{where}/")
+    again.ti = first.cleared().ti
+    again.context = {**first.context, "ti": again.ti}
+    (saved,) = again.result()["files"]
+    assert Path(saved["uri"].removeprefix("file://")).is_relative_to(tmp_path / where)
+    assert Path(saved["uri"].removeprefix("file://")).stat().st_size == file["size"]
+    assert fast_emulator.bill["charged"] == 1
+
+
+def test_trouble_with_what_is_only_told_beside_a_video_loses_none(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the API server is away")
+
+    task = clip(save_to=f"{tmp_path}/", deferrable=True)
+    later(fast_emulator)
+    away = partial(monkeypatch.setattr, type(task.ti), "xcom_pull", broken)
+    assert task.result(between=away)["files"]
 
 
 # --- a store in trouble ----------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def test_text_to_video_lands_in_a_store_and_another_dag_runs_on_it(
     (file,) = payload_of(airflow, "from_text", store, "wait")["files"]
     assert file["uri"].startswith("s3://clips/out/" if store == "s3" else "file:///")
     assert hashlib.sha256(content_of(s3, file["uri"])).hexdigest() == file["sha256"]
-    manifest = json.loads(content_of(s3, file["uri"].replace(".mp4", ".json")))
+    manifest = json.loads(content_of(s3, file["uri"] + ".json"))
     assert manifest["input"]["prompt"] == "a fox"
     assert manifest["sha256"] == file["sha256"]
 
@@ -247,7 +247,7 @@ def test_video_mask_and_references_come_from_a_store(
     urls = [sent["src_video"], sent["src_mask"], *sent["src_ref_images"]]
     assert [requests.get(url, timeout=10).content for url in urls] == list(files.values())
     assert all(("X-Amz-Signature" in url) == (store == "s3") for url in urls)
-    manifest = json.loads(s3.read(f"composed/{store}.json"))
+    manifest = json.loads(s3.read(f"composed/{store}.mp4.json"))
     log = airflow.log("composed", store, "clip", 1)
     assert "64x48" in log
     fields = airflow.ask("GET", f"/dags/composed/dagRuns/{store}/taskInstances/clip")["rendered_fields"]
@@ -284,7 +284,7 @@ def test_with_all_slots_busy_the_triggerer_saves_what_no_worker_would_come_in_ti
     (file,) = payload_of(airflow, "late_triggerer", "late", "clip")["files"]
     saved = content_of(s3, file["uri"])
     assert hashlib.sha256(saved).hexdigest() == file["sha256"]
-    manifest = json.loads(s3.read(file["uri"].removeprefix("s3://clips/").replace(".mp4", ".json")))
+    manifest = json.loads(s3.read(file["uri"].removeprefix("s3://clips/") + ".json"))
     (run,) = [r for r in forgetful.world.runs.values() if r.id == manifest["id"]]
     times = {
         "busy until": BUSY_SECONDS,

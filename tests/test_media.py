@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,7 +20,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
-from airflow_vace.media import Destination, saving
+from airflow_vace.media import Destination, fetching, saving
 from airflow_vace.media.content import SUFFIXES
 from airflow_vace.prediction import Prediction
 
@@ -128,11 +129,68 @@ def test_what_passes_is_fetched_again(fast_emulator: Emulator, tmp_path: Path, f
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_a_file_that_is_gone_has_expired(fast_emulator: Emulator, tmp_path: Path, status: int) -> None:
     prediction = done(fast_emulator)
-    fast_emulator.faults.add(path="/_delivery/*", status=status)
+    fast_emulator.world.retention = 0.0
+    fast_emulator.faults.add(path="/_delivery/*", times=None, status=status)
     with pytest.raises(PredictionExpired, match="its file is gone") as caught:
         save_output(VaceHook(), prediction, tmp_path)
     assert caught.value.prediction_id == prediction.id
     assert list(tmp_path.iterdir()) == []
+    assert len([r for r in fast_emulator.requests if r.path.startswith("/_delivery/")]) == 1
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_refusal_within_the_files_hour_is_not_taken_for_its_end(
+    fast_emulator: Emulator, tmp_path: Path, status: int
+) -> None:
+    prediction = done(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", times=fetching._MOST_ATTEMPTS, status=status)
+    with pytest.raises(VaceTransportError, match="although its hour is not over"):
+        save_output(VaceHook(), prediction, tmp_path)
+    fast_emulator.faults.add(path="/_delivery/*", times=2, status=status)
+    assert save_output(VaceHook(), prediction, tmp_path)[0]["size"] > 0
+
+
+def test_without_a_time_of_its_end_a_refusal_that_stays_is_the_end(
+    fast_emulator: Emulator, tmp_path: Path
+) -> None:
+    prediction = replace(done(fast_emulator), completed_at=None)
+    fast_emulator.faults.add(path="*/predictions/*", times=None, status=503)
+    fast_emulator.faults.add(path="/_delivery/*", times=None, status=404)
+    with pytest.raises(PredictionExpired):
+        save_output(VaceHook(), prediction, tmp_path)
+
+
+def test_an_address_that_is_refused_is_asked_for_anew(fast_emulator: Emulator, tmp_path: Path) -> None:
+    prediction = done(fast_emulator)
+    old = replace(prediction, output=f"{fast_emulator.url}/_delivery/none/output.mp4?sig=expired")
+    assert save_output(VaceHook(), old, tmp_path)[0]["size"] > 0
+
+
+@pytest.mark.parametrize("body", ["<html>Sign in", ""])
+def test_a_page_that_came_once_in_place_of_the_file_is_no_end(
+    fast_emulator: Emulator, tmp_path: Path, body: str
+) -> None:
+    prediction = done(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", status=200, body=body)
+    assert save_output(VaceHook(), prediction, tmp_path)[0]["size"] > 0
+
+
+@pytest.mark.parametrize(
+    ("url", "content", "suffix", "kind"),
+    [
+        ("data:video/mp4,", GIF, ".gif", "image/gif"),
+        ("data:,", b"\xff\xd8\xff\xe0", ".jpg", "image/jpeg"),
+        ("data:image/webp,", b"RIFF\0\0\0\0WEBP", ".webp", "image/webp"),
+        ("data:video/webm,", MP4, ".mp4", "video/mp4"),
+    ],
+)
+def test_a_file_is_called_by_what_it_is_whatever_was_announced(
+    tmp_path: Path, url: str, content: bytes, suffix: str, kind: str
+) -> None:
+    output = url + "".join(f"%{byte:02x}" for byte in content)
+    (file,) = save_output(VaceHook(), told(output), tmp_path)
+    assert (tmp_path / f"abc{suffix}").read_bytes() == content
+    assert file["content_type"] == kind
 
 
 @pytest.mark.parametrize(
@@ -142,8 +200,8 @@ def test_a_file_that_is_gone_has_expired(fast_emulator: Emulator, tmp_path: Path
         ({"status": 500}, VaceAPIError),
         ({"reset": "before"}, VaceTransportError),
         ({"status": 200, "headers": {"Content-Length": "50"}, "body": "short"}, VaceTransportError),
-        ({"status": 200, "body": "<!DOCTYPE html><title>Sign in</title>"}, VaceProtocolError),
-        ({"status": 200, "body": ""}, VaceProtocolError),
+        ({"status": 200, "body": "<!DOCTYPE html><title>Sign in</title>"}, VaceTransportError),
+        ({"status": 200, "body": ""}, VaceTransportError),
     ],
     ids=str,
 )
@@ -154,7 +212,7 @@ def test_what_is_no_file_never_appears_under_its_name(
     kind: type[VaceError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(saving, "_MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(fetching, "_MOST_ATTEMPTS", 2)
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection_to(timeout=0.5))
     prediction = done(fast_emulator)
     fast_emulator.faults.add(path="/_delivery/*", times=None, **fault)
@@ -258,14 +316,14 @@ def test_a_server_that_always_breaks_off_at_the_same_place_is_left(
     hook = Watched()
     with pytest.raises(VaceTransportError):
         save_output(hook, prediction, tmp_path)
-    assert len(hook.seen) <= 2 * saving._MOST_ATTEMPTS
+    assert len(hook.seen) <= 2 * fetching._MOST_ATTEMPTS
     assert list(tmp_path.iterdir()) == []
 
 
 def test_half_a_file_with_a_length_that_is_true_of_it_is_no_file(
     fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "_MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(fetching, "_MOST_ATTEMPTS", 2)
     prediction = large(fast_emulator)
     (path,) = Path(fast_emulator._folder or "").glob("*.mp4")
     whole = path.read_bytes()
@@ -280,8 +338,8 @@ def test_half_a_file_with_a_length_that_is_true_of_it_is_no_file(
 def test_a_server_that_trickles_is_left(
     fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "_SLOW_SECONDS", 0.2)
-    monkeypatch.setattr(saving, "_MOST_ATTEMPTS", 1)
+    monkeypatch.setattr(fetching, "_SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(fetching, "_MOST_ATTEMPTS", 1)
     prediction = done(fast_emulator)
     fast_emulator.faults.add(path="/_delivery/*", times=None, drip=0.01)
     with pytest.raises(VaceTransportError, match="it trickles"):

@@ -423,8 +423,8 @@ def test_the_video_is_saved_and_described(
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "content_type": "video/mp4",
     }
-    manifest = json.loads(path.with_suffix(".json").read_text())
-    assert sorted(path.parent.iterdir()) == [path.with_suffix(".json"), path]
+    manifest = json.loads(path.with_name(path.name + ".json").read_text())
+    assert sorted(path.parent.iterdir()) == [path, path.with_name(path.name + ".json")]
     assert file.items() <= manifest.items()
     assert manifest["id"] == payload["id"]
     assert manifest["input"]["prompt"] == "a fox"

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from films import DATA_URL, MP4
 from stores import files_in
 
@@ -119,23 +120,83 @@ def test_a_store_that_cannot_be_opened_now_may_be_opened_later(monkeypatch: pyte
     assert not caught.value.sent
 
 
-@pytest.mark.parametrize(
-    ("trouble", "doubt"),
-    [
-        (PermissionError("no"), None),
-        (RuntimeError("odd"), "could not be told"),
-    ],
-)
-def test_whoever_may_only_write_is_believed(
-    memory: Any, monkeypatch: pytest.MonkeyPatch, trouble: Exception, doubt: str | None
+class HttpError(Exception):
+    """As gcsfs has it."""
+
+    code = 403
+
+
+@pytest.mark.parametrize("trouble", [PermissionError("no"), HttpError("no")])
+def test_whoever_may_only_write_is_believed_with_a_word(
+    memory: Any, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
     def info(*_: object) -> None:
         raise trouble
 
-    memory.mkdir("/b")
     monkeypatch.setattr(type(memory), "info", info)
-    found = to("memory://b/clips/").check()
-    assert found is None if doubt is None else doubt in str(found)
+    assert "could not be told" in str(to("memory://b/clips/").check())
+
+
+def test_a_store_that_does_not_answer_may_answer_later(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def info(*_: object) -> None:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(type(memory), "info", info)
+    with pytest.raises(VaceTransportError, match="did not answer") as caught:
+        to("memory://b/clips/").check()
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize(
+    "save_to", ["memory://clips.mp4", "s3://conn@bucket.mp4", "~nobody-of-that-name/clips/"]
+)
+def test_a_slip_in_an_address_is_told_before_money_is_spent(save_to: str) -> None:
+    with pytest.raises(VaceInputError, match="save_to"):
+        to(save_to)
+
+
+def test_a_local_address_of_a_store_must_be_absolute_too() -> None:
+    with pytest.raises(VaceInputError, match="is not absolute"):
+        to("local://x/y/").check()
+
+
+def test_a_directory_of_the_name_that_cannot_be_made_is_told_before_money_is_spent(tmp_path: Path) -> None:
+    (tmp_path / "d").write_text("a file where the DAG's directory would be")
+    with pytest.raises(VaceInputError, match="can't be written to"):
+        to(f"{tmp_path}/").check()
+
+
+def test_a_disk_that_is_full_for_now_is_no_error_of_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("airflow_vace.media.places.tempfile.TemporaryFile", full)
+    with pytest.raises(VaceTransportError, match="No space left"):
+        to(f"{tmp_path}/").check()
+
+
+@pytest.mark.parametrize(
+    ("save_to", "name"),
+    [
+        ("memory://b/clip.mp4", "clip-3.mp4"),
+        ("memory://b/clip-3.mp4", "clip-3.mp4"),
+        ("memory://b/clip-30.mp4", "clip-30-3.mp4"),
+        ("memory://b/003/clip.mp4", "clip-3.mp4"),
+    ],
+)
+def test_the_files_of_a_mapped_task_are_told_apart(save_to: str, name: str) -> None:
+    mapped = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=3)
+    assert to(save_to, mapped).place_of("abc", None, ".mp4").name == name
+
+
+def test_what_is_named_a_secret_is_kept_nowhere_and_a_prompt_is_kept_as_it_is() -> None:
+    prompt = "Data: a fox, in snow\n\nas in http://x.example/a?sig=s3cr3t"
+    values = {"prompt": prompt, "api_key": "hunter2", "nested": {"password": "hunter3"}}
+    kept = to("memory://b/clips/", values=values).as_json()["input"]
+    assert kept["prompt"] == "Data: a fox, in snow\n\nas in http://x.example/a?…"
+    assert "hunter" not in str(kept)
 
 
 def test_a_bucket_that_does_not_exist_is_told_before_money_is_spent() -> None:
@@ -178,9 +239,9 @@ def test_a_video_is_put_into_a_store_with_a_manifest_beside_it(memory: Any) -> N
         "content_type": "video/mp4",
     }
     stored = files_in(memory)
-    assert list(stored) == ["/b/clips/d/r/t-abc.json", "/b/clips/d/r/t-abc.mp4"]
+    assert list(stored) == ["/b/clips/d/r/t-abc.mp4", "/b/clips/d/r/t-abc.mp4.json"]
     assert stored["/b/clips/d/r/t-abc.mp4"] == MP4
-    manifest = json.loads(stored["/b/clips/d/r/t-abc.json"])
+    manifest = json.loads(stored["/b/clips/d/r/t-abc.mp4.json"])
     assert manifest.pop("saved_at") > "2026"
     data = manifest["input"]["src_ref_images"].pop()
     assert data.startswith("data:video/mp4;sha256=")
@@ -204,7 +265,10 @@ def test_a_video_is_put_into_a_store_with_a_manifest_beside_it(memory: Any) -> N
     }
 
 
-def test_what_is_there_already_is_not_fetched_again(fast_emulator: Emulator, memory: Any) -> None:
+def test_what_is_there_already_is_not_fetched_again(
+    fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.media.places._ATOMIC", {"memory"})
     hook = VaceHook()
     prediction = hook.wait_for_prediction(hook.create_prediction({"prompt": "a fox", "frame_num": 5}))
     first = save_output(hook, prediction, to("memory://b/clips/"))
@@ -220,6 +284,27 @@ def test_what_is_there_already_is_not_fetched_again(fast_emulator: Emulator, mem
     assert save_output(hook, prediction, to("memory://b/clips/")) == first
 
 
+def test_where_a_file_may_be_half_one_it_is_not_believed_without_its_manifest(memory: Any) -> None:
+    memory.pipe_file("/b/clips/d/r/t-abc.mp4", MP4[:20])
+    (file,) = save_output(VaceHook(), told(), to("memory://b/clips/"))
+    assert file["size"] == len(MP4)
+    assert files_in(memory)["/b/clips/d/r/t-abc.mp4"] == MP4
+
+
+def test_a_store_whose_connection_is_gone_after_the_money_is_no_error_of_the_input(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    destination = to("memory://b/clips/")
+
+    def gone(*_: object, **__: object) -> None:
+        raise AirflowNotFoundException("The conn_id `store` isn't defined")
+
+    monkeypatch.setattr("airflow.sdk.ObjectStoragePath", gone)
+    with pytest.raises(OSError, match="abc succeeded, but its video could not be written") as caught:
+        save_output(VaceHook(), told(), destination)
+    assert "It is billed" in str(caught.value)
+
+
 def test_a_name_that_is_always_the_same_is_taken_over_by_the_next_prediction(memory: Any) -> None:
     place = to("memory://b/latest.mp4")
     save_output(VaceHook(), told("one"), place)
@@ -227,9 +312,9 @@ def test_a_name_that_is_always_the_same_is_taken_over_by_the_next_prediction(mem
     url = "data:video/mp4," + "".join(f"%{byte:02x}" for byte in other)
     (file,) = save_output(VaceHook(), told("two", url), place)
     stored = files_in(memory)
-    assert list(stored) == ["/b/latest.json", "/b/latest.mp4"]
+    assert list(stored) == ["/b/latest.mp4", "/b/latest.mp4.json"]
     assert stored["/b/latest.mp4"] == other
-    assert json.loads(stored["/b/latest.json"])["id"] == "two"
+    assert json.loads(stored["/b/latest.mp4.json"])["id"] == "two"
     # The same prediction again, although its server has forgotten it.
     gone = told("two", "http://127.0.0.1:1/gone.mp4")
     assert save_output(VaceHook(), gone, place) == [file]
@@ -238,7 +323,7 @@ def test_a_name_that_is_always_the_same_is_taken_over_by_the_next_prediction(mem
 def test_several_outputs_have_a_manifest_each(memory: Any) -> None:
     save_output(VaceHook(), told(output=[DATA_URL, DATA_URL]), to("memory://b/latest.mp4"))
     names = [path.rpartition("/")[2] for path in files_in(memory)]
-    assert names == ["latest-1.json", "latest-1.mp4", "latest-2.json", "latest-2.mp4"]
+    assert names == ["latest-1.mp4", "latest-1.mp4.json", "latest-2.mp4", "latest-2.mp4.json"]
 
 
 class Watched:
@@ -266,7 +351,7 @@ def test_a_store_that_falters_is_tried_again_and_shows_no_half_file(
     (file,) = save_output(VaceHook(), told(), to("memory://b/clips/"))
     assert file["size"] == len(MP4)
     assert watched.calls == 4  # twice for naught, the video, its manifest
-    assert [path.rpartition(".")[2] for path in files_in(memory)] == ["json", "mp4"]
+    assert [path.rpartition(".")[2] for path in files_in(memory)] == ["mp4", "json"]
 
 
 @pytest.mark.parametrize(
@@ -324,7 +409,7 @@ def test_a_long_transfer_tells_how_far_it_is(
     prediction = hook.wait_for_prediction(hook.create_prediction({"prompt": "a fox", "frame_num": 5}))
     save_output(hook, prediction, to("memory://b/quick/"))
     assert "Fetched" not in capfd.readouterr().out
-    monkeypatch.setattr("airflow_vace.media.saving._TELL_SECONDS", 0.0)
+    monkeypatch.setattr("airflow_vace.media.fetching._TELL_SECONDS", 0.0)
     save_output(hook, prediction, to("memory://b/slow/"))
     logged = capfd.readouterr().out
     assert re.search(r"Fetched \d+ of \d+ MB", logged)
@@ -347,7 +432,7 @@ def test_what_a_killed_attempt_has_left_is_swept_up_and_what_a_running_one_write
         part.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)
     save_output(VaceHook(), told(), to(f"{tmp_path}/"))
-    assert sorted(path.name for path in folder.iterdir()) == [fresh.name, "t-abc.json", "t-abc.mp4"]
+    assert sorted(path.name for path in folder.iterdir()) == [fresh.name, "t-abc.mp4", "t-abc.mp4.json"]
 
 
 def test_a_place_reads_from_where_it_is_told(tmp_path: Path, memory: Any) -> None:

@@ -40,7 +40,7 @@ def test_the_dags_of_the_readme_run(fast_emulator: Emulator, airflow_db: str, me
         assert {str(ti.state) for ti in run.get_task_instances()} == {"success"}
         assert fast_emulator.bill["charged"] == charged
     saved = [path for path in files_in(memory) if path.startswith("/my-bucket/out/")]
-    assert [path.rpartition(".")[2] for path in saved] == ["json", "mp4"]
+    assert [path.rpartition(".")[2] for path in saved] == ["mp4", "json"]
 
 
 def test_the_test_of_the_readme_passes(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_the_final_name_holds_the_whole_file_or_nothing(
     assert attempts[-1] == "saved", attempts
     (name,) = [name for name in stored if name.endswith(".mp4")]
     assert stored[name] == whole
-    manifest = json.loads(stored[name.replace(".mp4", ".json")])
+    manifest = json.loads(stored[name + ".json"])
     assert manifest["sha256"] == hashlib.sha256(whole).hexdigest()
     assert len(stored) == 2
     assert monitor.wrong == []
@@ -263,4 +263,6 @@ def test_a_video_in_s3_says_what_it_is(s3: S3, large: tuple[Prediction, bytes]) 
     told = s3.client.head_object(Bucket="clips", Key="said/clip.mp4")
     assert told["ContentType"] == "video/mp4"
     assert told["ContentLength"] == file["size"]
-    assert s3.client.head_object(Bucket="clips", Key="said/clip.json")["ContentType"] == "application/json"
+    assert (
+        s3.client.head_object(Bucket="clips", Key="said/clip.mp4.json")["ContentType"] == "application/json"
+    )

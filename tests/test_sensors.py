@@ -208,7 +208,7 @@ def test_every_mode_saves_alike(fast_emulator: Emulator, mode: dict[str, Any], t
 def test_a_save_that_failed_is_left_to_airflows_retries_which_cost_nothing(
     fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.media.saving._MOST_ATTEMPTS", 2)
+    monkeypatch.setattr("airflow_vace.media.fetching._MOST_ATTEMPTS", 2)
     created = submitted()
     fast_emulator.faults.add(path="/_delivery/*", status=503, times=2)
     task = run(created.payload(), mode, save_to=f"{tmp_path}/")

@@ -197,6 +197,34 @@ def test_a_signed_url_that_its_store_refuses_is_not_sent(
     assert fast_emulator.requests == []
 
 
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_store_that_stumbles_over_its_signed_url_may_not_do_so_later(
+    fast_emulator: Emulator, memory: Any, signing: list[int], status: int
+) -> None:
+    Signing.status = status
+    memory.pipe_file("/b/in.mp4", MP4 + bytes(sources.LARGEST_DATA))
+    with pytest.raises(VaceTransportError, match="Nothing was submitted") as caught:
+        reachable(src_video="memory://b/in.mp4")
+    assert not caught.value.sent
+    Signing.status = 307
+    assert reachable(src_video="memory://b/in.mp4")["src_video"].startswith("http://127.0.0.1")
+    assert fast_emulator.requests == []
+    assert len(signing) == 2
+
+
+def test_a_store_that_cannot_sign_for_now_may_sign_later(
+    fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise ConnectionError("the signer is away")
+
+    monkeypatch.setattr(type(memory), "sign", broken)
+    memory.pipe_file("/b/in.mp4", MP4 + bytes(sources.LARGEST_DATA))
+    with pytest.raises(VaceTransportError, match="the signer is away"):
+        reachable(src_video="memory://b/in.mp4")
+    assert fast_emulator.requests == []
+
+
 def test_a_private_store_is_no_use_to_a_public_back_end(
     memory: Any, signing: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +330,26 @@ def rooted(fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     connection = fast_emulator.connection_to(input_roots=[str(allowed)])
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", connection)
     return allowed
+
+
+def test_a_plain_absolute_path_names_a_local_file_too(rooted: Path) -> None:
+    assert reachable(src_video=f"{rooted}/a clip.mp4")["src_video"].startswith("data:video/mp4")
+
+
+def test_a_file_that_is_swapped_after_it_was_looked_at_is_not_sent(
+    rooted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, secret = rooted / "inner.mp4", rooted.parent / "secret" / "a clip.mp4"
+    real = Sources._url_of
+
+    def swapped(self: Sources, source: Any) -> str:
+        (rooted / "sub" / "a clip.mp4").unlink()
+        (rooted / "sub" / "a clip.mp4").symlink_to(secret)
+        return real(self, source)
+
+    monkeypatch.setattr(Sources, "_url_of", swapped)
+    with pytest.raises(VaceTransportError, match="Another file than was looked at"):
+        reachable(src_video=f"file://{path}")
 
 
 @pytest.mark.parametrize("name", ["a%20clip.mp4", "sub/a%20clip.mp4", "inner.mp4", "sub/../a clip.mp4"])

@@ -59,6 +59,18 @@ _BACKEND_BY_HOST = {"api.replicate.com": REPLICATE, "api.pruna.ai": PRUNA}
 Verb = Literal["create", "get", "cancel", "list", "file", "upload"]
 
 
+class _Part:
+    """The first `size` bytes of a file, which may grow meanwhile."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._left = file, size
+
+    def read(self, size: int) -> bytes:
+        piece = self._file.read(min(size, self._left)) if self._left else b""
+        self._left -= len(piece)
+        return piece
+
+
 class Form:
     """A form of one file, `content`, read while it is sent (RFC 7578); once only.
 
@@ -73,18 +85,28 @@ class Form:
             f"Content-Type: {content_type}\r\n\r\n"
         )
         self.content_type = f"multipart/form-data; boundary={boundary}"
-        self._parts: tuple[BinaryIO, ...] = (
+        tail = f"\r\n--{boundary}--\r\n"
+        self._parts: tuple[BinaryIO | _Part, ...] = (
             BytesIO(head.encode()),
-            file,
-            BytesIO(f"\r\n--{boundary}--\r\n".encode()),
+            _Part(file, size),
+            BytesIO(tail.encode()),
         )
-        self._length = len(head) + size + len(boundary) + 8
+        self._length = self._left = len(head) + size + len(tail)
 
     def __len__(self) -> int:
         return self._length
 
     def read(self, size: int = -1) -> bytes:
-        return next((piece for part in self._parts if (piece := part.read(size))), b"")
+        """Return the next bytes, as many as were announced and no more.
+
+        :raises OSError: if the file has fewer than it had
+        """
+        most = self._left if size < 0 else min(size, self._left)
+        piece = next((piece for part in self._parts if (piece := part.read(most))), b"") if most else b""
+        if most and not piece:
+            raise OSError(f"The file has become shorter by {self._left} bytes while it was sent")
+        self._left -= len(piece)
+        return piece
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(lambda: self.read(_PIECE), b"")

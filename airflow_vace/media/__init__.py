@@ -1,7 +1,8 @@
 """Files in and out of a deployment's own storage: streamed, checked, and put in place whole."""
 
+from airflow_vace.media.destination import Destination
 from airflow_vace.media.lineage import report_output
-from airflow_vace.media.saving import Destination, save_output
+from airflow_vace.media.saving import save_output
 from airflow_vace.media.sources import Sources, mask_signatures
 
 __all__ = ("Destination", "Sources", "mask_signatures", "report_output", "save_output")

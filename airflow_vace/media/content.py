@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,20 @@ if TYPE_CHECKING:
     # Reads so many bytes from a place in the file; fewer at its end.
     Read = Callable[[int, int], bytes]
 
-SUFFIXES = {"video/mp4": ".mp4", "video/webm": ".webm", "image/gif": ".gif", "image/png": ".png"}
+SUFFIXES = {
+    "video/mp4": ".mp4",
+    "video/webm": ".webm",
+    "image/gif": ".gif",
+    "image/png": ".png",
+    "image/jpeg": ".jpg",
+    "image/webp": ".webp",
+}
 HEAD = 64
 
 # A header with more is no video that a camera or a model has made.
 _LARGEST_MOOV = 16 * 1024 * 1024
 _MOST_BOXES = 100_000
+_BOX = re.compile(rb"[a-z0-9 ]{4}")
 # Each is a request of its own where the file is far away.
 _MOST_LOOKS = 32
 
@@ -76,17 +85,11 @@ def check_whole(file: BinaryIO, size: int, content_type: str) -> None:
                 f"The output's URL brought no whole MP4: of its boxes there are {found}, and ftyp and moov"
                 " must be among them"
             )
+        if not boxes[-1]:
+            raise VaceProtocolError("The output's URL brought an MP4 that ends within a box")
     elif type_of(head) != content_type:
         kind = SUFFIXES[content_type][1:].upper()
         raise VaceProtocolError(f"The output's URL brought no {kind}, but {head[:16]!r}")
-
-
-def is_torn(file: BinaryIO) -> bool:
-    """Whether an MP4 ends before its last box does, whatever length its server told."""
-    size = file.tell()
-    boxes = [name for name, _, _ in _boxes(reads(file), 0, size)]
-    file.seek(size)
-    return b"ftyp" in boxes and boxes[-1] == b""
 
 
 def dimensions_of(read: Read, size: int) -> tuple[int, int] | None:
@@ -135,7 +138,8 @@ def _boxes(read: Read, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
         elif length == 0:  # to the end of the file
             length = end - at
         if length < begin or at + length > end:
-            yield b"", at, end
+            if _BOX.fullmatch(head[4:8]):  # else it is only something behind the last box
+                yield b"", at, end
             return
         yield head[4:8], at + begin, at + length
         at += length

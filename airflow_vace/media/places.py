@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import inspect
 import os
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
+# What a local directory will not get over by itself.
+_LASTING = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
 _CHUNK = 8 * 1024 * 1024
 # Stores in which a file appears whole or not at all.
 _ATOMIC = frozenset(
@@ -34,14 +45,17 @@ _STALE_SECONDS = 3600.0
 class Place:
     """One file or directory; `uri` is what people see, without the connection.
 
-    `local` is its path on this machine, if it is there; else `fs` (of fsspec) and the `path` that it knows.
+    `local` is its path on this machine, if it is there, and `inode` the device and number that the file there
+    must have, if it was looked at before; else `fs` (of fsspec) and the `path` that it knows. `is_atomic`: a
+    file appears whole or not at all.
     """
 
     uri: str
     local: Path | None = None
+    inode: tuple[int, int] | None = None
     fs: Any = None
     path: str = ""
-    is_atomic: bool = False
+    is_atomic: bool = True
 
     @classmethod
     def of(cls, value: object, field: str) -> Self:
@@ -55,7 +69,9 @@ class Place:
             raise _unusable(field, value, "is no path")
         scheme, has_scheme, rest = text.partition("://")
         if not has_scheme or scheme.lower() == "file":
-            path = Path(unquote(rest.removeprefix("localhost")) if has_scheme else text).expanduser()
+            path = Path(unquote(rest.removeprefix("localhost")) if has_scheme else text)
+            with contextlib.suppress(RuntimeError):  # nobody's home
+                path = path.expanduser()
             if not path.is_absolute():
                 raise _unusable(field, value, "is not absolute")
             return cls(uri=path.as_uri(), local=path)
@@ -92,16 +108,18 @@ class Place:
             raise _unusable(field, shown, f"can't be opened here ({error})", remedy) from error
         except Exception as error:  # stores are strangers, and may throw anything
             raise VaceTransportError(
-                f"{field}: the store of {shown} could not be opened ({_said(error)}); nothing was sent",
+                f"{field}: the store of {shown} could not be opened ({said(error)}); nothing was sent",
                 sent=False,
             ) from error
         local = Path(found.path) if "file" in _protocols(fs) else None
+        if local and bucket:
+            raise _unusable(field, shown, "is not absolute")
         return cls(
             uri=local.as_uri() if local else shown,
             local=local,
             fs=fs,
             path=str(found.path),
-            is_atomic=bool(_ATOMIC.intersection(_protocols(fs))),
+            is_atomic=bool(local or _ATOMIC.intersection(_protocols(fs))),
         )
 
     def below(self, *names: str) -> Self:
@@ -155,7 +173,7 @@ class Place:
     def read(self, at: int, length: int) -> bytes:
         """Return some bytes of the file, with one request if it is far away."""
         if self.local:
-            with self.local.open("rb") as file:
+            with self._open_local(self.local) as file:
                 file.seek(at)
                 return file.read(length)
         content: bytes = self.fs.cat_file(self.path, start=at, end=at + length)
@@ -164,11 +182,19 @@ class Place:
     def open(self) -> contextlib.AbstractContextManager[BinaryIO]:
         """Open the file for reading from start to end, in bounded memory."""
         if self.local:
-            return self.local.open("rb")
+            return self._open_local(self.local)
         opened: contextlib.AbstractContextManager[BinaryIO] = self.fs.open(
             self.path, "rb", block_size=_CHUNK, cache_type="readahead"
         )
         return opened
+
+    def _open_local(self, path: Path) -> BinaryIO:
+        file = path.open("rb")
+        found = os.fstat(file.fileno())
+        if self.inode not in (None, (found.st_dev, found.st_ino)):
+            file.close()
+            raise PermissionError(errno.EPERM, "Another file than was looked at", str(path))
+        return file
 
     def signed(self, seconds: int) -> str:
         """Return a URL by which anybody can read the file for so many seconds.
@@ -184,11 +210,12 @@ class Place:
     def new_part(self, kind: str) -> Path:
         """Return a new temporary file for what shall be put here; beside it, if it is local."""
         if self.local is None:
+            _sweep(Path(tempfile.gettempdir()), "vace-*.part.*")
             handle, name = tempfile.mkstemp(prefix="vace-", suffix=f".part{kind}")
         else:
             self.local.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(self.local)
             prefix = f".{self.local.name[:100]}."
+            _sweep(self.local.parent, f"{glob.escape(prefix)}*.part")
             handle, name = tempfile.mkstemp(dir=self.local.parent, prefix=prefix, suffix=".part")
         os.close(handle)
         return Path(name)
@@ -228,6 +255,7 @@ class Place:
 
         :return: why that could not be told, if so
         :raises VaceInputError: if they can't
+        :raises VaceTransportError: if that can't be told now, and may be told later
         """
         remedy = "give a directory that the worker may write to"
         if self.local:
@@ -236,8 +264,11 @@ class Place:
                 with tempfile.TemporaryFile(dir=self.local):
                     pass
             except OSError as error:
-                raise _unusable(
-                    field, str(self.local), f"can't be written to ({error.strerror})", remedy
+                problem = f"can't be written to ({error.strerror})"
+                if error.errno in _LASTING:
+                    raise _unusable(field, str(self.local), problem, remedy) from error
+                raise VaceTransportError(
+                    f"{field}: {self.local} {problem}; nothing was sent", sent=False
                 ) from error
             return None
         if getattr(self.fs, "anon", False):
@@ -249,21 +280,32 @@ class Place:
             raise _unusable(
                 field, self.uri, f"is in {self.bucket!r}, which does not exist", remedy
             ) from error
-        except PermissionError:
-            return None  # whoever may only write is not told
-        except Exception as error:  # noqa: BLE001 - stores are strangers, and may throw anything
-            return f"Whether {self.uri} can be written to could not be told: {_said(error)}"
+        except Exception as error:  # stores are strangers, and may throw anything
+            if not _is_refusal(error):
+                raise VaceTransportError(
+                    f"{field}: the store of {self.uri} did not answer ({said(error)}); nothing was sent",
+                    sent=False,
+                ) from error
+            # Whoever may only write is not told more; nor is who may not even that.
+            return f"Whether {self.uri} can be written to could not be told: {said(error)}"
         return None
 
 
 def store_error(what: str, error: Exception) -> OSError:
     """Return a stranger's error as an OSError that says what it means, and keeps the system's number."""
     number = error.errno if isinstance(error, OSError) and error.errno else 5  # EIO
-    return OSError(number, f"{what} ({_said(error)})")
+    return OSError(number, f"{what} ({said(error)})")
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
+    """Return a stranger's error in a few words that may be shown."""
     return excerpt(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, 300)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a store answered, and said no; libraries of stores tell it in ways of their own."""
+    codes = {str(getattr(error, name, "")) for name in ("code", "status", "status_code")}
+    return isinstance(error, PermissionError) or bool(codes & {"401", "403"})
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:
@@ -276,9 +318,9 @@ def _understood(fs: Any, **options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in known}
 
 
-def _sweep(path: Path) -> None:
-    """Remove what attempts that were killed have left beside a file."""
-    for part in path.parent.glob(f".{glob.escape(path.name[:100])}.*.part"):
+def _sweep(folder: Path, pattern: str) -> None:
+    """Remove what attempts that were killed have left."""
+    for part in folder.glob(pattern):
         with contextlib.suppress(OSError):
             if time.time() - part.stat().st_mtime > _STALE_SECONDS:
                 part.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import stat
 from contextlib import suppress
@@ -15,7 +16,7 @@ from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportErro
 from airflow_vace.inputs import FILE_FIELDS, paths_in
 from airflow_vace.media.content import HEAD, dimensions_of, type_of
 from airflow_vace.media.lineage import report_input
-from airflow_vace.media.places import Place, store_error
+from airflow_vace.media.places import Place, said, store_error
 from airflow_vace.polling import is_passing
 from airflow_vace.transport import private_address_of
 
@@ -58,6 +59,7 @@ class Sources:
     def __init__(self, hook: VaceHook, *, seconds: float) -> None:
         self.hook = hook
         self.seconds = seconds
+        self.is_passing = False
         self.log = hook.log
 
     def reachable(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,21 +119,18 @@ class Sources:
             else "list the directories that tasks may send from in the connection's extra 'input_roots',"
             " or use a store such as s3://"
         )
-        try:
-            true = path.resolve(strict=True)
-            is_file = stat.S_ISREG(true.stat().st_mode)
-        except (OSError, RuntimeError):
-            true, is_file = path.resolve(), False
+        true, found = _opened(path)
         if not any(true.is_relative_to(Path(root).resolve()) for root in roots):
             raise _error(field, text, "is in no directory that tasks may send from", remedy)
-        if not is_file:
+        if found is None or not stat.S_ISREG(found.st_mode):
             raise _error(field, text, "does not exist, or is no file", "name a file that is there")
-        return Place(uri=true.as_uri(), local=true)
+        return Place(uri=true.as_uri(), local=true, inode=(found.st_dev, found.st_ino))
 
     # --- the ways to a back-end --------------------------------------------------------------------
 
     def _url_of(self, source: _Source) -> str:
         whys: list[str] = []
+        self.is_passing = False
         for way in (self._signed, self._uploaded, self._as_data):
             try:
                 url = way(source, whys)
@@ -141,6 +140,12 @@ class Sources:
                 raise _unread(source.field, source.place, error) from error
             if url is not None:
                 return url
+        if self.is_passing:
+            raise VaceTransportError(
+                f"{source.field}: {source.place.uri} can't be brought to the back-end now: {'; '.join(whys)}."
+                " Nothing was submitted.",
+                sent=False,
+            )
         remedy = (
             "give an http(s) URL that the back-end can reach, keep the file in a store that signs URLs"
             " (s3, gs, az) with credentials that may sign, or use a back-end that takes uploads"
@@ -152,28 +157,35 @@ class Sources:
         try:
             url = source.place.signed(seconds)
             host = urlsplit(url).hostname
+        except NotImplementedError:
+            whys.append("the store signs no URL")
+            return None
         except Exception as error:  # noqa: BLE001 - stores are strangers, and may throw anything
-            whys.append(f"the store signs no URL ({type(error).__name__})")
+            self.is_passing = self.is_passing or isinstance(error, OSError)
+            whys.append(f"the store signs no URL ({said(error)})")
             return None
         mask_signatures(url)
         if not url.lower().startswith(("http://", "https://")) or not host:
             whys.append("the store signs no http(s) URL")
             return None
-        api = self.hook.settings.api
-        try:
-            is_private = private_address_of(url) and not private_address_of(api.base_url)
-        except OSError as error:
-            whys.append(f"the store's host {host} does not resolve ({error})")
-            return None
-        if is_private:
+        if self._is_private(url) and not self._is_private(self.hook.settings.api.base_url):
             whys.append(f"the store's host {host} is in a private network, the back-end is not")
             return None
         status = self.hook.status_of(url)
-        if status not in (200, 206, None):
+        if status is not None and status >= 400:
+            self.is_passing = self.is_passing or status >= 500 or status in (408, 429)
             whys.append(f"the store refuses its own signed URL ({status})")
             return None
         self._tell(source, f"goes as a signed URL, valid for {seconds / 3600:.1f} h")
         return url
+
+    def _is_private(self, url: str) -> bool:
+        """Whether a host is in a private network, as far as can be told from here."""
+        try:
+            resolve = not self.hook.settings.proxy_for(url)
+            return private_address_of(url, resolve=resolve) is not None
+        except OSError:  # a name that only others can resolve; who fetches will tell
+            return False
 
     def _uploaded(self, source: _Source, whys: list[str]) -> str | None:
         backend = self.hook.settings.api.backend
@@ -266,6 +278,20 @@ def _check_mask(values: Mapping[str, Any], found: Mapping[str, _Source]) -> None
                 f"has another {what} than src_video: {one} and {other}",
                 f"make a mask of the {what} of the video",
             )
+
+
+def _opened(path: Path) -> tuple[Path, os.stat_result | None]:
+    """Return where an open file truly is, and what it is: a name may come to mean another one meanwhile."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return path.resolve(), None
+    try:
+        known = Path(f"/proc/self/fd/{handle}")
+        true = known.readlink() if known.exists() else path.resolve()
+        return true, os.fstat(handle)
+    finally:
+        os.close(handle)
 
 
 def _unread(field: str, place: Place, error: Exception) -> VaceTransportError:
