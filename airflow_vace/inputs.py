@@ -153,11 +153,11 @@ def path_text(value: object) -> str | None:
     """Return the text of a path: text as it is, a path object as URL with its connection; None if neither."""
     if isinstance(value, str):
         return value.strip() or None
-    if isinstance(value, PurePath):
-        return value.as_uri() if value.is_absolute() else str(value)
     protocol, conn_id = getattr(value, "protocol", None), getattr(value, "conn_id", None)
     if not isinstance(protocol, str):  # Airflow's ObjectStoragePath has one
-        return None
+        if not isinstance(value, PurePath):
+            return None
+        return value.as_uri() if value.is_absolute() else str(value)
     text = str(value)
     if protocol in ("", "file", "local"):
         return f"file:///{text.removeprefix(f'{protocol}://').lstrip('/')}"

@@ -109,6 +109,8 @@ def test_a_connection_that_is_not_there_is_named(capsys: pytest.CaptureFixture[s
     assert "The conn_id `no_such` isn't defined. Add it with 'airflow connections add no_such" in said
 
 
+@pytest.mark.standalone
+@STANDALONE
 @pytest.mark.usefixtures("_migrated")
 def test_a_run_that_fails_shows_why_and_keeps_its_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -181,6 +183,8 @@ def test_the_dags_are_found_in_the_checkout_and_in_a_wheel(
     assert demo._dags_folder() == tmp_path / "example_dags"
 
 
+@pytest.mark.standalone
+@STANDALONE
 def test_an_airflow_that_ends_while_it_starts_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     log = tmp_path / "airflow.log"
     with (

@@ -49,6 +49,14 @@ class _Source:
     dimensions: tuple[int, int] | None
 
 
+@dataclass(frozen=True)
+class _No:
+    """Why a file can't go one way, and whether it may be able to later."""
+
+    why: str
+    may_pass: bool = False
+
+
 class Sources:
     """Makes the files that an input names by their paths reachable for a back-end.
 
@@ -59,7 +67,6 @@ class Sources:
     def __init__(self, hook: VaceHook, *, seconds: float) -> None:
         self.hook = hook
         self.seconds = seconds
-        self.is_passing = False
         self.log = hook.log
 
     def reachable(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,20 +136,21 @@ class Sources:
     # --- the ways to a back-end --------------------------------------------------------------------
 
     def _url_of(self, source: _Source) -> str:
-        whys: list[str] = []
-        self.is_passing = False
+        noes: list[_No] = []
         for way in (self._signed, self._uploaded, self._as_data):
             try:
-                url = way(source, whys)
+                answer = way(source)
             except VaceError:
                 raise
             except Exception as error:  # stores are strangers, and may throw anything
                 raise _unread(source.field, source.place, error) from error
-            if url is not None:
-                return url
-        if self.is_passing:
+            if isinstance(answer, str):
+                return answer
+            noes.append(answer)
+        whys = "; ".join(no.why for no in noes)
+        if any(no.may_pass for no in noes):
             raise VaceTransportError(
-                f"{source.field}: {source.place.uri} can't be brought to the back-end now: {'; '.join(whys)}."
+                f"{source.field}: {source.place.uri} can't be brought to the back-end now: {whys}."
                 " Nothing was submitted.",
                 sent=False,
             )
@@ -150,32 +158,26 @@ class Sources:
             "give an http(s) URL that the back-end can reach, keep the file in a store that signs URLs"
             " (s3, gs, az) with credentials that may sign, or use a back-end that takes uploads"
         )
-        raise _error(source.field, source.text, f"can't be brought to it: {'; '.join(whys)}", remedy)
+        raise _error(source.field, source.text, f"can't be brought to it: {whys}", remedy)
 
-    def _signed(self, source: _Source, whys: list[str]) -> str | None:
+    def _signed(self, source: _Source) -> str | _No:
         seconds = int(min(max(self.seconds, _SHORTEST_SIGNED), _LONGEST_SIGNED))
         try:
             url = source.place.signed(seconds)
             host = urlsplit(url).hostname
         except NotImplementedError:
-            whys.append("the store signs no URL")
-            return None
+            return _No("the store signs no URL")
         except Exception as error:  # noqa: BLE001 - stores are strangers, and may throw anything
-            self.is_passing = self.is_passing or isinstance(error, OSError)
-            whys.append(f"the store signs no URL ({said(error)})")
-            return None
+            return _No(f"the store signs no URL ({said(error)})", may_pass=isinstance(error, OSError))
         mask_signatures(url)
         if not url.lower().startswith(("http://", "https://")) or not host:
-            whys.append("the store signs no http(s) URL")
-            return None
+            return _No("the store signs no http(s) URL")
         if self._is_private(url) and not self._is_private(self.hook.settings.api.base_url):
-            whys.append(f"the store's host {host} is in a private network, the back-end is not")
-            return None
+            return _No(f"the store's host {host} is in a private network, the back-end is not")
         status = self.hook.status_of(url)
         if status is not None and status >= 400:
-            self.is_passing = self.is_passing or status >= 500 or status in (408, 429)
-            whys.append(f"the store refuses its own signed URL ({status})")
-            return None
+            may_pass = status >= 500 or status in (408, 429)
+            return _No(f"the store refuses its own signed URL ({status})", may_pass=may_pass)
         self._tell(source, f"goes as a signed URL, valid for {seconds / 3600:.1f} h")
         return url
 
@@ -187,17 +189,13 @@ class Sources:
         except OSError:  # a name that only others can resolve; who fetches will tell
             return False
 
-    def _uploaded(self, source: _Source, whys: list[str]) -> str | None:
+    def _uploaded(self, source: _Source) -> str | _No:
         backend = self.hook.settings.api.backend
         if backend.files is None:
-            whys.append(f"the back-end {backend.name!r} takes no uploads")
-            return None
+            return _No(f"the back-end {backend.name!r} takes no uploads")
         if source.size > LARGEST_UPLOAD:
-            size = f"{source.size / 1e6:.0f} MB"
-            whys.append(
-                f"{size} are more than the {LARGEST_UPLOAD // 1_000_000} MB that it takes as an upload"
-            )
-            return None
+            most = f"{LARGEST_UPLOAD // 1_000_000} MB"
+            return _No(f"{source.size / 1e6:.0f} MB are more than the {most} that it takes as an upload")
         self._tell(source, "is uploaded to the back-end, which keeps it for a day")
         try:
             return self.hook.upload_file(
@@ -214,10 +212,9 @@ class Sources:
                 sent=False,
             ) from error
 
-    def _as_data(self, source: _Source, whys: list[str]) -> str | None:
+    def _as_data(self, source: _Source) -> str | _No:
         if source.size > LARGEST_DATA:
-            whys.append(f"it has more than the {LARGEST_DATA // 1000} kB of a data: URL")
-            return None
+            return _No(f"it has more than the {LARGEST_DATA // 1000} kB of a data: URL")
         with source.place.open() as file:
             content = file.read(LARGEST_DATA + 1)
         self._tell(source, "goes along as a data: URL")
