@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -16,7 +18,7 @@ from airflow_vace import demo
 from airflow_vace.emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -36,9 +38,11 @@ def _migrated(airflow_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_run_airflow", copied)
 
 
-def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def start(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the demo as a program; it ends with the block, whatever happens there."""
     command = [sys.executable, "-m", "airflow_vace.demo", *arguments]
-    return subprocess.Popen(
+    with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -47,7 +51,12 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         # Under a shell's background job it would be ignored, and so by whatever it starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
         env=os.environ | {"COLUMNS": "200", **environment},
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
 
 
 def temporary_leftovers(folder: Path) -> list[str]:
@@ -63,7 +72,7 @@ def test_the_demo_makes_a_video_says_so_and_leaves_nothing_else_behind(tmp_path:
     with start(*arguments, TMPDIR=str(temporary)) as process:
         out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
-    (path,) = videos.iterdir()
+    (path,) = videos.rglob("*.mp4")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert (stream.width, stream.height, stream.frames) == (480, 832, 81)
@@ -227,8 +236,12 @@ def test_the_ui_comes_up_with_the_dags_and_a_connection_and_goes_on_ctrl_c(tmp_p
         ask: Callable[[str], Any] = lambda path: json.loads(  # noqa: E731 - a word for the next lines
             get(f"{address}/api/v2{path}", headers={"Authorization": f"Bearer {token}"}, timeout=30).text
         )
+        files = ("vace_campaign", "vace_restyle_library", "vace_restyled_catalog", "vace_text_to_video")
+        until = time.monotonic() + 60
+        while ask("/dags")["total_entries"] < len(files) and time.monotonic() < until:
+            time.sleep(1)
         dags = {dag["dag_id"]: dag["is_paused"] for dag in ask("/dags")["dags"]}
-        assert dags == {"vace_campaign": False, "vace_text_to_video": False}
+        assert dags == dict.fromkeys(files, False)
         assert ask("/connections/vace_default")["conn_type"] == "vace"
         assert ask("/importErrors")["total_entries"] == 0
         process.send_signal(signal.SIGINT)
