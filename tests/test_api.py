@@ -738,3 +738,12 @@ def test_a_form_sends_what_it_announced_although_its_file_grows_or_shrinks(size:
     short = Form(BytesIO(b"fi"), name="a", content_type="video/mp4", size=3)
     with pytest.raises(OSError, match="shorter by"):
         b"".join(short)
+
+
+def test_an_upload_goes_only_where_uploads_are_taken() -> None:
+    form = Form(BytesIO(b"film"), name="a.mp4", content_type="video/mp4", size=4)
+    request = Api.at("https://api.replicate.com", KEY).upload(form)
+    assert (request.method, request.url) == ("POST", "https://api.replicate.com/v1/files")
+    assert request.headers["Content-Type"].startswith("multipart/form-data; boundary=")
+    with pytest.raises(VaceInputError, match="documents no upload"):
+        Api.at("https://gateway.example", KEY).upload(form)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -229,3 +230,15 @@ def test_any_input_is_normalised_or_refused_and_normalising_twice_changes_nothin
 def test_a_literal_is_read_or_stays_text(text: str) -> None:
     literal(text)
     assert literal("[1, 2") == "[1, 2"
+
+
+def test_a_path_object_is_the_path_of_a_file(tmp_path: Path) -> None:
+    image = tmp_path / "a b.png"
+    given = {"prompt": "x", "src_video": Path("/films/a.mp4"), "src_ref_images": image}
+    values, _ = normalize_input(given, paths=True)
+    assert values["src_video"] == "file:///films/a.mp4"
+    assert values["src_ref_images"] == [image.as_uri()]
+    with pytest.raises(VaceInputError, match="is a path, which VacePredictionOperator brings"):
+        normalize_input(given)
+    with pytest.raises(VaceInputError, match="is not a URL"):
+        normalize_input({"prompt": "x", "src_video": Path("a.mp4")}, paths=True)
