@@ -174,7 +174,13 @@ class WaitsForPrediction(BaseOperator):
         from airflow_vace.media import save_output
 
         destination = self.destination()
-        if prediction.files and (self._is_landed or destination is None or destination.holds(prediction)):
+        is_saved = self._is_landed or destination is None or destination.holds(prediction)
+        if prediction.files and not is_saved and prediction.has_expired:
+            self.log.warning(
+                "What was saved is not at save_to, and its server has deleted it since: %s", prediction.files
+            )
+            is_saved = True
+        if prediction.files and is_saved:
             self._prediction = prediction
             self._announce(self._with_input(prediction))
             return prediction.payload()

@@ -291,6 +291,22 @@ def test_a_cleared_task_saves_again_where_its_file_is_not(
     assert fast_emulator.bill["charged"] == 1
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_was_saved_elsewhere_is_told_when_it_can_be_saved_no_more(
+    fast_emulator: Emulator, tmp_path: Path, capfd: pytest.CaptureFixture[str], *, is_there: bool
+) -> None:
+    store = Store()
+    first = clip(store, save_to=f"{tmp_path}/a/")
+    files = first.result()["files"]
+    fast_emulator.world.retention = 0.0
+    again = clip(store, save_to=f"{tmp_path}/{'a' if is_there else 'b'}/")
+    again.ti = first.cleared().ti
+    again.context = {**first.context, "ti": again.ti}
+    assert again.result()["files"] == files
+    assert ("is not at save_to" in capfd.readouterr().out) is not is_there
+    assert fast_emulator.bill["charged"] == 1
+
+
 def test_trouble_with_what_is_only_told_beside_a_video_loses_none(
     fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

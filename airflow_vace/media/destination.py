@@ -128,15 +128,12 @@ class Destination:
         for number, file in enumerate(prediction.files, start=1):
             many = len(prediction.files) > 1
             suffix = PurePosixPath(str(file.get("uri"))).suffix
-            place = self.place_of(prediction.id, number if many else None, suffix)
-            if place.uri != file.get("uri"):
-                return False
-            known = file.get("size")
             try:
-                size = place.size()
+                place = self.place_of(prediction.id, number if many else None, suffix)
+                is_here = place.uri == file.get("uri") and place.size() == file.get("size")
             except Exception:  # noqa: BLE001 - who may only write can't look; then the record is believed
-                size = known
-            if size != known:
+                is_here = True
+            if not is_here:
                 return False
         return True
 

@@ -88,14 +88,14 @@ class _Transfer:
             self._write_manifest(place, described)
         except VaceTransportError as error:
             raise VaceTransportError(
-                f"Prediction {self.prediction.id} succeeded, but its file could not be had: {error}."
-                f" {self.prediction.bill}",
+                f"Prediction {self.prediction.id} succeeded, but its file could not be had:"
+                f" {str(error).rstrip('.')}. {self.prediction.bill}",
                 sent=True,
             ) from error
         except VaceProtocolError as error:
             raise VaceProtocolError(
-                f"Prediction {self.prediction.id} succeeded, but its output is no file: {error}."
-                f" {self.prediction.bill}"
+                f"Prediction {self.prediction.id} succeeded, but its output is no file:"
+                f" {str(error).rstrip('.')}. {self.prediction.bill}"
             ) from error
         except VaceError:
             raise
