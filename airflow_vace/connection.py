@@ -64,6 +64,7 @@ class Settings:
                 connection.password,
                 backend=backend.lower() if backend else None,
                 prefix=_text(extra, "api_prefix"),
+                lists=_flag(extra, "lists"),
             ),
             model=_text(extra, "model") or DEFAULT_MODEL,
             version=_text(extra, "version"),
@@ -140,6 +141,16 @@ def _text(extra: Mapping[str, Any], name: str) -> str | None:
     if not isinstance(value, str):
         raise _bad_extra(name, value, "text")
     return value.strip()
+
+
+def _flag(extra: Mapping[str, Any], name: str) -> bool | None:
+    value = extra.get(name)
+    if value in (None, ""):
+        return None
+    word = str(value).strip().lower()
+    if word not in ("true", "false"):
+        raise _bad_extra(name, value, "true or false")
+    return word == "true"
 
 
 def _timeout(value: object) -> float:

@@ -38,14 +38,13 @@ from airflow_vace.exceptions import (
     excerpt,
 )
 from airflow_vace.inputs import normalize_input
-from airflow_vace.polling import Final, GiveUp, LookAgain, Schedule, Wait, is_passing, next_create
+from airflow_vace.polling import Backoff, Final, GiveUp, LookAgain, Wait, is_passing, next_create
 from airflow_vace.prediction import Prediction, parse_time
 from airflow_vace.transport import (
     BROKEN,
+    AsyncClient,
     Download,
     Session,
-    asend,
-    new_async_session,
     read_whole,
     refuse_private,
     send,
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from typing import BinaryIO
 
-    import aiohttp
     import requests
 
     from airflow_vace.api import Response
@@ -96,7 +94,7 @@ class VaceHook(HttpHook):
         self.is_create_open = False
         self._known_settings: Settings | None = None
         self._shares_session = False
-        self._async_session: aiohttp.ClientSession | None = None
+        self._async_client: AsyncClient | None = None
 
     # --- one prediction, two faces -----------------------------------------------------------------
 
@@ -141,7 +139,7 @@ class VaceHook(HttpHook):
         deadline: float | None = None,
     ) -> Prediction:
         """Await :meth:`create_prediction`."""
-        settings = await self._asettings()
+        settings = await self.asettings()
         request = self._described_create(settings, input, model, version, deadline)
         started, attempt = time.monotonic(), 0
         while True:
@@ -165,7 +163,7 @@ class VaceHook(HttpHook):
 
     async def aget_prediction(self, prediction: object) -> Prediction:
         """Await :meth:`get_prediction`."""
-        api = (await self._asettings()).api
+        api = (await self.asettings()).api
         request = api.get(prediction)
         return read_prediction(api, request, await self._asend(request))
 
@@ -188,7 +186,7 @@ class VaceHook(HttpHook):
 
     async def acancel_prediction(self, prediction: object) -> Prediction:
         """Await :meth:`cancel_prediction`."""
-        api = (await self._asettings()).api
+        api = (await self.asettings()).api
         request = api.cancel(prediction)
         try:
             return read_prediction(api, request, await self._asend(request))
@@ -204,26 +202,26 @@ class VaceHook(HttpHook):
 
         :return: what the server says of it, None if it could not be told to stop
         """
-        schedule = Schedule()
+        backoff = Backoff()
         for attempt in range(1, _MOST_CANCELS + 1):
             try:
                 return self._told_stopped(prediction.updated(self.cancel_prediction(prediction)))
             except _CANNOT_CANCEL as error:
                 if not self._tell_unstopped(prediction, error, attempt):
                     break
-            time.sleep(schedule.next_delay())
+            time.sleep(backoff.next_delay())
         return None
 
     async def astop_prediction(self, prediction: Prediction) -> Prediction | None:
         """Await :meth:`stop_prediction`."""
-        schedule = Schedule()
+        backoff = Backoff()
         for attempt in range(1, _MOST_CANCELS + 1):
             try:
                 return self._told_stopped(prediction.updated(await self.acancel_prediction(prediction)))
             except _CANNOT_CANCEL as error:
                 if not self._tell_unstopped(prediction, error, attempt):
                     break
-            await asyncio.sleep(schedule.next_delay())
+            await asyncio.sleep(backoff.next_delay())
         return None
 
     def list_predictions(self, created_after: str | None = None) -> Iterator[Prediction]:
@@ -246,7 +244,7 @@ class VaceHook(HttpHook):
 
     async def alist_predictions(self, created_after: str | None = None) -> AsyncIterator[Prediction]:
         """Iterate asynchronously over :meth:`list_predictions`."""
-        api = (await self._asettings()).api
+        api = (await self.asettings()).api
         request: Request | None = api.list(created_after)
         for _ in range(_MOST_PAGES):
             if request is None:
@@ -369,7 +367,7 @@ class VaceHook(HttpHook):
         :raises VaceInputError: if the back-end has no such call
         :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
         """
-        api, schedule, attempt = self.settings.api, Schedule(), 0
+        api, backoff, attempt = self.settings.api, Backoff(), 0
         while True:
             attempt += 1
             try:
@@ -379,7 +377,7 @@ class VaceHook(HttpHook):
             except VaceError as error:
                 if attempt >= _MOST_UPLOADS or not is_passing(error):
                     raise
-                delay = schedule.next_delay(error.retry_after if isinstance(error, VaceAPIError) else None)
+                delay = backoff.next_delay(error.retry_after if isinstance(error, VaceAPIError) else None)
                 self.log.warning("Uploading %s again in %.1f s: %s", name, delay, error)
             time.sleep(delay)
 
@@ -454,9 +452,8 @@ class VaceHook(HttpHook):
         return send(self._session, self.settings.for_request(request), request)
 
     async def _asend(self, request: Request) -> Response:
-        settings = await self._asettings()
-        async with self._asession() as session:
-            return await asend(session, settings.for_request(request), request)
+        async with self._aclient() as client:
+            return await client.send(request)
 
     # --- the connection ----------------------------------------------------------------------------
 
@@ -474,7 +471,8 @@ class VaceHook(HttpHook):
             self._known_settings = Settings.of(connection, extra)
         return self._known_settings
 
-    async def _asettings(self) -> Settings:
+    async def asettings(self) -> Settings:
+        """Await :attr:`settings`."""
         if self._known_settings is None:
             with _named_lookup_errors(self.vace_conn_id):
                 connection = await get_async_connection(self.vace_conn_id, hook=self)
@@ -513,21 +511,24 @@ class VaceHook(HttpHook):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        session, self._async_session = self._async_session, None
+        client, self._async_client = self._async_client, None
         self._shares_session = False
-        if session is not None:
-            await session.close()
+        if client is not None:
+            await client.close()
 
     @contextlib.asynccontextmanager
-    async def _asession(self) -> AsyncIterator[aiohttp.ClientSession]:
+    async def _aclient(self) -> AsyncIterator[AsyncClient]:
         if not self._shares_session:
-            async with await new_async_session(await self._asettings()) as session:
-                yield session
+            client = await AsyncClient.open(await self.asettings())
+            try:
+                yield client
+            finally:
+                await client.close()
             return
         async with self._opening:
-            if self._async_session is None:
-                self._async_session = await new_async_session(await self._asettings())
-        yield self._async_session
+            if self._async_client is None:
+                self._async_client = await AsyncClient.open(await self.asettings())
+        yield self._async_client
 
 
 @contextlib.contextmanager

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_vace.exceptions import VaceProtocolError, excerpt
 from airflow_vace.inputs import FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Whatever a server calls an id goes into paths and file names only if it looks like this.
 PREDICTION_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -73,6 +76,7 @@ _BAR = re.compile(
 )
 # Megabytes of logs come; the newest bars stand at the end.
 _LOGS_READ = 256 * 1024
+_MOST_BARS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,8 @@ class Progress:
     """How far a prediction is, as its newest progress bar says.
 
     `percent` is 0-100, `step` of `steps` are the model's, `eta` is in seconds and
-    `seconds_per_step` too; both are None where the bar does not know them.
+    `seconds_per_step` too; both are None where the bar does not know them. `is_of_steps` says that it is
+    the bar of the steps that were asked for, and not one of loading or decoding.
     """
 
     percent: int
@@ -88,25 +93,46 @@ class Progress:
     steps: int
     eta: float | None = None
     seconds_per_step: float | None = None
+    is_of_steps: bool = False
 
     @classmethod
     def from_logs(cls, logs: str | None, steps: int | None = None) -> Self | None:
         """Read the newest bar; the newest of `steps` steps, if any is so long. None without a bar."""
-        bars = list(_BAR.finditer((logs or "")[-_LOGS_READ:]))
-        if not bars:
+        newest: re.Match[str] | None = None
+        asked: re.Match[str] | None = None
+        for bar in _bars_from_the_end(logs or ""):
+            newest = bar if newest is None else newest
+            if int(bar["steps"]) == steps:
+                asked = bar
+                break
+        found = asked or newest
+        if found is None:
             return None
-        asked = [bar for bar in bars if int(bar["steps"]) == steps]
-        bar = (asked or bars)[-1]
-        rate = _number(bar["rate"])
-        if rate and bar["unit"] == "it/s":
+        rate = _number(found["rate"])
+        if rate and found["unit"] == "it/s":
             rate = 1 / rate
         return cls(
-            percent=min(int(bar["percent"]), 100),
-            step=int(bar["step"]),
-            steps=int(bar["steps"]),
-            eta=_duration(bar["eta"]),
+            percent=min(int(found["percent"]), 100),
+            step=int(found["step"]),
+            steps=int(found["steps"]),
+            eta=_duration(found["eta"]),
             seconds_per_step=rate or None,
+            is_of_steps=asked is not None,
         )
+
+
+def _bars_from_the_end(logs: str) -> Iterator[re.Match[str]]:
+    """Yield the bars of a log, the newest first."""
+    end = len(logs)
+    first = max(end - _LOGS_READ, 0)
+    for _ in range(_MOST_BARS):
+        end = logs.rfind("%|", first, end)
+        if end < 0:
+            return
+        digits = re.search(r"\d{1,3}$", logs[max(end - 3, first) : end])
+        bar = _BAR.match(logs, end - len(digits[0])) if digits else None
+        if bar:
+            yield bar
 
 
 def _number(text: str | None) -> float | None:

@@ -41,7 +41,7 @@ from airflow_vace.ledger import (
     Submit,
     decide,
 )
-from airflow_vace.polling import LookAgain, Schedule, Wait, is_not_found
+from airflow_vace.polling import Backoff, LookAgain, Wait, is_not_found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -319,7 +319,7 @@ class Submission:
         began = time.time()
         age = began - datetime.fromisoformat(intent.intended_at).timestamp()
         grace = max(LOOK_UP_SECONDS, min(INTENT_GRACE_SECONDS - age, INTENT_GRACE_SECONDS))
-        schedule = Schedule()
+        backoff = Backoff()
         while True:
             looked = time.time()
             try:
@@ -340,7 +340,7 @@ class Submission:
                 found = tuple(prediction for prediction, is_it in seen if is_it)
                 if found or looked - began >= grace:
                     return Listed(found=found, is_unclear=any(is_it is None for _, is_it in seen))
-            time.sleep(schedule.next_delay())
+            time.sleep(backoff.next_delay())
 
     def _adopted(self, intent: Record, prediction: Prediction, others: tuple[Prediction, ...]) -> Record:
         self.log.warning(

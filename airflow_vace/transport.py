@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from urllib3.exceptions import (
     ProxyError,
     SSLError,
 )
+from yarl import URL
 
 from airflow_vace.api import Request, Response
 from airflow_vace.exceptions import VaceProtocolError, VaceTransportError, excerpt
@@ -36,6 +38,8 @@ _LARGEST_ANSWER = 128 * 1024 * 1024
 _CHUNK = 64 * 1024
 _PIECE = 1024 * 1024
 _MOST_DIGITS = 19
+# Seconds that an idle connection is kept; servers close theirs after a minute or more.
+_KEEP_ALIVE = 15.0
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
 # Whatever ends a request of requests without an answer; urllib3's own come from its raw streams.
@@ -53,33 +57,6 @@ def send(session: requests.Session, settings: Settings, request: Request) -> Res
             return read_whole(answer, settings, request)
     except BROKEN as error:
         raise transport_error(request, error, sent=_was_sent(error)) from error
-
-
-async def asend(session: aiohttp.ClientSession, settings: Settings, request: Request) -> Response:
-    """Await :func:`send`."""
-    try:
-        async with session.request(
-            request.method,
-            request.url,
-            headers=request.headers,
-            data=request.body if isinstance(request.body, bytes) else None,
-            proxy=settings.proxy_for(request.url),
-            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.connect_timeout),
-            allow_redirects=False,
-        ) as answer:
-            body = bytearray()
-            async for chunk in answer.content.iter_chunked(_CHUNK):
-                body += chunk
-                _check_size(len(body), request)
-            return Response(answer.status, answer.headers, bytes(body))
-    except (
-        aiohttp.ClientConnectorError,
-        aiohttp.ConnectionTimeoutError,
-        aiohttp.ClientHttpProxyError,
-    ) as error:
-        raise transport_error(request, error, sent=False) from error
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise transport_error(request, error, sent=True) from error
 
 
 def streamed(session: requests.Session, settings: Settings, request: Request) -> requests.Response:
@@ -201,13 +178,84 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-async def new_async_session(settings: Settings) -> aiohttp.ClientSession:
-    """Return a session as the connection says; who takes it closes it."""
-    context = await asyncio.to_thread(settings.ssl_context)
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context),
-        middlewares=(_once,),
-    )
+class AsyncClient:
+    """One aiohttp session, set up as a connection says; who opens it closes it."""
+
+    def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
+        self.settings = settings
+        self._session = session
+        self._proxies: dict[str, str | None] = {}
+
+    @classmethod
+    async def open(
+        cls, settings: Settings, *, connections: int = 100, keep_alive: float = _KEEP_ALIVE
+    ) -> Self:
+        """Return a client with at most so many connections, each kept so many seconds without use."""
+        context = await asyncio.to_thread(settings.ssl_context)
+        connector = aiohttp.TCPConnector(ssl=context, limit=connections, keepalive_timeout=keep_alive)
+        session = aiohttp.ClientSession(
+            connector=connector, middlewares=(_once,), cookie_jar=aiohttp.DummyCookieJar()
+        )
+        return cls(settings, session)
+
+    def fits(self, settings: Settings) -> bool:
+        """Whether other settings need no other session."""
+        mine = self.settings
+        known = (mine.verify, mine.cert, mine.proxies)
+        return known == (settings.verify, settings.cert, settings.proxies)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def send(self, request: Request) -> Response:
+        """Send a request and read its answer, whatever its status.
+
+        :raises VaceTransportError: if no whole answer came; it says whether the request was sent
+        :raises VaceProtocolError: if the answer is too large
+        """
+        settings = self.settings.for_request(request)
+        try:
+            async with self._session.request(
+                request.method,
+                _url(request.url),
+                headers=request.headers,
+                data=request.body if isinstance(request.body, bytes) else None,
+                proxy=self._proxy_for(request.url),
+                timeout=_time_out(settings.timeout, settings.connect_timeout),
+                allow_redirects=False,
+            ) as answer:
+                if 0 <= (answer.content_length or -1) <= _CHUNK:
+                    return Response(answer.status, answer.headers, await answer.read())
+                body = bytearray()
+                async for chunk in answer.content.iter_chunked(_CHUNK):
+                    body += chunk
+                    _check_size(len(body), request)
+                return Response(answer.status, answer.headers, bytes(body))
+        except (
+            aiohttp.ClientConnectorError,
+            aiohttp.ConnectionTimeoutError,
+            aiohttp.ClientHttpProxyError,
+        ) as error:
+            raise transport_error(request, error, sent=False) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise transport_error(request, error, sent=True) from error
+
+    def _proxy_for(self, url: str) -> str | None:
+        """Return the proxy for a URL's origin, which is asked of the environment once."""
+        origin = url[: url.find("/", url.find("//") + 2)]
+        if origin not in self._proxies:
+            self._proxies[origin] = self.settings.proxy_for(url)
+        return self._proxies[origin]
+
+
+@lru_cache(maxsize=4096)
+def _url(text: str) -> URL:
+    return URL(text)
+
+
+@lru_cache(maxsize=16)
+def _time_out(total: float, connect: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total, sock_connect=connect)
 
 
 class _BrokenOff(aiohttp.ClientError):

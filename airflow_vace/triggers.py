@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_vace.api import read_known, read_reference
-from airflow_vace.exceptions import VaceError, VaceTransportError, excerpt
+from airflow_vace.exceptions import excerpt
 from airflow_vace.hooks import VaceHook
-from airflow_vace.polling import LookAgain, Wait
+from airflow_vace.poller import join, leave
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
 
@@ -50,7 +49,8 @@ class VacePredictionTrigger(BaseTrigger):
     :param prediction: payload, id, or `urls.get`
     :param vace_conn_id: connection of type `vace`
     :param deadline: wall-clock end of the wait, seconds since the epoch; None: without end
-    :param poll_interval: how late, in seconds, the end may be noticed (default: 15 s at most)
+    :param poll_interval: how late, in seconds, the end may be noticed (default: 10 s, or 5 % of
+        the time waited)
     :param cancel_on_kill: cancel the prediction when a person ends the deferred task (Airflow 3.3+)
     :param destination: save a success here and now, as :class:`~airflow_vace.media.Destination` says in JSON;
         the event then has `files`
@@ -87,33 +87,23 @@ class VacePredictionTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        # The session is closed before the event: what comes after a yield can be cut off.
+        # The poller is left before the event: what comes after a yield can be cut off.
         payload = await self._wait()
         yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
 
     async def _wait(self) -> dict[str, Any]:
-        wait = Wait(
-            prediction=read_known(self.prediction),
-            deadline=self.deadline,
-            poll_interval=self.poll_interval,
-        )
-        async with VaceHook(self.vace_conn_id) as hook:
-            while True:
-                try:
-                    answer = await hook.aget_prediction(wait.prediction)
-                    decision = wait.answered(answer, time.time())
-                except VaceError as error:
-                    decision = wait.failed(error, time.time())
-                except AirflowNotFoundException as error:
-                    # Some secrets back-ends answer so while they are in trouble.
-                    trouble = VaceTransportError(f"{error}; nothing was sent", sent=False)
-                    decision = wait.failed(trouble, time.time())
-                hook.tell(wait)
-                if not isinstance(decision, LookAgain):
-                    break
-                await asyncio.sleep(decision.seconds)
-            saved = await self._saved(hook, wait.prediction)
+        poller = join(self.vace_conn_id)
+        try:
+            prediction = await poller.until_over(
+                self.prediction, deadline=self.deadline, poll_interval=self.poll_interval, tell=self._tell
+            )
+            saved = await self._saved(poller.hook, prediction)
+        finally:
+            await leave(poller)
         return saved.payload()
+
+    def _tell(self, news: str, is_warning: bool) -> None:  # noqa: FBT001 - as the poller calls it
+        self.log.log(logging.WARNING if is_warning else logging.INFO, "%s", news)
 
     async def _saved(self, hook: VaceHook, prediction: Prediction) -> Prediction:
         """Return a success with its files saved, if that is to be done here and can be; else as it is."""

@@ -26,7 +26,7 @@ from airflow_vace.exceptions import (
     excerpt,
 )
 from airflow_vace.links import PredictionOutputLink, PredictionPageLink
-from airflow_vace.polling import Final, GiveUp, LookAgain, Schedule, Wait, is_passing, is_refusal, read_end
+from airflow_vace.polling import Backoff, Final, GiveUp, LookAgain, Wait, is_passing, is_refusal, read_end
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task_state import RUNNING, is_ended, read_state
 
@@ -246,13 +246,13 @@ class WaitsForPrediction(BaseOperator):
 
     def _with_output(self, prediction: Prediction) -> Prediction:
         """Return a success with its output: a payload leaves `data:` out, and some servers lag behind."""
-        schedule = Schedule()
+        backoff = Backoff()
         for attempt in range(_MOST_LOOKS_FOR_OUTPUT):
             succeeded = prediction.status is PredictionStatus.SUCCEEDED
             if not succeeded or prediction.has_output or prediction.has_expired:
                 break
             if attempt:
-                time.sleep(schedule.next_delay())
+                time.sleep(backoff.next_delay())
             try:
                 prediction = prediction.updated(self.hook.get_prediction(prediction))
             except VaceError as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -50,14 +51,28 @@ settings.register_profile("vace", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("vace")
 
 
+def scale_waits(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
+    """Let all that waits for a server take so much of its time."""
+    names = {
+        "polling.backoff": ("SHORTEST_INTERVAL", "LONGEST_INTERVAL"),
+        "polling.schedule": ("FIRST_GAP", "SHORTEST_GAP", "LONGEST_LATENESS"),
+        "polling.waits": ("NOT_FOUND_GRACE_SECONDS",),
+        "polling.pace": ("USUAL_HOLD", "FIRST_PROBE", "LAST_PROBE"),
+        "poller": ("LEAST_LOOK_UP_SECONDS", "ROUND_SECONDS"),
+    }
+    for room, constants in names.items():
+        module = importlib.import_module(f"airflow_vace.{room}")
+        for name in constants:
+            monkeypatch.setattr(module, name, getattr(module, name) * scale)
+
+
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let waits take a hundredth of their time."""
-    from airflow_vace import polling, submission
+    from airflow_vace import submission
 
-    monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 0.02)
-    monkeypatch.setattr(polling, "LONGEST_INTERVAL", 0.1)
-    monkeypatch.setattr(polling, "NOT_FOUND_GRACE_SECONDS", 0.3)
+    scale_waits(monkeypatch, 0.01)
+    monkeypatch.setattr("airflow_vace.polling.waits.NOT_FOUND_GRACE_SECONDS", 0.3)
     monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.3)
     monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.3)
     monkeypatch.setattr(submission, "MOST_TROUBLE_SECONDS", 0.5)

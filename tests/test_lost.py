@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import (
 from attempts import BACKENDS, DONE, MODES, billed, killed_at, looks, statuses, task, waiting
 from tasks import Store
 
-from airflow_vace import polling, submission
+from airflow_vace import submission
 from airflow_vace.exceptions import (
     SubmissionUnknown,
     VaceAPIError,
@@ -276,7 +276,7 @@ def test_a_lost_connection_leaves_a_lone_intent_to_a_person(
 def test_a_lost_create_stays_known_when_the_next_one_meets_a_limit(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr(polling, "MOST_CREATES", 1)
+    monkeypatch.setattr("airflow_vace.polling.backoff.MOST_CREATES", 1)
     monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.0)
     monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.0)
     connect(server.connection_to(backend="replicate", timeout=0.1))
@@ -293,7 +293,7 @@ def test_a_lost_create_stays_known_when_the_next_one_meets_a_limit(
 def test_an_old_one_that_could_not_be_canceled_is_canceled_by_the_next_attempt(
     server: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "MOST_CREATES", 1)
+    monkeypatch.setattr("airflow_vace.polling.backoff.MOST_CREATES", 1)
     store = Store()
     task(store).result()
     server.faults.add(path="*/cancel", times=3, status=500)
@@ -337,7 +337,7 @@ def test_a_refusal_leaves_no_intent_and_burns_no_retries(
 def test_a_limit_leaves_no_intent_and_is_left_to_airflows_retries(
     server: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "MOST_CREATES", 1)
+    monkeypatch.setattr("airflow_vace.polling.backoff.MOST_CREATES", 1)
     server.faults.add(method="POST", status=429, body={"detail": "slow down"})
     store = Store()
     run = task(store)

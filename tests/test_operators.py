@@ -148,7 +148,7 @@ def test_a_limit_or_a_server_that_is_not_there_is_left_to_airflows_retries(
     slow_emulator.faults.add(rate_limited("seconds", 1000, method="POST"))
     with pytest.raises(VaceRateLimited):
         run().result()
-    monkeypatch.setattr(polling, "MOST_CREATES", 2)
+    monkeypatch.setattr("airflow_vace.polling.backoff.MOST_CREATES", 2)
     connect('{"conn_type": "vace", "host": "http://127.0.0.1:1", "password": "xxxxxxxx"}')
     with pytest.raises(VaceTransportError, match="nothing was sent"):
         run().result()
@@ -277,7 +277,7 @@ def test_a_wait_that_the_triggerer_gave_up_goes_on_if_the_worker_sees_it_run(
     fast_emulator: Emulator,
 ) -> None:
     fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
-    fast_emulator.faults.add(method="GET", times=polling.MOST_REFUSALS, status=401)
+    fast_emulator.faults.add(method="GET", times=polling.waits.MOST_REFUSALS, status=401)
     fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
     task = waiting(deferrable=True, timeout=60)
     assert task.result()["status"] == "succeeded"

@@ -134,7 +134,7 @@ def test_a_create_that_a_proxy_carried_and_lost_is_not_sent_again(
 def test_a_proxy_that_refuses_the_tunnel_has_sent_nothing(
     call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.polling.MOST_CREATES", 1)
+    monkeypatch.setattr("airflow_vace.polling.backoff.MOST_CREATES", 1)
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "https"))
     with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
         call("create", FOX)
@@ -277,7 +277,7 @@ def certificate(tmp_path: Path) -> Path:
 def test_a_server_that_is_not_trusted_is_not_told_anything(
     call: Call, slow: Emulator, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.polling.MOST_CREATES", 1)
+    monkeypatch.setattr("airflow_vace.polling.backoff.MOST_CREATES", 1)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     with Emulator(time_scale=100.0, tls=context) as trusted:

@@ -59,7 +59,7 @@ ROOMS = (
         "ledger",
         "media",
     ),
-    *("task_state", "triggers", "links", "waiting", "submission", "operators", "sensors"),
+    *("task_state", "poller", "triggers", "links", "waiting", "submission", "operators", "sensors"),
 )
 
 

@@ -19,24 +19,23 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.polling import (
+    Backoff,
+    Final,
+    GiveUp,
+    LookAgain,
+    Wait,
+    next_create,
+    read_end,
+)
+from airflow_vace.polling.backoff import (
     LEAST_POLL_INTERVAL,
     LONGEST_CREATE_SECONDS,
     LONGEST_INTERVAL,
     LONGEST_RETRY_AFTER,
     MOST_CREATES,
-    MOST_NOT_FOUND,
-    MOST_REFUSALS,
-    NOT_FOUND_GRACE_SECONDS,
     SHORTEST_INTERVAL,
-    Final,
-    GiveUp,
-    LookAgain,
-    Schedule,
-    Wait,
-    change,
-    next_create,
-    read_end,
 )
+from airflow_vace.polling.waits import MOST_NOT_FOUND, MOST_REFUSALS, NOT_FOUND_GRACE_SECONDS
 from airflow_vace.prediction import Prediction
 
 
@@ -57,29 +56,29 @@ def refused(status: int, **more: Any) -> VaceAPIError:
 
 
 def test_intervals_grow_from_two_to_fifteen_seconds_with_jitter_that_only_shortens() -> None:
-    schedule = Schedule()
-    delays = [schedule.next_delay() for _ in range(12)]
+    backoff = Backoff()
+    delays = [backoff.next_delay() for _ in range(12)]
     assert SHORTEST_INTERVAL * 0.8 <= delays[0] <= SHORTEST_INTERVAL
     assert all(LONGEST_INTERVAL * 0.8 <= delay <= LONGEST_INTERVAL for delay in delays[6:])
     assert len(set(delays)) == len(delays)
 
 
 @pytest.mark.parametrize("interval", [0.1, 5.0, 60.0])
-def test_the_authors_interval_bounds_how_late_an_end_is_noticed(interval: float) -> None:
-    schedule = Schedule(interval)
-    delays = [schedule.next_delay() for _ in range(20)]
+def test_the_authors_interval_bounds_the_pauses(interval: float) -> None:
+    backoff = Backoff(interval)
+    delays = [backoff.next_delay() for _ in range(20)]
     assert max(delays) <= interval
     assert min(delays[15:]) >= interval * 0.8
 
 
 def test_an_interval_of_nought_is_no_loop_without_a_pause() -> None:
-    schedule = Schedule(0.0)
-    assert all(schedule.next_delay() >= LEAST_POLL_INTERVAL * 0.8 for _ in range(5))
+    backoff = Backoff(0.0)
+    assert all(backoff.next_delay() >= LEAST_POLL_INTERVAL * 0.8 for _ in range(5))
 
 
 def test_the_server_may_ask_for_more_time() -> None:
-    assert Schedule().next_delay(40.0) == 40.0
-    assert Schedule().next_delay(0.0) > 1.0
+    assert Backoff().next_delay(40.0) == 40.0
+    assert Backoff().next_delay(0.0) > 1.0
 
 
 # --- what an answer means --------------------------------------------------------------------------
@@ -151,7 +150,7 @@ def test_at_the_deadline_without_any_answer_the_error_is_told_too() -> None:
 def test_what_cannot_heal_ends_the_wait_only_in_a_row(
     status: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.polling.NOT_FOUND_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("airflow_vace.polling.waits.NOT_FOUND_GRACE_SECONDS", 0.0)
     error = refused(status)
     wait = waiting()
     for _ in range(3):
@@ -192,39 +191,78 @@ def test_the_time_that_the_server_names_is_kept_but_not_beyond_the_deadline() ->
 # --- what is worth a line --------------------------------------------------------------------------
 
 
-def bar(percent: int) -> str:
-    return f"{percent}%|█| {percent}/100 [00:01<00:09, 1.50s/it]"
+def bar(step: int) -> str:
+    return f"{2 * step}%|█| {step}/50 [00:01<00:09, 1.50s/it]"
 
 
 def test_a_status_is_news_once_and_progress_in_tenths() -> None:
     wait = waiting()
     said = []
-    for prediction in (
-        told("starting"),
-        told("starting"),
-        told("processing"),
-        told("processing", logs=bar(3)),
-        told("processing", logs=bar(9)),
-        told("processing", logs=bar(11)),
-        told("processing", logs=bar(19)),
-        told("succeeded"),
+    for number, prediction in enumerate(
+        (
+            told("starting"),
+            told("starting"),
+            told("processing"),
+            told("processing", logs="Loading: 60%|█| 3/5 [00:01<00:01, 1.00s/it]"),
+            told("processing", logs=bar(2)),
+            told("processing", logs=bar(4)),
+            told("processing", logs=bar(6)),
+            told("processing", logs=bar(9)),
+            told("succeeded"),
+        )
     ):
-        wait.answered(prediction, 1.0)
+        wait.answered(prediction, float(number))
         said.append(wait.news)
     assert said == [
         "Prediction abc: starting",
         None,
         "Prediction abc: processing",
-        "Prediction abc: processing, 3 %, step 3 of 100, 1.50 s a step, 9 s left",
         None,
-        "Prediction abc: processing, 11 %, step 11 of 100, 1.50 s a step, 9 s left",
+        "Prediction abc: processing, 4 %, step 2 of 50, 1.50 s a step, 76 s left",
+        None,
+        "Prediction abc: processing, 12 %, step 6 of 50, 1.50 s a step, 70 s left",
         None,
         "Prediction abc: succeeded",
     ]
-    assert change(told("starting"), told(logs="5%|█| 5/100 [00:01<?, ?it/s]")) == "Prediction abc: processing"
-    assert change(told(), told(logs="5%|█| 5/100 [00:01<?, ?it/s]")) == (
-        "Prediction abc: processing, 5 %, step 5 of 100"
-    )
+
+
+def test_a_bar_without_a_rate_tells_what_it_knows() -> None:
+    wait = waiting("processing")
+    wait.answered(told(logs="10%|█| 5/50 [00:01<?, ?it/s]"), 1.0)
+    assert wait.news == "Prediction abc: processing, 10 %, step 5 of 50"
+    wait.answered(told(logs="20%|█| 10/50 [00:01<00:40, ?it/s]"), 2.0)
+    assert wait.news == "Prediction abc: processing, 20 %, step 10 of 50, 40 s left"
+
+
+def test_what_somebody_has_told_before_is_no_news_but_an_end_is() -> None:
+    wait = waiting()
+    wait.told_before("starting")
+    wait.answered(told("starting"), 1.0)
+    assert wait.news is None
+    wait.told_before("succeeded")
+    wait.told_before(None)
+    wait.answered(told("succeeded"), 2.0)
+    assert wait.news == "Prediction abc: succeeded"
+
+
+def test_starting_for_long_is_told_ever_more_seldom() -> None:
+    wait = waiting("starting")
+    said = []
+    for now in range(0, 400, 10):
+        wait.answered(told("starting"), float(now))
+        if wait.news:
+            said.append((now, wait.news))
+    assert [now for now, _ in said] == [30, 60, 120, 240]
+    assert said[0][1] == "Prediction abc: starting for 30 s, a cold boot or a queue"
+
+
+def test_a_prediction_that_runs_is_kept_without_its_input_and_logs() -> None:
+    wait = waiting()
+    wait.answered(told("processing", logs=bar(2), input={"src_video": "data:" + "x" * 9999}), 1.0)
+    assert (wait.prediction.logs, wait.prediction.input) == (None, {})
+    decision = wait.answered(told("succeeded", logs="all", input={"seed": 7}), 2.0)
+    assert isinstance(decision, Final)
+    assert decision.prediction.input == {"seed": 7}
 
 
 def test_an_unknown_status_warns_once() -> None:

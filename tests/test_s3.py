@@ -49,8 +49,8 @@ SAVE = """
 import json, sys
 from airflow_vace.sensors import VacePredictionSensor
 from airflow_vace import polling
-polling.SHORTEST_INTERVAL = 0.1
-polling.LONGEST_INTERVAL = 0.2
+polling.backoff.SHORTEST_INTERVAL = 0.1
+polling.backoff.LONGEST_INTERVAL = 0.2
 task = VacePredictionSensor(task_id="t", prediction=sys.argv[1], save_to=sys.argv[2], poke_interval=1)
 print("RESULT " + json.dumps(task.execute({"ti": None})["files"]))
 """

@@ -11,11 +11,13 @@ import pytest
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.execution_time.comms import TaskStatesResult
+from conftest import scale_waits
 
-from airflow_vace import hooks, polling
+from airflow_vace import hooks
 from airflow_vace.emulator.faults import PRESETS, rate_limited
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
+from airflow_vace.polling import waits
 from airflow_vace.triggers import VacePredictionTrigger
 
 if TYPE_CHECKING:
@@ -28,9 +30,7 @@ SCALE = 0.01
 
 @pytest.fixture
 def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "SHORTEST_INTERVAL", 2.0 * SCALE)
-    monkeypatch.setattr(polling, "LONGEST_INTERVAL", 15.0 * SCALE)
-    monkeypatch.setattr(polling, "NOT_FOUND_GRACE_SECONDS", 10.0 * SCALE)
+    scale_waits(monkeypatch, SCALE)
 
 
 def most_looks(seconds: float) -> int:
@@ -182,7 +182,7 @@ def test_trouble_never_ends_a_prediction_that_later_succeeds(
 @pytest.mark.usefixtures("scaled")
 @pytest.mark.parametrize(
     ("status", "most"),
-    [(401, polling.MOST_REFUSALS), (403, polling.MOST_REFUSALS), (404, polling.MOST_NOT_FOUND)],
+    [(401, waits.MOST_REFUSALS), (403, waits.MOST_REFUSALS), (404, waits.MOST_NOT_FOUND)],
 )
 def test_a_refusal_ends_the_wait_after_some_in_a_row_and_not_before(
     fast_emulator: Emulator, status: int, most: int

@@ -19,7 +19,7 @@ def read_prediction(api: Api, request: Request, response: Response) -> Predictio
     :raises VaceProtocolError: if the answer is not a prediction, or another one
     """
     data = _read_object(api, request, response)
-    if api.backend is PRUNA:
+    if api.backend.name == PRUNA.name:
         data = _from_pruna(api, request, data)
     if request.verb == "create" and data.get("id") and not data.get("status"):
         # It was accepted: losing its id for want of a word would lose the money.

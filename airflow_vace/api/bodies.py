@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from airflow_vace.exceptions import excerpt
 
 if TYPE_CHECKING:
     from airflow_vace.api.requests import Api, Response
+
+
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
 def text_of(api: Api, response: Response) -> str:
@@ -19,10 +21,7 @@ def text_of(api: Api, response: Response) -> str:
 
 def without_key(api: Api, text: str) -> str:
     """Return text without the key, in whatever way a server may have written it."""
-    if len(api.key) <= 3:
-        return text
-    in_json = json.dumps(api.key)[1:-1]
-    for form in (api.key, in_json, in_json.replace("/", "\\/"), quote(api.key, safe=""), quote(api.key)):
+    for form in api.key_forms:
         text = text.replace(form, "***")
     return text
 
@@ -38,7 +37,7 @@ def json_of(text: str) -> Any:
     :raises ValueError: for what is none
     """
     try:
-        return json.loads(text, parse_constant=lambda _: None)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

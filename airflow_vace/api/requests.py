@@ -7,10 +7,11 @@ import math
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from airflow_vace.exceptions import VaceInputError, VaceProtocolError, excerpt
 from airflow_vace.inputs import DEFAULT_MODEL, literal
@@ -35,12 +36,20 @@ class Backend:
     cancel: str | None = "/predictions/{id}/cancel"
     list: str | None = None
     files: str | None = None
+    # Requests a second that an account may send.
+    limit: float | None = None
 
 
 GATEWAY = Backend(name="gateway", prefix="/replicate/v1")
-# https://replicate.com/docs/reference/http
+# https://replicate.com/docs/reference/http; 3,000 requests a minute:
+# https://replicate.com/docs/topics/predictions/rate-limits
 REPLICATE = Backend(
-    name="replicate", prefix="/v1", create_version="/predictions", list="/predictions", files="/files"
+    name="replicate",
+    prefix="/v1",
+    create_version="/predictions",
+    list="/predictions",
+    files="/files",
+    limit=50.0,
 )
 # https://docs.api.pruna.ai
 PRUNA = Backend(
@@ -163,6 +172,15 @@ class Api:
     prefix: str
     key: str = field(repr=False)
 
+    @cached_property
+    def key_forms(self) -> tuple[str, ...]:
+        """The key in whatever way a server may write it; none if it is too short to be told from text."""
+        if len(self.key) <= 3:
+            return ()
+        in_json = json.dumps(self.key)[1:-1]
+        forms = (self.key, in_json, in_json.replace("/", "\\/"), quote(self.key, safe=""), quote(self.key))
+        return tuple(dict.fromkeys(forms))
+
     @classmethod
     def at(
         cls,
@@ -171,6 +189,7 @@ class Api:
         *,
         backend: str | None = None,
         prefix: str | None = None,
+        lists: bool | None = None,
     ) -> Api:
         """Check what a connection says, and choose the back-end by host unless it is given.
 
@@ -210,6 +229,8 @@ class Api:
                 remedy=f"one of {', '.join(BACKENDS)}, or leave it out",
             )
         chosen = BACKENDS[backend] if backend else _BACKEND_BY_HOST.get(host, GATEWAY)
+        if lists is not None:
+            chosen = replace(chosen, list=REPLICATE.list if lists else None)
         path = chosen.prefix if prefix is None else prefix
         path = f"/{path.strip('/')}" if path.strip("/") else ""
         return cls(backend=chosen, base_url=base_url.rstrip("/"), prefix=path, key=key)
@@ -245,7 +266,7 @@ class Api:
         body: dict[str, Any] = {"input": dict(values)}
         path = self.backend.create.format(model=model)
         headers = {}
-        if self.backend is PRUNA:
+        if self.backend.name == PRUNA.name:
             headers["Model"] = "vace" if model == DEFAULT_MODEL else model.split("/")[1]
         elif version:
             path = self.backend.create_version or path

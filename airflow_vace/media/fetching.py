@@ -22,7 +22,7 @@ from airflow_vace.exceptions import (
     excerpt,
 )
 from airflow_vace.media.content import HEAD, SUFFIXES, check_whole, type_of
-from airflow_vace.polling import Schedule, is_passing
+from airflow_vace.polling import Backoff, is_passing
 from airflow_vace.prediction import RETENTION_SECONDS, parse_time
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Fetch:
             content = _decoded(self.url)
             file.write(content)
             return hashlib.sha256(content).hexdigest(), self._checked(file)
-        schedule, attempt, most = Schedule(), 0, 0
+        backoff, attempt, most = Backoff(), 0, 0
         while True:
             at = file.tell()
             try:
@@ -87,7 +87,7 @@ class Fetch:
                 if self._etag is None or not is_passing(error):
                     # Without a mark of the file its rest may be another's; and some servers refuse ranges.
                     self._begin_anew(file)
-                delay = schedule.next_delay(error.retry_after if isinstance(error, VaceAPIError) else None)
+                delay = backoff.next_delay(error.retry_after if isinstance(error, VaceAPIError) else None)
                 self.log.warning("Fetching the file again in %.1f s: %s", delay, error)
                 pause(delay, self.stop)
 

@@ -17,7 +17,7 @@ from airflow_vace.media.content import SUFFIXES
 from airflow_vace.media.destination import without_secrets
 from airflow_vace.media.fetching import Fetch, announced, pause, told_by_store
 from airflow_vace.media.places import store_error
-from airflow_vace.polling import Schedule
+from airflow_vace.polling import Backoff
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,7 +170,7 @@ class _Transfer:
         if place.local:
             place.take(part)
             return
-        schedule, attempt = Schedule(), 0
+        backoff, attempt = Backoff(), 0
         while True:
             attempt += 1
             try:
@@ -183,7 +183,7 @@ class _Transfer:
             except Exception as error:  # stores are strangers, and may throw anything
                 if attempt == _MOST_PUTS:
                     raise
-                delay = schedule.next_delay()
+                delay = backoff.next_delay()
                 self.log.warning("Storing %s again in %.1f s: %s", place.uri, delay, excerpt(str(error)))
                 pause(delay, self.stop)
             else:

@@ -1,0 +1,63 @@
+"""How a prediction ends: the errors for all ends but a success with its output."""
+
+from __future__ import annotations
+
+from airflow_vace.exceptions import (
+    PredictionCanceled,
+    PredictionExpired,
+    PredictionFailed,
+    PredictionTimeout,
+    VaceError,
+    VaceProtocolError,
+)
+from airflow_vace.prediction import Prediction, PredictionStatus
+
+
+def timed_out(prediction: Prediction, error: VaceError | None = None) -> PredictionTimeout:
+    """Return the error for a prediction that was not final at its deadline."""
+    last = f" The last look failed: {error}" if error else ""
+    return PredictionTimeout(
+        f"Prediction {prediction.id} was still {prediction.status} at its deadline. {prediction.bill}"
+        f" Raise the timeout, or cancel it.{last}",
+        prediction=prediction,
+    )
+
+
+def read_end(prediction: Prediction) -> Prediction:
+    """Return a prediction that succeeded and still has its output.
+
+    :raises PredictionFailed: for `failed`
+    :raises PredictionCanceled: for `canceled` and `aborted`
+    :raises PredictionExpired: if it succeeded and its files have been deleted since
+    :raises VaceProtocolError: if it succeeded without any output
+    """
+    said = f": {prediction.error}" if prediction.error else " without saying why"
+    match prediction.status:
+        case PredictionStatus.FAILED:
+            advice = (
+                "The same input may well succeed in another run."
+                if prediction.worth_another_run
+                else "Change the input before running it again."
+            )
+            raise PredictionFailed(
+                f"Prediction {prediction.id} failed{said}. {prediction.bill} {advice}",
+                prediction=prediction,
+            )
+        case PredictionStatus.CANCELED | PredictionStatus.ABORTED:
+            raise PredictionCanceled(
+                f"Prediction {prediction.id} was {prediction.status} by somebody or by its deadline."
+                f" {prediction.bill} Run it again if the video is still wanted.",
+                prediction=prediction,
+            )
+    if prediction.has_expired:
+        raise PredictionExpired(
+            f"Prediction {prediction.id} succeeded, but its files have been deleted: they live for an"
+            f" hour. {prediction.bill} Save them in time with save_to, and submit it anew.",
+            prediction=prediction,
+        )
+    if not prediction.has_output and not prediction.files:
+        raise VaceProtocolError(
+            f"Prediction {prediction.id} succeeded, but brought no output. {prediction.bill} Look at"
+            f" {prediction.urls.get('web', 'it at the vendor')}, and ask the vendor for the money back.",
+        )
+    return prediction
