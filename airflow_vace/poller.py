@@ -59,7 +59,7 @@ _LEAST_TICKS = 8
 
 # Pages are asked for no oftener than this, and given up after so long.
 ROUND_SECONDS = 1.0
-_LONGEST_ROUND = 10.0
+LONGEST_ROUND = 10.0
 
 # Lines a second, of all waits together: a triggerer's loop stands still while it writes them.
 _LINES_AT_A_TIME = 5
@@ -82,7 +82,7 @@ class Member:
         self.is_unlisted = False
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.look: asyncio.Task[None] | None = None
-        self.told: tuple[str, bool] | None = None
+        self.told: list[tuple[str, bool]] = []
         self._tell = tell
         self._context = contextvars.copy_context()
         self._settings: Settings | None = None
@@ -95,9 +95,9 @@ class Member:
 
     def speak(self) -> None:
         """Write what is to be told into the log of the wait's own task."""
-        told, self.told = self.told, None
-        if told is not None:
-            self._context.run(self._tell, *told)
+        told, self.told = self.told, []
+        for line in told:
+            self._context.run(self._tell, *line)
 
 
 class Poller:
@@ -310,9 +310,8 @@ class Poller:
             return
         news = member.wait.news
         if news is not None:
-            is_queued = member.told is not None
-            member.told = (news, member.wait.is_troubled)
-            if isinstance(decision, LookAgain) and not is_queued:
+            member.told.append((news, member.wait.is_troubled))
+            if isinstance(decision, LookAgain) and len(member.told) == 1:
                 self._news.append(member)
                 if self._speaking is None:
                     self._speaking = self._spawn(self._speak())
@@ -391,16 +390,16 @@ class Poller:
 
     async def _list(self, due: list[Member]) -> None:
         """Look at many predictions with few pages; what they don't show is looked at by itself."""
+        wanted = {member.wait.prediction.id for member in due}
         try:
-            async with asyncio.timeout(_LONGEST_ROUND):
-                await self._read_pages({member.wait.prediction.id for member in due})
+            async with asyncio.timeout(LONGEST_ROUND):
+                await self._read_pages(wanted)
         except (VaceError, TimeoutError):
             self._pages.failed(asyncio.get_running_loop().time())
         finally:
             self._round = None
-            asked = asyncio.get_running_loop().time()
             for member in due:
-                if member.due <= asked and not member.over.done():
+                if member.wait.prediction.id in wanted and not member.over.done():
                     member.is_unlisted = True
                     self._put(member, 0.0)
             self._wake.set()

@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--retention", type=_positive, default=3600.0, help="seconds that files live (%(default)s)"
     )
+    parser.add_argument("--limit", type=_positive, help="requests a second; the rest get a 429")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same run (%(default)s)")
     parser.add_argument("--faults", type=Path, help="JSON file with a list of faults")
     return parser
@@ -82,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         time_scale=options.time_scale,
         retention=options.retention,
         seed=options.seed,
+        limit=options.limit,
     )
     emulator.faults.add(*faults)
 

@@ -33,6 +33,7 @@ class Emulator:
     :param retention: seconds for which files live after the end, as they are (not scaled)
     :param seed: same seed, same ids and boot times
     :param tls: serve HTTPS with this context
+    :param limit: requests a second that it answers, after a second's worth at once; the rest get a 429
     """
 
     def __init__(  # noqa: PLR0913 - what a person may set
@@ -45,11 +46,14 @@ class Emulator:
         retention: float = 3600.0,
         seed: int = 0,
         tls: SSLContext | None = None,
+        limit: float | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self.api_key = api_key
         self.tls = tls
+        self.limit = limit
+        self.throttled = 0
         self.world = World(seed=seed, time_scale=time_scale, retention=retention)
         self.faults = Faults()
         self.closing = asyncio.Event()

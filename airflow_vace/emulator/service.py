@@ -77,6 +77,7 @@ class Service:
         self.world = emulator.world
         self.folder = folder
         self.uploads: dict[str, dict[str, Any]] = {}
+        self._allowance, self._counted = emulator.limit or 0.0, time.monotonic()
         self._rendering: dict[str, asyncio.Lock] = {}
 
     def app(self) -> web.Application:
@@ -90,6 +91,7 @@ class Service:
             route.add_post(prefix + "/predictions/{id}/cancel", self.cancel)
         route.add_post("/v1/predictions", self.create)
         route.add_get("/v1/predictions", self.list)
+        route.add_get("/replicate/v1/predictions", self.list)
         route.add_get("/v1/predictions/status/{id}", self.get)
         route.add_get("/v1/delivery/{id}/{name}", self.file)
         route.add_get("/v1/account", self.account)
@@ -128,7 +130,11 @@ class Service:
     @web.middleware
     async def _misbehave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         fault = None
-        if not request.path.startswith("/_emulator/"):
+        is_control = request.path.startswith("/_emulator/")
+        if not (is_control or self._is_within_limit()):
+            headers = {"Retry-After": "1"}
+            return web.json_response({"detail": "Request was throttled."}, status=429, headers=headers)
+        if not is_control:
             fault = self.emulator.faults.next_for(request.method, request.path)
         if fault is None:
             return await handler(request)
@@ -151,6 +157,19 @@ class Service:
         if isinstance(answer, web.Response | web.FileResponse):
             return await _spoiled(request, answer, fault)
         return answer or web.Response(status=500)
+
+    def _is_within_limit(self) -> bool:
+        limit = self.emulator.limit
+        if limit is None:
+            return True
+        now = time.monotonic()
+        filled = self._allowance + (now - self._counted) * limit
+        self._allowance, self._counted = min(filled, limit), now
+        if self._allowance < 1:
+            self.emulator.throttled += 1
+            return False
+        self._allowance -= 1
+        return True
 
     @web.middleware
     async def _check_key(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -246,8 +265,8 @@ class Service:
         runs = [run for run in reversed(self.world.runs.values()) if after < run.timeline.created < before]
         following, end = None, int(start) + _PAGE
         if len(runs) > end:
-            following = f"{self.emulator.url}/v1/predictions?{urlencode({**query, 'cursor': end})}"
-        results = [self._told("replicate", run) for run in runs[int(start) : end]]
+            following = f"{self.emulator.url}{request.path}?{urlencode({**query, 'cursor': end})}"
+        results = [self._told(_face_of(request), run) for run in runs[int(start) : end]]
         return _json(200, {"previous": None, "next": following, "results": results})
 
     def _told(self, face: str, run: Run) -> dict[str, Any]:
