@@ -23,7 +23,11 @@ class PredictionPageLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
         prediction = _prediction_of(operator)
-        return _web(prediction.urls.get("web")) if prediction else ""
+        return self.of(prediction) if prediction else ""
+
+    @staticmethod
+    def of(prediction: Prediction) -> str:
+        return _web(prediction.urls.get("web"))
 
 
 class PredictionOutputLink(BaseOperatorLink):
@@ -33,8 +37,15 @@ class PredictionOutputLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
         prediction = _prediction_of(operator)
-        return _web(next(iter(prediction.output_urls), None)) if prediction else ""
+        return self.of(prediction) if prediction else ""
+
+    @staticmethod
+    def of(prediction: Prediction) -> str:
+        return _web(next(iter(prediction.output_urls), None))
 
 
 def _web(url: str | None) -> str:
     return url if url and url.startswith(("https://", "http://")) else ""
+
+
+LINKS = (PredictionPageLink(), PredictionOutputLink())

@@ -29,6 +29,7 @@ from airflow_vace.waiting import (
     MOST_DEFERRALS,
     WaitsForPrediction,
     can_be_looked_at_again,
+    checked_end,
     checked_save_in,
     checked_seconds,
     translated,
@@ -58,13 +59,16 @@ class VacePredictionOperator(WaitsForPrediction):
     :param vace_conn_id: connection of type `vace` (templated)
     :param wait_for_completion: wait until the prediction is final, and return its final payload
     :param deferrable: wait in the triggerer (default: `[operators] default_deferrable`)
-    :param poll_interval: how late, in seconds, the end may be noticed (default: 15 s at most)
+    :param poll_interval: how late, in seconds, the end may be noticed (default: 10 s, or 5 % of
+        the time waited)
     :param timeout: seconds from submission to a final status; a retry does not begin them anew
     :param cancel_on_kill: cancel the prediction when the task is killed
     :param cancel_on_timeout: cancel the prediction at its deadline
     :param save_to: where the video goes: a directory, with a slash at the end, or a file's name; local, or
         `s3://bucket/...` as Airflow's object stores have it (templated; needs `wait_for_completion`)
     :param save_in: `worker`, or `triggerer` to save at once although all workers may be busy
+    :param end_from_trigger: end with a success in the triggerer, without a worker (Airflow 3.3+; default:
+        whenever nothing is lost by it)
     :param durable: keep what was submitted across attempts (Airflow 3.3+)
     :param reuse: return a prediction that has succeeded to a task that is cleared; False submits a new one
     :param on_orphaned_intent: `fail` or `resubmit` where a create was cut off and the back-end has no
@@ -91,6 +95,7 @@ class VacePredictionOperator(WaitsForPrediction):
         cancel_on_timeout: bool = True,
         save_to: str | ObjectStoragePath | None = None,
         save_in: SaveIn = "worker",
+        end_from_trigger: bool | None = None,
         durable: bool = True,
         reuse: bool = True,
         on_orphaned_intent: OnOrphanedIntent = "fail",
@@ -109,11 +114,13 @@ class VacePredictionOperator(WaitsForPrediction):
         self.cancel_on_timeout = cancel_on_timeout
         self.save_to = save_to
         self.save_in = save_in
+        self.end_from_trigger = end_from_trigger
         self.durable = durable
         self.reuse = reuse
         self.on_orphaned_intent = on_orphaned_intent
         self._submission: Submission | None = None
         checked_save_in(save_in, save_to, defers=wait_for_completion and deferrable)
+        checked_end(end_from_trigger, save_to, save_in)
         checked_seconds("timeout", timeout)
         if poll_interval is not None:
             checked_seconds("poll_interval", poll_interval)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+import warnings
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
@@ -18,16 +21,18 @@ from airflow_vace.exceptions import PredictionTimeout, VaceError
 from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction
 from airflow_vace.waiting import (
+    DEFERRAL_GRACE_SECONDS,
     MOST_DEFERRALS,
     WaitsForPrediction,
     can_be_looked_at_again,
+    checked_end,
     checked_save_in,
     translated,
 )
+from airflow_vace.workerless import MappedStart, can_end_tasks, is_plain, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import timedelta
     from typing import ClassVar
 
     from airflow.sdk import Context, ObjectStoragePath
@@ -52,13 +57,17 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
     :param save_to: where the video goes: a directory, with a slash at the end, or a file's name; local, or
         `s3://bucket/...` as Airflow's object stores have it (templated)
     :param save_in: `worker`, or `triggerer` to save at once although all workers may be busy
+    :param start_from_trigger: begin in the triggerer, without a worker (Airflow 3.3+; needs `deferrable`)
+    :param end_from_trigger: end with a success in the triggerer, without a worker (Airflow 3.3+; default:
+        whenever nothing is lost by it)
     :param poke_interval: seconds between two looks; when deferred, at most so many (default: 60 s,
-        deferred 15 s at most)
+        deferred 10 s, or 5 % of the time waited)
     """
 
     template_fields: Sequence[str] = ("prediction", "vace_conn_id", "save_to")
     template_fields_renderers: ClassVar[dict[str, str]] = {"prediction": "json"}
     ui_color = "#e9e3f7"
+    start_trigger_args = MappedStart()
 
     def __init__(  # noqa: PLR0913 - a DAG author's parameters
         self,
@@ -69,6 +78,8 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         cancel_on_kill: bool = False,
         save_to: str | ObjectStoragePath | None = None,
         save_in: SaveIn = "worker",
+        start_from_trigger: bool = False,
+        end_from_trigger: bool | None = None,
         poke_interval: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,9 +92,39 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         self.cancel_on_kill = cancel_on_kill
         self.save_to = save_to
         self.save_in = save_in
+        self.end_from_trigger = end_from_trigger
         checked_save_in(save_in, save_to, defers=deferrable)
         self._bound = None if poke_interval is None else self.poke_interval
         self._wait: Wait | None = None
+        checked_end(end_from_trigger, save_to, save_in)
+        self.start_from_trigger = start_from_trigger and self._can_start_there()
+
+    def _can_start_there(self) -> bool:
+        """Prepare to begin in the triggerer, where that can be; warn where this Airflow can't."""
+        if not self.deferrable or self.save_in == "triggerer":
+            raise ValueError("start_from_trigger needs deferrable=True and save_in='worker'")
+        if not can_end_tasks():
+            warnings.warn(
+                "start_from_trigger needs Airflow 3.3: the task defers from a worker instead", stacklevel=3
+            )
+            return False
+        source = source_of(self, self.prediction) if is_plain(self.vace_conn_id) else None
+        if source is None:
+            return False
+        kwargs = {
+            "source": source,
+            "vace_conn_id": self.vace_conn_id,
+            "timeout": self.timeout,
+            "poll_interval": self._bound,
+            "cancel_on_kill": self.cancel_on_kill,
+            "end_from_trigger": self.end_from_trigger,
+            "do_xcom_push": self.do_xcom_push,
+            "saves": self.save_to is not None or self._post_execute_hook is not None,
+        }
+        grace = timedelta(seconds=self.timeout + DEFERRAL_GRACE_SECONDS)
+        start = replace(type(self).start_trigger_args, trigger_kwargs=kwargs, timeout=grace)
+        self.start_trigger_args = start
+        return True
 
     def execute(self, context: Context) -> Any:
         self.enter(context)
@@ -139,10 +180,14 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         gave_up: int = 0,
     ) -> dict[str, Any]:
         """Go on after the triggerer: with the end, or by looking for ourselves."""
-        del context  # Airflow's signature
+        if isinstance(event, dict) and "execute" in event:
+            self.log.info("Nothing was begun in the triggerer: %s", event["execute"])
+            return self.look_then_defer(context)
         with translated(can_be_looked_at_again):
             prediction = Prediction.from_json(event)
             self._is_landed = bool(prediction.files)
+            if deadline is None and isinstance(event, dict):
+                deadline = event.get("deadline")
             deadline = time.time() if deadline is None else deadline
             wait = Wait(prediction=prediction, deadline=deadline, poll_interval=self._bound)
             return self._wait_on(wait, gave_up + 1)

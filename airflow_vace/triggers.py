@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.providers.common.compat.sdk import conf
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_vace.api import read_known, read_reference
 from airflow_vace.exceptions import excerpt
 from airflow_vace.hooks import VaceHook
+from airflow_vace.links import LINKS
 from airflow_vace.poller import join, leave
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
@@ -54,6 +58,9 @@ class VacePredictionTrigger(BaseTrigger):
     :param cancel_on_kill: cancel the prediction when a person ends the deferred task (Airflow 3.3+)
     :param destination: save a success here and now, as :class:`~airflow_vace.media.Destination` says in JSON;
         the event then has `files`
+    :param end_from_trigger: end the task with a success here, with its result in XCom, without a worker
+    :param do_xcom_push: whether the result goes to XCom then
+    :param not_before: hold what a worker goes on with until then, seconds since the epoch
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - kwargs of a stored trigger
@@ -64,6 +71,9 @@ class VacePredictionTrigger(BaseTrigger):
         poll_interval: float | None = None,
         cancel_on_kill: bool = False,  # noqa: FBT001, FBT002 - likewise
         destination: dict[str, Any] | None = None,
+        end_from_trigger: bool = False,  # noqa: FBT001, FBT002 - likewise
+        do_xcom_push: bool = True,  # noqa: FBT001, FBT002 - likewise
+        not_before: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.prediction = prediction
@@ -72,6 +82,9 @@ class VacePredictionTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.cancel_on_kill = cancel_on_kill
         self.destination = destination
+        self.end_from_trigger = end_from_trigger
+        self.do_xcom_push = do_xcom_push
+        self.not_before = not_before
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -83,24 +96,55 @@ class VacePredictionTrigger(BaseTrigger):
                 "poll_interval": self.poll_interval,
                 "cancel_on_kill": self.cancel_on_kill,
                 "destination": self.destination,
+                "end_from_trigger": self.end_from_trigger,
+                "do_xcom_push": self.do_xcom_push,
+                "not_before": self.not_before,
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         # The poller is left before the event: what comes after a yield can be cut off.
-        payload = await self._wait()
-        yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
+        prediction = await self._end()
+        if await self._succeeds(prediction):
+            yield TaskSuccessEvent()
+            return
+        # In dag.test() there is no worker that may not have ended yet.
+        if self.not_before is not None and self.task_instance is not None:
+            await asyncio.sleep(max(self.not_before - time.time(), 0.0))
+        yield TriggerEvent(prediction.payload())  # type: ignore[no-untyped-call]
 
-    async def _wait(self) -> dict[str, Any]:
+    async def _end(self) -> Prediction:
         poller = join(self.vace_conn_id)
         try:
             prediction = await poller.until_over(
                 self.prediction, deadline=self.deadline, poll_interval=self.poll_interval, tell=self._tell
             )
-            saved = await self._saved(poller.hook, prediction)
+            return await self._saved(poller.hook, prediction)
         finally:
             await leave(poller)
-        return saved.payload()
+
+    async def _succeeds(self, prediction: Prediction) -> bool:
+        """Leave the result where a worker would, if the task can end with it here and now."""
+        ti = self.task_instance
+        is_success = prediction.status is PredictionStatus.SUCCEEDED and bool(prediction.output_urls)
+        is_whole = is_success and not any(url[:5].lower() == "data:" for url in prediction.output_urls)
+        if ti is None or not self.end_from_trigger or not is_whole:
+            return False
+        if self.destination is not None and not prediction.files:
+            return False
+        try:
+            from airflow.sdk.execution_time.xcom import XCom
+
+            results: dict[str, Any] = {link.xcom_key: link.of(prediction) for link in LINKS}
+            if self.do_xcom_push:
+                results["return_value"] = prediction.payload()
+            where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id}
+            for key, value in results.items():
+                await XCom.aset(key=key, value=value, map_index=ti.map_index, **where)
+        except Exception as error:  # noqa: BLE001 - Airflow's own trouble, of any kind
+            self.log.warning("The result could not be left here, a worker does it: %s", excerpt(str(error)))
+            return False
+        return True
 
     def _tell(self, news: str, is_warning: bool) -> None:  # noqa: FBT001 - as the poller calls it
         self.log.log(logging.WARNING if is_warning else logging.INFO, "%s", news)
@@ -136,6 +180,8 @@ class VacePredictionTrigger(BaseTrigger):
         await asyncio.shield(task)
 
     async def _cancel_if_killed(self) -> None:
+        if self.prediction is None:
+            return
         identifier, _ = read_reference(self.prediction)
         try:
             state = await aread_state(self.task_instance) if self.task_instance else UNKNOWN
@@ -147,3 +193,120 @@ class VacePredictionTrigger(BaseTrigger):
             return
         async with VaceHook(self.vace_conn_id) as hook:
             await hook.astop_prediction(read_known(self.prediction))
+
+
+# How long a triggerer may take to be told an XCom; it tells them one by one, and at first it is slow.
+_LONGEST_SEARCH = 300.0
+
+
+class VacePredictionStartTrigger(VacePredictionTrigger):
+    """Begin a sensor in the triggerer: find its prediction, then wait as :class:`VacePredictionTrigger` does.
+
+    What can't be found here is a worker's: the event is then `{"execute": why}`.
+
+    :param source: where the prediction is, from :func:`airflow_vace.workerless.source_of`; None for a mapped
+        task, which has all the rest in its serialised form too
+    :param timeout: of the sensor, in seconds from its beginning
+    :param end_from_trigger: None for whenever nothing is lost by it
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - kwargs of a stored trigger
+        self,
+        source: dict[str, Any] | None = None,
+        vace_conn_id: str = "vace_default",
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        cancel_on_kill: bool = False,  # noqa: FBT001, FBT002 - likewise
+        end_from_trigger: bool | None = None,  # noqa: FBT001 - likewise
+        do_xcom_push: bool = True,  # noqa: FBT001, FBT002 - likewise
+        saves: bool = False,  # noqa: FBT001, FBT002 - likewise
+    ) -> None:
+        super().__init__(
+            None,
+            vace_conn_id,
+            poll_interval=poll_interval,
+            cancel_on_kill=cancel_on_kill,
+            do_xcom_push=do_xcom_push,
+        )
+        self.source = source
+        self.timeout = timeout
+        self.asked_to_end = end_from_trigger
+        self.saves = saves
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            "airflow_vace.triggers.VacePredictionStartTrigger",
+            {
+                "source": self.source,
+                "vace_conn_id": self.vace_conn_id,
+                "timeout": self.timeout,
+                "poll_interval": self.poll_interval,
+                "cancel_on_kill": self.cancel_on_kill,
+                "end_from_trigger": self.asked_to_end,
+                "do_xcom_push": self.do_xcom_push,
+                "saves": self.saves,
+            },
+        )
+
+    def render_template_fields(self, *_: Any, **__: Any) -> None:
+        """Render nothing: a template may ask Airflow what it never answers a triggerer."""
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        try:
+            async with asyncio.timeout(_LONGEST_SEARCH):
+                await self._prepare()
+        except Exception as error:  # noqa: BLE001 - whatever it is, a worker has other ways
+            why = excerpt(str(error)) or type(error).__name__
+            self.log.info("A worker begins this task: %s", why)
+            yield TriggerEvent({"execute": why})  # type: ignore[no-untyped-call]
+            return
+        async for event in super().run():
+            if event.payload and isinstance(event.payload, dict):
+                event.payload["deadline"] = self.deadline
+            yield event
+
+    async def _prepare(self) -> None:
+        """Find out what is waited for, and how, as a worker would.
+
+        :raises Exception: if that takes a worker
+        """
+        from airflow_vace.workerless import NotHere, found, lost_by_ending, started_at
+
+        ti = self.task_instance
+        task: Any = self.task
+        if ti is None or task is None:
+            raise NotHere("this Airflow does not tell a trigger its task")
+        if self.source is None:
+            self._take_arguments(task.partial_kwargs)
+        prediction = await found(self.source or {}, ti)
+        read_reference(prediction)
+        self.prediction = prediction
+        started = started_at(task, getattr(self, "timeout_after", None)) or time.time()
+        self.deadline = None if self.timeout is None else started + self.timeout
+        lost = lost_by_ending(task, ti.map_index)
+        self.end_from_trigger = not (self.asked_to_end is False or self.saves or lost)
+        if lost and self.asked_to_end:
+            self.log.warning("A worker ends this task, since %s would be lost here", ", ".join(lost))
+
+    def _take_arguments(self, given: dict[str, Any]) -> None:
+        """Take from a mapped task what its operator would be made with.
+
+        :raises Exception: if that takes a worker
+        """
+        from airflow_vace.workerless import NotHere, is_plain
+
+        if not given.get("deferrable", conf.getboolean("operators", "default_deferrable", fallback=False)):
+            raise NotHere("it is not deferrable")
+        self.vace_conn_id = given.get("vace_conn_id", self.vace_conn_id)
+        if not is_plain(self.vace_conn_id):
+            raise NotHere("its connection is a template")
+        timeout = given.get("timeout", conf.getfloat("sensors", "default_timeout"))
+        interval = given.get("poke_interval")
+        self.timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
+        self.poll_interval = interval.total_seconds() if isinstance(interval, timedelta) else interval
+        self.cancel_on_kill = bool(given.get("cancel_on_kill", False))
+        self.asked_to_end = given.get("end_from_trigger")
+        self.do_xcom_push = bool(given.get("do_xcom_push", True))
+        self.saves = given.get("save_to") is not None
+        if given.get("save_in") == "triggerer":
+            raise NotHere("it saves in the triggerer, to a place that a worker renders")

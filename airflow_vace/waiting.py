@@ -25,7 +25,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
     excerpt,
 )
-from airflow_vace.links import PredictionOutputLink, PredictionPageLink
+from airflow_vace.links import LINKS
 from airflow_vace.polling import Backoff, Final, GiveUp, LookAgain, Wait, is_passing, is_refusal, read_end
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task_state import RUNNING, is_ended, read_state
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 # How long after its deadline a deferred task is woken by Airflow if no triggerer does it.
 DEFERRAL_GRACE_SECONDS = 300.0
 
+# A task that is resumed while its first leg's end is still on its way to the scheduler is failed by it, as
+# "finished with state success" although it was queued; seen up to some seconds after the deferral.
+RESUME_AFTER_SECONDS = 10.0
+
 # How often a wait goes back to a triggerer that gave it up: its machine may lack what this one has.
 MOST_DEFERRALS = 3
 
@@ -55,12 +59,13 @@ _MOST_LOOKS_FOR_OUTPUT = 4
 class WaitsForPrediction(BaseOperator):
     """Base of the tasks that wait for a prediction; not for use in a DAG."""
 
-    operator_extra_links = (PredictionPageLink(), PredictionOutputLink())
+    operator_extra_links = LINKS
 
     vace_conn_id: str
     save_to: Any
     save_in: SaveIn
     cancel_on_kill: bool
+    end_from_trigger: bool | None
     _prediction: Prediction | None = None
     _ti: Any = None
     _outlet_events: Any = None
@@ -160,11 +165,28 @@ class WaitsForPrediction(BaseOperator):
                 poll_interval=wait.poll_interval,
                 cancel_on_kill=self.cancel_on_kill,
                 destination=destination.as_json() if destination else None,
+                end_from_trigger=self._may_end_there(),
+                do_xcom_push=self.do_xcom_push,
+                not_before=time.time() + RESUME_AFTER_SECONDS,
             ),
             method_name="execute_complete",
             kwargs={"deadline": wait.deadline, "gave_up": gave_up},
             timeout=None if left is None else timedelta(seconds=left + DEFERRAL_GRACE_SECONDS),
         )
+
+    def _may_end_there(self) -> bool:
+        """Whether a success may end in the triggerer: if asked for, or by itself, but never at a loss."""
+        from airflow_vace.workerless import can_end_tasks, lost_by_ending
+
+        if self.end_from_trigger is False or (self.end_from_trigger is None and self.save_to):
+            return False
+        if not can_end_tasks():
+            lost = ["its result, with Airflow below 3.3,"]
+        else:
+            lost = lost_by_ending(self, getattr(self._ti, "map_index", -1))
+        if lost and self.end_from_trigger:
+            self.log.warning("A worker ends this task, since %s would be lost without it", ", ".join(lost))
+        return not lost
 
     def result_of(self, prediction: Prediction) -> dict[str, Any]:
         """Return the payload of a prediction that has ended well, saved if that was asked for.
@@ -339,6 +361,17 @@ def checked_save_in(save_in: object, save_to: object, *, defers: bool) -> None:
     if save_in == "triggerer" and (save_to is None or not defers):
         raise ValueError(
             "save_in='triggerer' needs save_to, and a task that waits in the triggerer: deferrable=True"
+        )
+
+
+def checked_end(end_from_trigger: bool | None, save_to: object, save_in: object) -> None:  # noqa: FBT001
+    """Raise ValueError, at import of the DAG, for an end in the triggerer that would lose the video."""
+    if end_from_trigger not in (None, True, False):
+        raise ValueError(f"end_from_trigger is {end_from_trigger!r}; it must be True, False or None")
+    if end_from_trigger and save_to is not None and save_in != "triggerer":
+        raise ValueError(
+            "end_from_trigger=True leaves no worker to save the video: add save_in='triggerer', or leave it"
+            " out, which ends there whenever nothing is lost"
         )
 
 

@@ -59,7 +59,15 @@ ROOMS = (
         "ledger",
         "media",
     ),
-    *("task_state", "poller", "triggers", "links", "waiting", "submission", "operators", "sensors"),
+    *(
+        *("task_state", "workerless", "links"),
+        "poller",
+        "triggers",
+        "waiting",
+        "submission",
+        "operators",
+        "sensors",
+    ),
 )
 
 

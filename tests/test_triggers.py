@@ -74,6 +74,9 @@ def test_a_trigger_is_made_from_any_kwargs_without_a_check() -> None:
             "poll_interval": None,
             "cancel_on_kill": False,
             "destination": None,
+            "end_from_trigger": False,
+            "do_xcom_push": True,
+            "not_before": None,
         }
 
 
