@@ -26,6 +26,7 @@ from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from airflow_vace.prediction import Prediction
 
@@ -210,6 +211,9 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
     :param end_from_trigger: None for whenever nothing is lost by it
     """
 
+    # Set by the triggerer: when Airflow ends the wait by itself.
+    timeout_after: datetime | None = None
+
     def __init__(  # noqa: PLR0913, PLR0917 - kwargs of a stored trigger
         self,
         source: dict[str, Any] | None = None,
@@ -281,7 +285,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
         prediction = await found(self.source or {}, ti)
         read_reference(prediction)
         self.prediction = prediction
-        started = started_at(task, getattr(self, "timeout_after", None)) or time.time()
+        started = started_at(task, self.timeout_after) or time.time()
         self.deadline = None if self.timeout is None else started + self.timeout
         lost = lost_by_ending(task, ti.map_index)
         self.end_from_trigger = not (self.asked_to_end is False or self.saves or lost)

@@ -82,8 +82,6 @@ async def found(source: Mapping[str, Any], ti: Any) -> Any:
     if "argument" in source:
         group = next(iter(task.iter_mapped_task_groups()))
         return await _element(group._expand_input, source["argument"], ti)  # noqa: SLF001 - as above
-    if list(task.iter_mapped_task_groups()):
-        raise NotHere("the task is mapped within a mapped task group")
     return await _element(getattr(task, "expand_input", None), "prediction", ti)
 
 

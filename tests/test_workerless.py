@@ -1,0 +1,214 @@
+"""Waits that begin and end in the triggerer, in a real Airflow: what is found, and what goes to a worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_vace.emulator import Emulator
+from airflow_vace.hooks import VaceHook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cluster import Airflow
+
+pytestmark = [
+    pytest.mark.crash,
+    pytest.mark.skipif(not os.environ.get("VACE_CRASH"), reason="VACE_CRASH is not set: takes minutes"),
+]
+
+FINDS = """
+from airflow.sdk import DAG, task, task_group
+from airflow_vace.operators import VacePredictionOperator
+from airflow_vace.sensors import VacePredictionSensor
+
+FOX = {"prompt": "a fox", "frame_num": 5}
+HERE = {"start_from_trigger": True, "deferrable": True, "poke_interval": 1.0, "timeout": 300}
+
+with DAG("finds", schedule=None) as dag:
+    submit = VacePredictionOperator(task_id="submit", input=FOX)
+    several = VacePredictionOperator.partial(task_id="several").expand(input=[FOX, FOX, FOX])
+
+    @task
+    def gather(predictions):
+        return [prediction["id"] for prediction in predictions]
+
+    listed = gather(several.output)
+
+    VacePredictionSensor(task_id="plain", prediction="@0", **HERE)
+    VacePredictionSensor(task_id="payload", prediction={"id": "@1", "status": "starting"}, **HERE)
+    one = VacePredictionSensor(task_id="xcom", prediction=submit.output, **HERE)
+    each = VacePredictionSensor.partial(task_id="mapped", **HERE).expand(prediction=several.output)
+    VacePredictionSensor.partial(task_id="over_a_list", **HERE).expand(prediction=listed)
+    VacePredictionSensor.partial(task_id="over_literals", **HERE).expand(prediction=["@2", "@3"])
+
+    @task_group
+    def group(number):
+        made = VacePredictionOperator(task_id="made", input=FOX)
+        VacePredictionSensor(task_id="wait", prediction=made.output, **HERE)
+
+    @task_group
+    def handed(prediction):
+        VacePredictionSensor(task_id="argument", prediction=prediction, **HERE)
+
+    group.expand(number=[1, 2])
+    handed.expand(prediction=["@4", "@5"])
+
+    submit >> VacePredictionSensor(
+        task_id="by_template", prediction="{{ ti.xcom_pull('submit')['id'] }}", **HERE
+    )
+    stripped = listed.map(lambda p: p.strip())
+    VacePredictionSensor.partial(task_id="by_function", **HERE).expand(prediction=stripped)
+    VacePredictionSensor.partial(task_id="over_two", **HERE).expand(
+        prediction=["@2"], save_to=["/tmp/vace-over-two/"]
+    )
+    VacePredictionSensor(task_id="saved", prediction="@0", save_to="/tmp/vace-saved/", **HERE)
+    VacePredictionSensor(task_id="nonsense", prediction=["@0"], **HERE)
+    VacePredictionSensor(task_id="failed", prediction="@9", **HERE)
+
+    @task
+    def use(prediction):
+        assert prediction["status"] == "succeeded", prediction
+        return prediction["id"]
+
+    use(one.output)
+    use.override(task_id="use_each").expand(prediction=each.output)
+"""
+MANY = """
+import json
+from airflow.sdk import DAG
+from airflow_vace.sensors import VacePredictionSensor
+
+with DAG("many", schedule=None):
+    VacePredictionSensor.partial(
+        task_id="wait", start_from_trigger=True, deferrable=True, timeout=900, retries=0
+    ).expand(prediction=json.loads(open(__file__ + ".ids").read()))
+"""
+SENSORS = 2000
+
+WITHOUT_WORKER = {
+    "plain",
+    "payload",
+    "xcom",
+    "mapped",
+    "over_a_list",
+    "over_literals",
+    "group.wait",
+    "handed.argument",
+}
+WITH_WORKER = {"by_template", "by_function", "over_two", "saved"}
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    with Emulator(time_scale=0.3) as running:
+        os.environ["AIRFLOW_CONN_VACE_DEFAULT"] = running.connection
+        yield running
+    del os.environ["AIRFLOW_CONN_VACE_DEFAULT"]
+
+
+@pytest.fixture(scope="module")
+def airflow(emulator: Emulator) -> Iterator[Airflow]:
+    from cluster import Airflow, postgres
+
+    known = [VaceHook().create_prediction({"prompt": "an otter", "frame_num": 5}).id for _ in range(9)]
+    emulator.faults.add(outcome={"status": "failed", "error": "E1001 out of memory"}, method="POST")
+    known.append(VaceHook().create_prediction({"prompt": "an otter", "frame_num": 5}).id)
+    finds = FINDS
+    for number, identifier in enumerate(known):
+        finds = finds.replace(f"@{number}", identifier)
+    many = []
+    for number in range(SENSORS):
+        values = {"prompt": f"fox {number}", "frame_num": 5}
+        run = emulator.world.create(values, model="prunaai/vace-14b", version=None, now=time.time())
+        run.timeline.boot = 1e6
+        many.append(run.id)
+    dags = {"finds": finds, "many": MANY}
+    settings: dict[str, Any] = {
+        "AIRFLOW__CORE__MAX_MAP_LENGTH": "4000",
+        "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4000",
+        "AIRFLOW__TRIGGERER__CAPACITY": "4000",
+    }
+    connections = {"vace_default": emulator.connection}
+    with postgres() as database, Airflow(database, dags, connections, **settings) as running:
+        (running.home / "dags" / "many.py.ids").write_text(json.dumps(many))
+        running.known = known  # type: ignore[attr-defined]
+        yield running
+
+
+def ended(airflow: Airflow, dag_id: str, run_id: str, seconds: float = 300) -> list[dict[str, Any]]:
+    from cluster import until
+
+    until(lambda: airflow.run_state(dag_id, run_id) in ("success", "failed"), seconds)
+    return airflow.tasks(dag_id, run_id)
+
+
+def test_what_a_triggerer_can_find_needs_no_worker_and_all_else_goes_to_one(airflow: Airflow) -> None:
+    airflow.wait_for_dags("finds")
+    tasks = ended(airflow, "finds", airflow.trigger("finds", "r"))
+    states = {(ti["task_id"], ti["map_index"]): ti["state"] for ti in tasks}
+    bad = {key for key, state in states.items() if state != "success"}
+    assert bad == {("nonsense", -1), ("failed", -1)}
+    for ti in tasks:
+        if ti["task_id"] in WITHOUT_WORKER:
+            assert ti["pid"] is None, f"{ti['task_id']} ran on a worker"
+        if ti["task_id"] in WITH_WORKER:
+            assert ti["pid"] is not None, f"{ti['task_id']} ran without a worker"
+    known = airflow.known  # type: ignore[attr-defined]
+    assert airflow.xcom("finds", "r", "plain")["id"] == known[0]
+    assert airflow.xcom("finds", "r", "payload")["id"] == known[1]
+    assert airflow.xcom("finds", "r", "use") == airflow.xcom("finds", "r", "submit")["id"]
+    log = airflow.log("finds", "r", "failed", 1)
+    assert "E1001" in log
+    assert "is no prediction" in airflow.log("finds", "r", "nonsense", 1)
+
+
+def test_thousands_of_sensors_wait_in_one_triggerer_and_outlive_its_death(
+    airflow: Airflow, emulator: Emulator
+) -> None:
+    from cluster import until
+
+    airflow.wait_for_dags("many")
+    run_id = airflow.trigger("many", "r")
+
+    def waiting() -> set[str]:
+        return {seen.path.rsplit("/", 1)[1] for seen in emulator.requests[begun:] if seen.method == "GET"}
+
+    begun = len(emulator.requests)
+    until(lambda: len(waiting()) >= SENSORS, 300, every=2)
+    blocked = (airflow.home / "triggerer.log").read_text().count("async thread was blocked")
+    airflow.kill("triggerer")
+    begun = len(emulator.requests)
+    airflow.start("triggerer-2")
+    until(lambda: len(waiting()) >= SENSORS, 300, every=2)
+    # They end over a minute, as they would.
+    now = time.time()
+    for number, run in enumerate(emulator.world.runs.values()):
+        if run.timeline.boot == 1e6:
+            run.timeline.boot = now + 5 + 60 * number / SENSORS - run.timeline.created
+    tasks = ended(airflow, "many", run_id, 600)
+    blocked += (airflow.home / "triggerer-2.log").read_text().count("async thread was blocked")
+    late = sorted(
+        datetime.fromisoformat(ti["end_date"]).timestamp() - ended_at
+        for ti, ended_at in zip(
+            sorted(tasks, key=lambda ti: ti["map_index"]), _ends(emulator, airflow), strict=True
+        )
+    )
+    print(f"\n{len(tasks)} sensors, late by {late[len(late) // 2]:.1f} s (median), {late[-1]:.1f} s (most)")
+    print(f"loop reported blocked {blocked} times")
+    assert len(tasks) == SENSORS
+    assert {ti["state"] for ti in tasks} == {"success"}
+    assert all(ti["pid"] is None for ti in tasks)
+    assert blocked == 0
+
+
+def _ends(emulator: Emulator, airflow: Airflow) -> list[float]:
+    """Return when each of the many predictions ended, in the order of the sensors."""
+    identifiers = json.loads((airflow.home / "dags" / "many.py.ids").read_text())
+    return [emulator.world.runs[identifier].ended for identifier in identifiers]
