@@ -61,6 +61,9 @@ _LEAST_TICKS = 8
 ROUND_SECONDS = 1.0
 LONGEST_ROUND = 10.0
 
+# Entries of the heap, for each wait, before those are thrown out that pages have made out of date.
+_MOST_STALE = 8
+
 # Lines a second, of all waits together: a triggerer's loop stands still while it writes them.
 _LINES_AT_A_TIME = 5
 _LINES_SECONDS = 0.1
@@ -71,13 +74,13 @@ class Member:
 
     __slots__ = (
         *("_context", "_request", "_settings", "_tell"),
-        *("due", "is_unlisted", "look", "over", "told", "wait"),
+        *("is_unlisted", "look", "over", "told", "turn", "wait"),
     )
 
     def __init__(self, wait: Wait, tell: Callable[[str, bool], None]) -> None:
         self.wait = wait
-        # When it is looked at next, by the loop's clock; what the heap says else is out of date.
-        self.due = 0.0
+        # The number of its entry in the heap; all others of it are out of date.
+        self.turn = -1
         # Whether the list has not shown it, so that it is looked at by itself.
         self.is_unlisted = False
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -168,9 +171,11 @@ class Poller:
         same.discard(member)
         if not same:
             self._members.pop(member.wait.prediction.id, None)
-        if member.look is not None:
-            member.look.cancel()
         member.over.cancel()
+        look, member.look = member.look, None
+        if look is not None:  # it may not have begun, and then never ends by itself
+            look.cancel()
+            self._forget(look)
 
     async def close(self) -> None:
         """Stop, and leave nothing behind."""
@@ -214,23 +219,26 @@ class Poller:
 
     def _put(self, member: Member, seconds: float) -> None:
         """Have a wait looked at in so many seconds, and no earlier."""
-        member.due = asyncio.get_running_loop().time() + seconds
+        due = asyncio.get_running_loop().time() + seconds
         if seconds > _LEAST_TICKS * _TICK_SECONDS:
-            member.due -= member.due % _TICK_SECONDS
-        heapq.heappush(self._queue, (member.due, next(self._order), member))
+            due -= due % _TICK_SECONDS
+        member.turn = next(self._order)
+        heapq.heappush(self._queue, (due, member.turn, member))
+        if len(self._queue) > _MOST_STALE * (len(self._members) + 1):
+            self._queue = [entry for entry in self._queue if entry[1] == entry[2].turn]
+            heapq.heapify(self._queue)
         if self._queue[0][2] is member:
             self._wake.set()
 
-    def _is_current(self, due: float, member: Member) -> bool:
-        return due == member.due and member.look is None and not member.over.done()
+    def _is_current(self, turn: int, member: Member) -> bool:
+        return turn == member.turn and member.look is None and not member.over.done()
 
     def _start_looks(self, now: float) -> float | None:
         """Start the looks that are due; return the seconds until there is more to do, None if nothing is."""
-        queue = self._queue
-        while queue:
-            due, _, member = queue[0]
-            if not self._is_current(due, member):
-                heapq.heappop(queue)
+        while self._queue:
+            due, turn, member = self._queue[0]
+            if not self._is_current(turn, member):
+                heapq.heappop(self._queue)
                 continue
             if due > now:
                 return due - now
@@ -249,7 +257,7 @@ class Poller:
                     return self._next_round - now
                 self._start_round(now)
                 continue
-            heapq.heappop(queue)
+            heapq.heappop(self._queue)
             self._start_look(member, now)
         return None
 
@@ -261,8 +269,8 @@ class Poller:
     def _end_overdue(self, now: float) -> None:
         """End waits whose deadline passes while nothing may be asked."""
         wall = time.time()
-        for due, _, member in self._queue:
-            if due <= now and self._is_current(due, member) and member.wait.overdue(wall):
+        for due, turn, member in self._queue:
+            if due <= now and self._is_current(turn, member) and member.wait.overdue(wall):
                 member.over.set_result(None)
 
     def _has_place(self, now: float) -> bool:
@@ -299,10 +307,14 @@ class Poller:
         finally:
             look, member.look = member.look, None
             if look is not None:
-                del self._looks[look]
-                self._slow.discard(look)
-            if self._is_stuck:
-                self._wake.set()
+                self._forget(look)
+
+    def _forget(self, look: asyncio.Task[None]) -> None:
+        """Give the place of a look to another."""
+        del self._looks[look]
+        self._slow.discard(look)
+        if self._is_stuck:
+            self._wake.set()
 
     def _settle(self, member: Member, decision: Decision) -> None:
         """Act on a decision: have it looked at again, or end the wait; and tell what is new."""
@@ -378,8 +390,8 @@ class Poller:
         """Ask for pages in place of all looks that are due, or nearly so; few are looked at by themselves."""
         due = []
         while self._queue and self._queue[0][0] <= now + ROUND_SECONDS / 2:
-            at, _, member = heapq.heappop(self._queue)
-            if self._is_current(at, member):
+            _, turn, member = heapq.heappop(self._queue)
+            if self._is_current(turn, member):
                 due.append(member)
         self._next_round = now + ROUND_SECONDS
         if self._pages.is_worth(len(due)):

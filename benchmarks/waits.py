@@ -1,6 +1,6 @@
 """What many waits cost in a triggerer, by us and by the stock ways, side by side in one run.
 
-Run with `uv run --group peers python benchmarks/waits.py` (all, half an hour), or name scenarios:
+Run with `uv run python benchmarks/waits.py` (all, half an hour), or name scenarios:
 `looks memory scale limiter lookups lateness`. Each way runs in a process of its own, one after the other
 and in turns; the vendor is another process, over TLS on loopback, which counts what it was asked. Medians
 of the rounds, with the spread in brackets.

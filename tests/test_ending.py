@@ -296,9 +296,8 @@ def over_xcom() -> DAG:
         VacePredictionSensor.partial(task_id="mapped", **HERE).expand(prediction=several.output)
         VacePredictionSensor.partial(task_id="listed", **HERE).expand(prediction=submit.output)
         VacePredictionSensor.partial(task_id="literal", **HERE).expand(prediction=["abc", "{{ x }}"])
-        VacePredictionSensor.partial(task_id="function", **HERE).expand(
-            prediction=submit.output.map(lambda p: str(p))
-        )
+        ids = submit.output.map(lambda prediction: prediction["id"])
+        VacePredictionSensor.partial(task_id="function", **HERE).expand(prediction=ids)
         VacePredictionSensor.partial(task_id="two", **HERE).expand(prediction=["abc"], vace_conn_id=["c"])
         VacePredictionSensor.partial(task_id="conn", vace_conn_id="{{ x }}", **HERE).expand(prediction=["a"])
         poking = {**HERE, "deferrable": False}

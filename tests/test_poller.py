@@ -75,6 +75,12 @@ async def settled(server: Emulator, condition: Callable[[], bool]) -> None:
     await asyncio.to_thread(server.wait_for, condition)
 
 
+def end_all(server: Emulator) -> None:
+    """Let every prediction have ended."""
+    for each in server.world.runs.values():
+        each.timeline.boot = each.timeline.step = each.timeline.load = each.timeline.decode = 0.0
+
+
 def looked_at(server: Emulator, prediction: Prediction) -> int:
     return sum(seen.method == "GET" and prediction.id in seen.path for seen in server.requests)
 
@@ -213,6 +219,27 @@ def test_a_wait_that_is_cut_off_leaves_nothing_behind_and_the_others_go_on(slow_
         assert looked_at(slow_emulator, first) == 1
         slow_emulator.faults.add(method="GET", patch=DONE, times=None)
         return await staying
+
+    assert run(cut_off())["id"] == second.id
+
+
+def test_a_look_that_is_cut_off_before_it_began_keeps_nobody_s_place(slow_emulator: Emulator) -> None:
+    first, second = submitted(2)
+
+    async def cut_off() -> dict[str, Any]:
+        mine = poller.join("vace_default")
+        for _ in range(poller.MOST_LOOKS + 5):
+            wait = asyncio.create_task(event_of(first))
+            await asyncio.sleep(0)  # it joins
+            await asyncio.sleep(0)  # its look is a task, and has not begun
+            assert mine._looks
+            wait.cancel()
+            await asyncio.gather(wait, return_exceptions=True)
+            assert not mine._looks
+        slow_emulator.faults.add(method="GET", patch=DONE, times=None)
+        found = await event_of(second)
+        await poller.leave(mine)
+        return found
 
     assert run(cut_off())["id"] == second.id
 
@@ -364,7 +391,7 @@ def test_a_limit_loses_nobody_and_is_hardly_ever_met(
         async def all_of_them() -> list[dict[str, Any]]:
             waits = [asyncio.create_task(event_of(each, poll_interval=0.5)) for each in created]
             await asyncio.sleep(1.5)  # what a limit lets through is a matter of time
-            server.faults.add(method="GET", patch=DONE, path="*/predictions/*", times=None)
+            end_all(server)
             return await asyncio.gather(*waits)
 
         assert {event["status"] for event in run(all_of_them())} == {"succeeded"}
@@ -475,8 +502,7 @@ async def wait_for_all(server: Emulator, created: list[Prediction], pages: int) 
     """Wait for all, until so many pages were asked for; then let them end."""
     waits = [asyncio.create_task(event_of(each, poll_interval=0.2)) for each in created]
     await settled(server, lambda: asked(server)[0] >= pages)
-    for run_ in server.world.runs.values():
-        run_.timeline.boot = run_.timeline.step = run_.timeline.load = run_.timeline.decode = 0.0
+    end_all(server)
     return await asyncio.gather(*waits)
 
 
@@ -505,6 +531,26 @@ def test_a_gateway_is_asked_for_pages_only_if_its_connection_says_so(
     assert asked(slow_emulator)[0] == 0
     connect(slow_emulator.connection_to(lists=True))
     run(wait_until(lambda: asked(slow_emulator)[0] >= 3))
+
+
+def test_the_queue_does_not_grow_with_what_is_put_off_again_and_again(slow_emulator: Emulator) -> None:
+    created = submitted(3)
+
+    async def go() -> int:
+        mine = poller.join("vace_default")
+        waits = [asyncio.create_task(event_of(each)) for each in created]
+        await settled(slow_emulator, lambda: all(looked_at(slow_emulator, each) for each in created))
+        for _ in range(100):
+            for member in [each for same in mine._members.values() for each in same]:
+                mine._put(member, 60.0)
+        longest = len(mine._queue)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        await poller.leave(mine)
+        return longest
+
+    assert 3 <= run(go()) <= 40
 
 
 def test_what_the_pages_do_not_show_is_looked_at_by_itself(listing: Emulator) -> None:

@@ -305,3 +305,13 @@ def test_percent_never_exceeds_a_hundred() -> None:
 @given(st.text() | st.from_regex(r"[0-9 %|/\[\]<:,\rits.]{0,200}"))
 def test_no_logs_break_the_reading(logs: str) -> None:
     Progress.from_logs(logs)
+
+
+def test_only_the_newest_few_hundred_bars_are_read() -> None:
+    step, decode = "20%|█| 10/50 [00:10<00:40, 1.00s/it]\n", "50%|█| 5/10 [00:05<00:05, 1.00s/it]\r"
+    near = Progress.from_logs(step + decode * 100, 50)
+    far = Progress.from_logs(step + decode * 1000, 50)
+    assert near is not None
+    assert (near.step, near.is_of_steps) == (10, True)
+    assert far is not None
+    assert (far.step, far.is_of_steps) == (5, False)

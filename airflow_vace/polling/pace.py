@@ -21,6 +21,8 @@ USUAL_HOLD = 1.0
 _MOST_FAILURES = 6
 FIRST_PROBE = 1.0
 LAST_PROBE = 30.0
+# Answers within so many seconds are counted as one moment's.
+_COUNTED_TOGETHER = 0.1
 # Requests that may be sent at once after a pause.
 _BURST = 4
 
@@ -69,7 +71,7 @@ class Pace:
         """Note an answer, whatever it says of a prediction."""
         self._failures, self._probe_after, self._is_probing = 0, FIRST_PROBE, False
         self._failing.clear()
-        if self._answers and now - self._answers[-1][0] < 1.0:
+        if self._answers and now - self._answers[-1][0] < _COUNTED_TOGETHER:
             first, count = self._answers[-1]
             self._answers[-1] = (first, count + 1)
         else:
