@@ -205,6 +205,17 @@ def test_a_limit_that_nobody_told_is_learned_from_its_first_refusals(limit: floa
     assert answered >= 0.55 * limit * 120
 
 
+def test_a_limit_that_others_had_used_up_is_not_taken_for_a_small_one() -> None:
+    random.seed(4)
+    pace = Pace()
+    for number in range(7):
+        pace.answered(number / 1000)
+    pace.refused(0.01, 1.0)
+    answered, refused = drive(pace, 120.0, 50.0)
+    assert answered >= 0.7 * 50 * 120
+    assert refused <= 0.01 * answered
+
+
 def test_a_limit_that_is_known_is_kept_from_the_start() -> None:
     answered, refused = drive(Pace(50.0), 120.0, 50.0)
     assert refused == 0

@@ -10,7 +10,9 @@ from airflow_vace.polling.backoff import LONGEST_RETRY_AFTER
 # What is used of a limit: others may share the account.
 _SHARE_OF_LIMIT = 0.9
 _LEAST_RATE = 0.5
-# After a limit was met: how soon, and by how much, a little more is tried.
+# After a limit was met: how soon, and by how much, a little more is tried; at first, and once it is known.
+_FIRST_PATIENCE = 1.0
+_FIRST_GROWTH = 1.3
 _PATIENCE = 15.0
 _GROWTH = 1.05
 # Beyond what was refused last nothing is tried for so long.
@@ -92,8 +94,12 @@ class Pace:
         window = max(hold, 1.0)
         came = sum(count for moment, count in self._answers if now - moment <= window)
         through = max(came / window, _LEAST_RATE)
-        before = through if self.rate is None else min(self.rate, max(through, self.rate / 2))
-        self._ceiling, self._refused_at, self._raised_at = before, now, now
+        if self.rate is None:
+            # A burst met it, and how much of it was used up before is not known: felt for from below.
+            before, self._ceiling = through, float("inf")
+        else:
+            before = self._ceiling = min(self.rate, max(through, self.rate / 2))
+        self._refused_at = self._raised_at = now
         self.rate = max(before * _SHARE_OF_LIMIT, _LEAST_RATE)
 
     def failed(self, now: float, prediction_id: str) -> None:
@@ -108,10 +114,12 @@ class Pace:
             self._probe_after = min(self._probe_after * 2, LAST_PROBE)
 
     def _try_more(self, now: float) -> None:
-        if self.rate is None or now - self._raised_at < _PATIENCE or now - self._refused_at < _PATIENCE:
+        is_felt_for = self._ceiling == float("inf")
+        patience, growth = (_FIRST_PATIENCE, _FIRST_GROWTH) if is_felt_for else (_PATIENCE, _GROWTH)
+        if self.rate is None or now - self._raised_at < patience or now < self._held_until:
             return
         self._raised_at = now
-        more = self.rate * _GROWTH
+        more = self.rate * growth
         if more > self._ceiling * _SHARE_OF_LIMIT and now - self._refused_at < _LONG_PATIENCE:
             return
         self.rate = more if self._most is None else min(more, self._most)
