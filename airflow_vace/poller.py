@@ -65,7 +65,7 @@ LONGEST_ROUND = 10.0
 _MOST_STALE = 8
 
 # Lines a second, of all waits together: a triggerer's loop stands still while it writes them.
-_LINES_AT_A_TIME = 5
+_LINES_AT_A_TIME = 3
 _LINES_SECONDS = 0.1
 
 

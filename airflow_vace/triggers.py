@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
@@ -18,9 +19,7 @@ from asgiref.sync import sync_to_async
 
 from airflow_vace.api import read_known, read_reference
 from airflow_vace.exceptions import excerpt
-from airflow_vace.hooks import VaceHook
 from airflow_vace.links import LINKS
-from airflow_vace.poller import join, leave
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
 
+    from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
 
 # Files that one triggerer saves at a time; each takes a thread and a few megabytes.
@@ -115,6 +115,10 @@ class VacePredictionTrigger(BaseTrigger):
         yield TriggerEvent(prediction.payload())  # type: ignore[no-untyped-call]
 
     async def _end(self) -> Prediction:
+        # What this imports takes half a second, and a triggerer's loop has others to run.
+        await asyncio.to_thread(import_module, "airflow_vace.poller")
+        from airflow_vace.poller import join, leave
+
         poller = join(self.vace_conn_id)
         try:
             prediction = await poller.until_over(
@@ -192,6 +196,8 @@ class VacePredictionTrigger(BaseTrigger):
         if not is_ended(state):
             self.log.info("Prediction %s is not canceled: the task is %s", identifier, state)
             return
+        from airflow_vace.hooks import VaceHook
+
         async with VaceHook(self.vace_conn_id) as hook:
             await hook.astop_prediction(read_known(self.prediction))
 

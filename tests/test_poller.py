@@ -229,7 +229,8 @@ def test_a_look_that_is_cut_off_before_it_began_keeps_nobody_s_place(slow_emulat
     async def cut_off() -> dict[str, Any]:
         mine = poller.join("vace_default")
         for _ in range(poller.MOST_LOOKS + 5):
-            wait = asyncio.create_task(event_of(first))
+            found = mine.until_over(first.id, deadline=None, poll_interval=None, tell=lambda *_: None)
+            wait = asyncio.create_task(found)
             await asyncio.sleep(0)  # it joins
             await asyncio.sleep(0)  # its look is a task, and has not begun
             assert mine._looks
@@ -237,9 +238,9 @@ def test_a_look_that_is_cut_off_before_it_began_keeps_nobody_s_place(slow_emulat
             await asyncio.gather(wait, return_exceptions=True)
             assert not mine._looks
         slow_emulator.faults.add(method="GET", patch=DONE, times=None)
-        found = await event_of(second)
+        event = await event_of(second)
         await poller.leave(mine)
-        return found
+        return event
 
     assert run(cut_off())["id"] == second.id
 
