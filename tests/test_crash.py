@@ -49,6 +49,7 @@ for shape in ("deferred", "waiting", "sensed"):
             task_id="operator",
             wait_for_completion=shape != "sensed",
             deferrable=shape == "deferred",
+            end_from_trigger=False,
             **COMMON,
         )
         if shape == "sensed":
@@ -57,6 +58,7 @@ for shape in ("deferred", "waiting", "sensed"):
                 prediction=operator.output,
                 vace_conn_id="{{ params.backend }}",
                 deferrable=True,
+                end_from_trigger=False,
                 retries=2,
                 retry_delay=timedelta(seconds=1),
             )
