@@ -19,7 +19,7 @@ from asgiref.sync import sync_to_async
 
 from airflow_vace.api import read_known, read_reference
 from airflow_vace.exceptions import excerpt
-from airflow_vace.links import LINKS
+from airflow_vace.links import LINKS, PredictionOutputLink
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow_vace.hooks import VaceHook
+    from airflow_vace.links import PredictionPageLink
     from airflow_vace.prediction import Prediction
 
 # Files that one triggerer saves at a time; each takes a thread and a few megabytes.
@@ -63,6 +64,9 @@ class VacePredictionTrigger(BaseTrigger):
     :param do_xcom_push: whether the result goes to XCom then
     :param not_before: hold what a worker goes on with until then, seconds since the epoch
     """
+
+    # What no worker has left before; a triggerer leaves some thirty XComs a second, and no more.
+    links: tuple[PredictionPageLink | PredictionOutputLink, ...] = (PredictionOutputLink(),)
 
     def __init__(  # noqa: PLR0913, PLR0917 - kwargs of a stored trigger
         self,
@@ -140,7 +144,7 @@ class VacePredictionTrigger(BaseTrigger):
         try:
             from airflow.sdk.execution_time.xcom import XCom
 
-            results: dict[str, Any] = {link.xcom_key: link.of(prediction) for link in LINKS}
+            results: dict[str, Any] = {link.xcom_key: link.of(prediction) for link in self.links}
             if self.do_xcom_push:
                 results["return_value"] = prediction.payload()
             where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id}
@@ -217,6 +221,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
     :param end_from_trigger: None for whenever nothing is lost by it
     """
 
+    links = LINKS
     # Set by the triggerer: when Airflow ends the wait by itself.
     timeout_after: datetime | None = None
 

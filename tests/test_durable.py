@@ -33,6 +33,8 @@ from airflow_vace.triggers import VacePredictionTrigger
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from airflow_vace.prediction import Prediction
+
 pytestmark = pytest.mark.usefixtures("hurry")
 
 
@@ -520,10 +522,10 @@ def test_a_wait_that_each_triggerer_gives_up_ends_on_the_worker(
 ) -> None:
     created = VaceHook().create_prediction({"prompt": "a fox"}).payload()
 
-    async def hopeless(self: VacePredictionTrigger) -> dict[str, Any]:
-        return read_known(self.prediction).payload()
+    async def hopeless(self: VacePredictionTrigger) -> Prediction:
+        return read_known(self.prediction)
 
-    monkeypatch.setattr(VacePredictionTrigger, "_wait", hopeless)
+    monkeypatch.setattr(VacePredictionTrigger, "_end", hopeless)
     sensor = partial(VacePredictionSensor, task_id="t", prediction=created, deferrable=True)
     run = Run(sensor, Store()) if is_sensor else waiting(deferrable=True)
     looked = 4 if is_sensor else 5

@@ -102,7 +102,6 @@ def test_a_success_ends_the_task_with_its_result_and_links_in_xcom(
     assert supervisor.left["return_value"]["id"] == identifier
     assert supervisor.left["return_value"]["status"] == "succeeded"
     assert "input" not in supervisor.left["return_value"]
-    assert supervisor.left["_link_PredictionPageLink"] == f"https://replicate.com/p/{identifier}"
     assert supervisor.left["_link_PredictionOutputLink"] == DONE["output"]
 
 
@@ -286,6 +285,8 @@ def test_a_plain_prediction_is_waited_for(
     event = events_of(*begun(dag, "wait"))
     assert event.task_instance_state == "success"
     assert supervisor.left["return_value"]["id"] == made.id
+    assert supervisor.left["_link_PredictionPageLink"] == f"https://replicate.com/p/{made.id}"
+    assert supervisor.left["_link_PredictionOutputLink"] == DONE["output"]
 
 
 def over_xcom() -> DAG:

@@ -124,7 +124,9 @@ class Emulator:
         :raises OSError: if the port is taken
         """
         self._folder = Path(tempfile.mkdtemp(prefix="vace-emulator-"))
-        self._runner = web.AppRunner(Service(self, self._folder).app(), access_log=None, shutdown_timeout=0.2)
+        self._runner = web.AppRunner(
+            Service(self, self._folder).app(), access_log=None, shutdown_timeout=0.02
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self.tls)
         try:
