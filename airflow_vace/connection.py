@@ -8,6 +8,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -106,16 +107,27 @@ class Settings:
         if where is True:
             environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
             where = environment or DEFAULT_CA_BUNDLE_PATH
-        is_folder = Path(where).is_dir()
-        context = ssl.create_default_context(
-            cafile=None if is_folder else where, capath=where if is_folder else None
-        )
-        if self.verify is False:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if self.cert:
-            context.load_cert_chain(*([self.cert] if isinstance(self.cert, str) else self.cert))
-        return context
+        shown = (self.cert,) if isinstance(self.cert, str) else self.cert or ()
+        read_at = tuple(Path(path).stat().st_mtime_ns for path in (where, *shown))
+        return _ssl_context(where, shown, is_checked=self.verify is not False, read_at=read_at)
+
+
+@lru_cache(maxsize=16)
+def _ssl_context(
+    where: str, shown: tuple[str, ...], *, is_checked: bool, read_at: tuple[int, ...]
+) -> ssl.SSLContext:
+    """Read certificates, which takes tens of milliseconds: again only when their files have changed."""
+    del read_at
+    is_folder = Path(where).is_dir()
+    context = ssl.create_default_context(
+        cafile=None if is_folder else where, capath=where if is_folder else None
+    )
+    if not is_checked:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if shown:
+        context.load_cert_chain(*shown)
+    return context
 
 
 def _base_url(connection: Connection) -> str:

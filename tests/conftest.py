@@ -32,6 +32,10 @@ for number, block in enumerate(b for b in README_BLOCKS if "with DAG(" in b):
     text = block.replace("/tmp/clips/", f"{_HOME.name}/clips/")  # noqa: S108 - as in the README
     text = text.replace("s3://aws_default@my-bucket/", "memory://my-bucket/")
     Path(f"{_HOME.name}/dags/readme_{number}.py").write_text(text)
+if sys.dont_write_bytecode:  # then each process that a test starts would compile all of Airflow anew
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = f"{_HOME.name}/pycache"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 for name in [n for n in os.environ if n.startswith(("AIRFLOW_", "REQUESTS_CA", "CURL_CA"))]:
     del os.environ[name]
 os.environ |= {

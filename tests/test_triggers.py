@@ -43,6 +43,15 @@ def most_looks(seconds: float) -> int:
     return looks
 
 
+def most_looks_at_what_runs(seconds: float) -> int:
+    """How many looks fit where answers come that tell no end: gaps of half the time waited, 10 s at most."""
+    looks, passed = 1, 0.0
+    while passed < seconds:
+        passed += min(max(2.0, passed / 2), 10.0) * 0.85
+        looks += 1
+    return looks
+
+
 def submitted(**kwargs: Any) -> Prediction:
     return VaceHook().create_prediction({"prompt": "a fox"}, **kwargs)
 
@@ -167,7 +176,9 @@ def test_a_server_in_trouble_is_asked_within_the_schedule_until_the_deadline(
     event = event_of(VacePredictionTrigger(created.payload(), deadline=time.time() + 30 * SCALE))
     assert event["id"] == created.id
     assert event.get("status") not in ("succeeded", "failed", "canceled", "aborted")
-    assert 1 <= len(slow_emulator.requests) - 1 <= most_looks(30)
+    is_answer = name in ("unknown status", "backwards")
+    most = most_looks_at_what_runs(30) if is_answer else most_looks(30)
+    assert 1 <= len(slow_emulator.requests) - 1 <= most
 
 
 @pytest.mark.usefixtures("scaled")
