@@ -17,6 +17,9 @@ from stores import memory  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
+
+    import aiohttp
 
     from airflow_vace.emulator import Emulator
 
@@ -80,6 +83,22 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.3)
     monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.3)
     monkeypatch.setattr(submission, "MOST_TROUBLE_SECONDS", 0.5)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[aiohttp.ClientSession]:
+    """Return the asynchronous sessions, as they are opened."""
+    import aiohttp
+
+    opened: list[aiohttp.ClientSession] = []
+    real = aiohttp.ClientSession
+
+    def counted(*args: Any, **kwargs: Any) -> aiohttp.ClientSession:
+        opened.append(real(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(aiohttp, "ClientSession", counted)
+    return opened
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 from airflow.providers.common.compat.connection import get_async_connection
 from conftest import scale_waits
@@ -21,6 +20,8 @@ from airflow_vace.triggers import VacePredictionTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    import aiohttp
 
     from airflow_vace.prediction import Prediction
 
@@ -44,19 +45,6 @@ def look_ups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(hooks, "get_async_connection", slow)
     return seen
-
-
-@pytest.fixture
-def sessions(monkeypatch: pytest.MonkeyPatch) -> list[aiohttp.ClientSession]:
-    opened: list[aiohttp.ClientSession] = []
-    real = aiohttp.ClientSession
-
-    def counted(*args: Any, **kwargs: Any) -> aiohttp.ClientSession:
-        opened.append(real(*args, **kwargs))
-        return opened[-1]
-
-    monkeypatch.setattr(aiohttp, "ClientSession", counted)
-    return opened
 
 
 def submitted(count: int) -> list[Prediction]:

@@ -6,7 +6,6 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -21,6 +20,8 @@ from airflow_vace.polling import waits
 from airflow_vace.triggers import VacePredictionTrigger
 
 if TYPE_CHECKING:
+    import aiohttp
+
     from airflow_vace.emulator import Emulator
     from airflow_vace.prediction import Prediction
 
@@ -225,19 +226,6 @@ def test_the_time_that_a_limit_names_is_kept(slow_emulator: Emulator) -> None:
 
 
 # --- what it costs, and leaves behind --------------------------------------------------------------
-
-
-@pytest.fixture
-def sessions(monkeypatch: pytest.MonkeyPatch) -> list[aiohttp.ClientSession]:
-    opened: list[aiohttp.ClientSession] = []
-    real = aiohttp.ClientSession
-
-    def counted(*args: Any, **kwargs: Any) -> aiohttp.ClientSession:
-        opened.append(real(*args, **kwargs))
-        return opened[-1]
-
-    monkeypatch.setattr(aiohttp, "ClientSession", counted)
-    return opened
 
 
 @pytest.mark.usefixtures("scaled")
