@@ -289,7 +289,8 @@ class VaceHook(HttpHook):
         """Block until a prediction is final, and return it, whatever its end.
 
         :param timeout: seconds from this call; None waits without end
-        :param poll_interval: how late, in seconds, the end may be noticed (default: 15 s at most)
+        :param poll_interval: how late, in seconds, the end may be noticed (default: 10 s, or 5 % of
+            the time waited)
         :raises PredictionTimeout: if it is not final in time; it is not canceled by that
         :raises VaceError: what ends a wait, see :meth:`airflow_vace.polling.Wait.failed`
         """
