@@ -36,8 +36,9 @@ for number, block in enumerate(b for b in README_BLOCKS if "with DAG(" in b):
     text = text.replace("s3://aws_default@my-bucket/", "memory://my-bucket/")
     Path(f"{_HOME.name}/dags/readme_{number}.py").write_text(text)
 if sys.dont_write_bytecode:  # then each process that a test starts would compile all of Airflow anew
+    _BYTECODE = tempfile.TemporaryDirectory(prefix="vace-tests-bytecode-")
     sys.dont_write_bytecode = False
-    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = f"{_HOME.name}/pycache"
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = _BYTECODE.name
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 for name in [n for n in os.environ if n.startswith(("AIRFLOW_", "REQUESTS_CA", "CURL_CA"))]:
     del os.environ[name]

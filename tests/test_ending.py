@@ -380,7 +380,7 @@ def test_a_supervisor_in_trouble_and_one_that_tells_no_task_mean_a_worker(superv
 
 
 @needs_airflow_3_3
-@pytest.mark.parametrize("prediction", ["{{ params.x }}", {"id": "{% if 1 %}"}, [object()], 5.0j], ids=str)
+@pytest.mark.parametrize("prediction", ["{{ params.x }}", {"id": "{% if 1 %}"}, [object()], 5.0j])
 def test_a_template_begins_on_a_worker_at_once(prediction: Any) -> None:
     with DAG("d", schedule=None):
         assert not VacePredictionSensor(task_id="t", prediction=prediction, **HERE).start_from_trigger

@@ -487,7 +487,6 @@ def broken(**changes: Any) -> dict[str, Any]:
         broken(intended_at=5),
         broken(marked=None),
     ],
-    ids=str,
 )
 def test_what_is_no_record_is_not_taken_for_none(data: Any) -> None:
     store = Store()
