@@ -205,14 +205,14 @@ def _proxies(value: object) -> dict[str, str]:
 def _cert(value: object) -> str | tuple[str, str] | None:
     if value in (None, "", []):
         return None
-    paths = [value] if isinstance(value, str) else value
+    paths = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     if (
         isinstance(paths, list | tuple)
         and len(paths) in (1, 2)
         and all(isinstance(path, str) and Path(path).is_file() for path in paths)
     ):
         return paths[0] if len(paths) == 1 else (paths[0], paths[1])
-    raise _bad_extra("cert", value, "the path of a file, or two: certificate and key")
+    raise _bad_extra("cert", value, "the path of a file, or two with a comma between: certificate and key")
 
 
 def _roots(value: object) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin
@@ -32,7 +33,9 @@ from airflow_vace.api import (
 from airflow_vace.connection import Settings
 from airflow_vace.exceptions import (
     VaceAPIError,
+    VaceAuthError,
     VaceError,
+    VaceInputError,
     VaceProtocolError,
     VaceTransportError,
     excerpt,
@@ -388,12 +391,20 @@ class VaceHook(HttpHook):
             api = self.settings.api
             request = api.get(_PROBE_ID)
             read_probe(api, request, self._send(request))
+            if not self._asks_for_a_key(request):
+                return False, (
+                    f"Not this API, or it asks for no key: {request.shown} is answered alike with the key and"
+                    " without. Check host, API prefix and back-end."
+                )
         except VaceError as error:
-            return False, str(error)
-        return (
-            True,
-            f"Reached {api.base_url}{api.prefix} ({api.backend.name}); the key was not refused",
-        )
+            return False, f"{_verdict(error)}: {error}"
+        return True, f"Reached {api.base_url}{api.prefix} ({api.backend.name}); the key was accepted"
+
+    def _asks_for_a_key(self, request: Request) -> bool:
+        """Whether the same question without the key is refused; servers that have no such page answer alike."""
+        header = self.settings.api.backend.key_header
+        keyless = replace(request, headers={k: v for k, v in request.headers.items() if k != header})
+        return self._send(keyless).status_code in (401, 403)
 
     def fresh(self) -> Self:
         """Return a hook of the same connection with a session of its own, and without another look-up.
@@ -571,3 +582,20 @@ def _newer(found: list[Prediction], created_after: str | None) -> Iterator[Predi
         created = parse_time(prediction.created_at)
         if start is None or created is None or created > start:
             yield prediction
+
+
+def _verdict(error: VaceError) -> str:
+    """Say in three words what a failed test of a connection has found."""
+    match error:
+        case VaceInputError():
+            return "Not usable"
+        case VaceTransportError(sent=False):
+            return "Not reached"
+        case VaceTransportError():
+            return "No answer"
+        case VaceAuthError():
+            return "Key refused"
+        case VaceProtocolError():
+            return "Not this API"
+    is_page = isinstance(error, VaceAPIError) and error.status_code in (404, 405)
+    return "Not this API" if is_page else "Reached, but refused"

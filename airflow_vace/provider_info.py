@@ -77,10 +77,32 @@ def get_provider_info() -> dict[str, Any]:
                         " files from; none if empty.",
                         "schema": {"type": ["string", "null"]},
                     },
+                    "lists": {
+                        "label": "Lists predictions",
+                        "description": "Whether a gateway lists its predictions as Replicate does: true or"
+                        " false; Replicate does, others do not, if empty.",
+                        "schema": {"type": ["string", "null"], "enum": ["true", "false", None]},
+                    },
                     "timeout": {
                         "label": "Time-out",
                         "description": "Seconds that one request may take; 30 if empty.",
                         "schema": {"type": ["number", "null"]},
+                    },
+                    "verify": {
+                        "label": "Verify TLS",
+                        "description": "true, false, or the path of a CA bundle; true if empty.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "proxies": {
+                        "label": "Proxies",
+                        "description": "URL of a proxy, or an object such as"
+                        ' {"https": "http://proxy:3128"}; the environment\'s if empty.',
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "cert": {
+                        "label": "Client certificate",
+                        "description": "Path of a PEM file, or two with a comma between: certificate, key.",
+                        "schema": {"type": ["string", "null"]},
                     },
                 },
             }

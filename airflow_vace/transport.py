@@ -19,6 +19,7 @@ from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
     MaxRetryError,
+    NameResolutionError,
     NewConnectionError,
     ProxyError,
     SSLError,
@@ -275,6 +276,8 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
 def transport_error(request: Request, error: Exception, *, sent: bool) -> VaceTransportError:
     """Return the error of ours for a stranger's that ended a request."""
     seen = "no answer came" if sent else "the server was not reached, nothing was sent"
+    if isinstance(_inner(error), NameResolutionError | socket.gaierror):
+        seen = "its host is not known, nothing was sent"
     return VaceTransportError(f"{request.shown}: {seen} ({_innermost(error)})", sent=sent)
 
 
@@ -302,10 +305,15 @@ def _was_sent(error: Exception) -> bool:
 
 def _innermost(error: BaseException) -> str:
     """Return what a chain of wrapped errors is about, in its innermost words."""
-    inner: object = error
+    inner = _inner(error)
+    return excerpt(f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__, 300)
+
+
+def _inner(error: BaseException) -> BaseException:
+    inner = error
     for _ in range(5):
-        reason = getattr(inner, "reason", None) or next(iter(getattr(inner, "args", ())), None)
+        reason = getattr(inner, "reason", None) or next(iter(inner.args), None)
         if not isinstance(reason, BaseException):
             break
         inner = reason
-    return excerpt(f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__, 300)
+    return inner

@@ -427,7 +427,8 @@ def test_a_list_is_read_page_by_page() -> None:
     ("status", "body", "kind"),
     [
         (404, {"detail": "Not found"}, None),
-        (429, {"detail": "throttled"}, None),
+        (429, {"detail": "throttled"}, VaceRateLimited),
+        (429, "", VaceRateLimited),
         (200, {"id": "abc", "status": "starting"}, None),
         (401, {"detail": "Unauthenticated"}, VaceAuthError),
         (403, {"detail": "Forbidden"}, VaceAuthError),

@@ -423,17 +423,44 @@ def test_a_failed_test_of_a_connection_says_which_part_failed(
     slow: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = json.loads(slow.connection)
-    for change, said in (
-        ({"password": "wrong-key"}, "key was not accepted"),
-        ({"host": f"{slow.url}/_emulator"}, "does not speak this API"),
-        ({"host": "http://127.0.0.1:1"}, "was not reached"),
-        ({"host": ""}, "base URL"),
+    for change, verdict, said in (
+        ({"password": "wrong-key"}, "Key refused", "key was not accepted"),
+        ({"password": None}, "Not usable", "password field"),
+        ({"host": f"{slow.url}/_emulator"}, "Not this API", "does not speak this API"),
+        ({"host": "http://127.0.0.1:1"}, "Not reached", "Connection refused"),
+        ({"host": "https://no-such-host.invalid"}, "Not reached", "its host is not known"),
+        ({"host": ""}, "Not usable", "base URL"),
+        ({"extra": {"backend": "runway"}}, "Not usable", "known are gateway"),
     ):
         monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", json.dumps(good | change))
         status, message = VaceHook().test_connection()
         assert not status
+        assert message.startswith(f"{verdict}: ")
         assert said in message
         assert "wrong-key" not in message
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [
+        ({"status": 404, "body": {"detail": "Not Found"}}, "Not this API, or it asks for no key: "),
+        ({"status": 404, "body": "<html>nothing here</html>"}, "Not this API: "),
+        ({"status": 200, "body": "<html>welcome</html>"}, "Not this API: "),
+        ({"status": 302, "headers": {"Location": "https://login.example/"}}, "Reached, but refused: "),
+        ({"status": 429}, "Reached, but refused: "),
+        ({"status": 503}, "Reached, but refused: "),
+        ({"reset": "before"}, "No answer: "),
+    ],
+    ids=str,
+)
+def test_a_server_that_is_no_such_api_or_in_trouble_is_told_apart(
+    slow: Emulator, fault: dict[str, Any], verdict: str
+) -> None:
+    slow.faults.add(method="GET", times=None, **fault)
+    status, message = VaceHook().test_connection()
+    assert not status
+    assert message.startswith(verdict)
+    assert slow.bill["charged"] == 0
 
 
 def test_a_session_is_httphooks_with_the_connections_habits_and_no_key(

@@ -85,7 +85,7 @@ def read_probe(api: Api, request: Request, response: Response) -> None:
     :raises VaceError: if it is not this API, or it is in trouble
     """
     text = text_of(api, response)
-    if response.status_code in (400, 404, 422, 429) and not is_html(response, text):
+    if response.status_code in (400, 404, 422) and not is_html(response, text):
         try:
             if isinstance(json_of(text), dict):
                 return
