@@ -401,7 +401,7 @@ class VaceHook(HttpHook):
         return True, f"Reached {api.base_url}{api.prefix} ({api.backend.name}); the key was accepted"
 
     def _asks_for_a_key(self, request: Request) -> bool:
-        """Whether the same question without the key is refused; servers that have no such page answer alike."""
+        """Whether the same question without the key is refused; a stranger's server answers alike."""
         header = self.settings.api.backend.key_header
         keyless = replace(request, headers={k: v for k, v in request.headers.items() if k != header})
         return self._send(keyless).status_code in (401, 403)

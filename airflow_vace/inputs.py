@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, Required, TypedDict
 from urllib.parse import urlsplit
 
 from airflow_vace.exceptions import VaceInputError, excerpt
@@ -93,6 +93,24 @@ FILE_FIELDS: Mapping[str, tuple[str, ...]] = {
     "src_mask": ("video", "image"),
     "src_ref_images": ("image",),
 }
+
+
+class VaceInput(TypedDict, total=False):
+    """The inputs of prunaai/vace-14b, for editors and type checkers; what each means is in `FIELDS`."""
+
+    prompt: Required[str]
+    src_video: str
+    src_mask: str
+    src_ref_images: list[str]
+    size: str
+    frame_num: int
+    speed_mode: str
+    sample_steps: int
+    sample_solver: str
+    sample_shift: int
+    sample_guide_scale: float
+    seed: int
+
 
 _PATH = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*://\S.*", re.IGNORECASE)
 _SIZE = re.compile(r"\s*(\d+)\s*[*xX\u00d7]\s*(\d+)\s*")

@@ -54,7 +54,7 @@ class Order:
     """What a create would ask for: normalised input, model, version, and over which connection.
 
     `values` are the input as its author means it, files by their paths; `sent` is what goes out, with URLs
-    in place of the paths, if they differ.
+    in place of the paths, if they differ. `is_computed`: each attempt works the input out anew.
     """
 
     values: Mapping[str, Any] = field(repr=False)
@@ -62,6 +62,7 @@ class Order:
     version: str | None
     conn_id: str
     sent: Mapping[str, Any] | None = field(default=None, repr=False)
+    is_computed: bool = False
 
     @property
     def wire(self) -> Mapping[str, Any]:
@@ -385,6 +386,7 @@ def decide(  # noqa: PLR0913 - all that a decision about money depends on
     *,
     now: float,
     is_cleared: bool = False,
+    may_differ: bool = False,
     reuse: bool = True,
     on_orphaned_intent: OnOrphanedIntent = "fail",
 ) -> Decision:
@@ -395,6 +397,7 @@ def decide(  # noqa: PLR0913 - all that a decision about money depends on
     :param told: what the back-end has said since; None if it was not asked yet
     :param now: seconds since the epoch
     :param is_cleared: a person has cleared the task since the record was made
+    :param may_differ: the input is a function's, which a retry has run anew: that it differs is no wish
     :param reuse: whether a success is returned to a task that was cleared
     :param on_orphaned_intent: what to do about a lone intent that can't be looked up
     """
@@ -405,7 +408,7 @@ def decide(  # noqa: PLR0913 - all that a decision about money depends on
     known = record.known
     if record.phase is Phase.SETTLED and known.status is not PredictionStatus.SUCCEEDED:
         return Submit(why=_ended_badly(known))
-    if fingerprint != record.fingerprint:
+    if fingerprint != record.fingerprint and not may_differ:
         is_over = record.phase is Phase.SETTLED
         return Submit(
             why=f"Prediction {known.id} of an earlier attempt was made from another input, model, version or"

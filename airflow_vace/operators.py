@@ -142,6 +142,7 @@ class VacePredictionOperator(WaitsForPrediction):
             self.log.warning("%s: a retry of this task, or a clear, may pay again", why)
         with self.until_canceled():
             prediction, deadline = self._owned(ledger)
+            self.show(prediction)
             if not self.wait_for_completion:
                 return prediction.payload()
             return self._wait_on(self._wait_for(prediction, deadline), may_defer=self.deferrable)
@@ -262,6 +263,8 @@ class VacePredictionOperator(WaitsForPrediction):
     def known_input(self) -> Mapping[str, Any]:
         with suppress(Exception):  # a nicety of the manifest: no video is lost for want of it
             order, record = self._order(), self._ledger.read()
+            if record is not None and record.fingerprint != order.fingerprint:
+                return {}  # the prediction was made from another input
             seed = record.seed if record is not None else None
             return order.values if seed is None else order.with_seed(seed).values
         return {}
@@ -301,6 +304,7 @@ class VacePredictionOperator(WaitsForPrediction):
             self.on_kill()
             self._settle()
             latest = self._prediction or prediction
+            self.show(latest)
             if self._ledger.is_durable and latest.status is PredictionStatus.SUCCEEDED:
                 raise  # while it was saved: a retry saves it
             raise AirflowFailException(
@@ -312,6 +316,7 @@ class VacePredictionOperator(WaitsForPrediction):
                 # Its server may go on telling an output whose file is gone.
                 self._prediction = replace(error.prediction, data_removed=True)
             self._settle()
+            self.show(self._prediction or prediction)
             if isinstance(error, PredictionFailed) and error.worth_another_run:
                 raise
             if self._ledger.is_durable and can_be_looked_at_again(error):

@@ -30,6 +30,9 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {"integration-name": "VACE", "python-modules": ["airflow_vace.triggers"]},
         ],
+        "task-decorators": [
+            {"name": "vace", "class-name": "airflow_vace.decorators.vace_task"},
+        ],
         "extra-links": [
             "airflow_vace.links.PredictionPageLink",
             "airflow_vace.links.PredictionOutputLink",

@@ -145,19 +145,22 @@ class Submission:
                 case Adopt(intent, prediction, others):
                     record, told = self._adopted(intent, prediction, others), prediction
                 case Reattach(found, prediction) | Return(found, prediction):
-                    self._tell_reused(decision)
+                    self._tell_reused(decision, order)
                     return prediction, self._taken_up(found)
                 case Refuse(error):
                     raise error
 
     def _decision(self, record: Record | None, order: Order, told: Told) -> Decision:
         before = record.max_tries if record is not None else None
+        is_cleared = before is None or before != self.max_tries
+        is_alike = record is not None and (record.model, record.conn_id) == (order.model, order.conn_id)
         return decide(
             record,
             order.fingerprint,
             told,
             now=time.time(),
-            is_cleared=before is None or before != self.max_tries,
+            is_cleared=is_cleared,
+            may_differ=order.is_computed and is_alike and not is_cleared,
             reuse=self.policy.reuse,
             on_orphaned_intent=self.policy.on_orphaned_intent,
         )
@@ -262,8 +265,16 @@ class Submission:
                 known.status,
             )
 
-    def _tell_reused(self, decision: Reattach | Return) -> None:
+    def _tell_reused(self, decision: Reattach | Return, order: Order) -> None:
         prediction = decision.prediction
+        if decision.record.fingerprint != order.fingerprint:
+            self.log.warning(
+                "The task's function has returned another input than in the attempt before, from which"
+                " prediction %s was made; going on with that one, so that nothing is paid twice. Let the"
+                " function return the same for the same arguments (no clock, no chance), or clear the task"
+                " to submit what it returns now.",
+                prediction.id,
+            )
         if isinstance(decision, Reattach):
             self.log.info(
                 "Prediction %s is %s: going on with it. Nothing new is submitted, there is one bill",

@@ -29,6 +29,8 @@ from airflow_vace.links import LINKS
 from airflow_vace.polling import Backoff, Final, GiveUp, LookAgain, Wait, is_passing, is_refusal, read_end
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task_state import RUNNING, is_ended, read_state
+from airflow_vace.view import KEY as VIEW_KEY
+from airflow_vace.view import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -72,6 +74,7 @@ class WaitsForPrediction(BaseOperator):
     # Whether the triggerer has saved the files.
     _is_landed = False
     _canceling: Thread | None = None
+    _shown: tuple[str, str] | None = None
 
     # Whether it is for this task to stop a prediction that nobody waits for any more.
     owns_prediction = False
@@ -86,6 +89,16 @@ class WaitsForPrediction(BaseOperator):
         """Take from the context what is used of it; first thing in each of the task's processes."""
         self._ti = context.get("ti")
         self._outlet_events = context.get("outlet_events")
+
+    def show(self, prediction: Prediction) -> None:
+        """Note in XCom what the video tab shows of a prediction, once for each of its statuses."""
+        if self._ti is None or not self.do_xcom_push or self._shown == (prediction.id, prediction.status):
+            return
+        try:
+            self._ti.xcom_push(VIEW_KEY, view_of(prediction, self.vace_conn_id, self.known_input))
+        except Exception as error:  # noqa: BLE001 - Airflow's own trouble, of any kind: it is but a view
+            self.log.warning("The video tab will not show prediction %s: %s", prediction.id, error)
+        self._shown = (prediction.id, prediction.status)
 
     def destination(self) -> Destination | None:
         """Return where to save to, None if nothing shall be saved.
@@ -147,6 +160,7 @@ class WaitsForPrediction(BaseOperator):
                     raise reason
                 case LookAgain(seconds):
                     if not refused:
+                        self.show(wait.prediction)
                         return decision
                     time.sleep(seconds)
 
@@ -207,6 +221,8 @@ class WaitsForPrediction(BaseOperator):
             self._announce(self._with_input(prediction))
             return prediction.payload()
         prediction = self._prediction = self._with_output(replace(prediction, files=[]))
+        if prediction.status is not PredictionStatus.SUCCEEDED or prediction.has_expired:
+            self.show(prediction)
         read_end(prediction)
         if destination is not None:
             if not prediction.output_urls:

@@ -60,13 +60,14 @@ ROOMS = (
         "media",
     ),
     *(
-        *("task_state", "workerless", "links"),
+        *("task_state", "workerless", "links", "view"),
         "poller",
         "triggers",
         "waiting",
         "submission",
         "operators",
         "sensors",
+        "decorators",
     ),
 )
 
@@ -102,6 +103,8 @@ def test_importing_a_dag_loads_no_http_client() -> None:
     [
         "airflow_vace.operators.VacePredictionOperator",
         "airflow_vace.sensors.VacePredictionSensor",
+        "airflow_vace.decorators.vace_task",
+        "airflow_vace.inputs.VaceInput",
         "airflow_vace.triggers.VacePredictionTrigger",
         "airflow_vace.hooks.VaceHook",
         "airflow_vace.links.PredictionPageLink",

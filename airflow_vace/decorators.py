@@ -1,0 +1,179 @@
+"""`@task.vace`: a function that returns the inputs of a prediction is the task that makes it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, overload
+
+from airflow.providers.common.compat.sdk import (
+    DecoratedOperator,
+    context_merge,
+    determine_kwargs,
+    task_decorator_factory,
+)
+from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION
+
+from airflow_vace.exceptions import VaceInputError
+from airflow_vace.inputs import VaceInput
+from airflow_vace.operators import VacePredictionOperator
+from airflow_vace.view import KEY
+from airflow_vace.waiting import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from typing import ParamSpec
+
+    from airflow.sdk import Context, ObjectStoragePath
+    from airflow.sdk.bases.decorator import Task
+
+    from airflow_vace.ledger import OnOrphanedIntent, Order
+    from airflow_vace.waiting import SaveIn
+
+    FParams = ParamSpec("FParams")
+
+__all__ = ("VaceInput", "vace_task")
+
+
+class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
+    """Submit what a function returns; the function runs once in each attempt, on a worker.
+
+    What it returns is no template: text from outside must not reach Airflow's variables and connections.
+
+    :param python_callable: returns the inputs, or a prompt
+    :param op_args: its positional arguments (templated)
+    :param op_kwargs: its keyword arguments (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *VacePredictionOperator.template_fields,
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **DecoratedOperator.template_fields_renderers,
+        **VacePredictionOperator.template_fields_renderers,
+    }
+    custom_operator_name = "@task.vace"
+    overwrite_rtif_after_execution = True
+    _noted_input: dict[str, Any] | None = None
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if inspect.iscoroutinefunction(python_callable) or inspect.isgeneratorfunction(python_callable):
+            raise TypeError(
+                f"@task.vace needs a plain function that returns the inputs; {python_callable.__name__!r} is"
+                " a coroutine or a generator"
+            )
+        super().__init__(
+            python_callable=python_callable,
+            op_args=op_args,
+            op_kwargs=op_kwargs,
+            input=SET_DURING_EXECUTION,
+            **kwargs,
+        )
+
+    def execute(self, context: Context) -> Any:
+        from airflow_vace.media import mask_signatures
+
+        context_merge(context, self.op_kwargs)
+        kwargs = determine_kwargs(self.python_callable, self.op_args, context)
+        returned = self.python_callable(*self.op_args, **kwargs)
+        with translated():
+            self.input = _input_of(returned, self.python_callable)
+        mask_signatures(self.input)
+        return VacePredictionOperator.execute(self, context)
+
+    def enter(self, context: Context) -> None:
+        """Take up, after a deferral, what the function has returned in this attempt, as it was noted."""
+        super().enter(context)
+        if isinstance(self.input, type(SET_DURING_EXECUTION)):
+            view = self._ti.xcom_pull(task_ids=self._ti.task_id, key=KEY, map_indexes=self._ti.map_index)
+            self.input = self._noted_input = view["input"] if view else {}
+
+    @cached_property
+    def known_input(self) -> Mapping[str, Any]:
+        return super().known_input if self._noted_input is None else self._noted_input
+
+    def _order(self) -> Order:
+        return replace(super()._order(), is_computed=True)
+
+
+def _input_of(returned: object, function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the inputs that a function has returned.
+
+    :raises VaceInputError: if it has returned neither inputs nor a prompt
+    """
+    if isinstance(returned, str) and returned.strip():
+        return {"prompt": returned}
+    if isinstance(returned, Mapping) and returned:
+        return dict(returned)
+    remedy = "return a dict of inputs such as {'prompt': '...'}, or the prompt as text"
+    shown = "nothing" if returned is None else f"{type(returned).__name__} {str(returned)[:100]!r}"
+    raise VaceInputError(
+        f"The function {function.__name__!r} of @task.vace has returned {shown}; {remedy}. Nothing was sent,"
+        " nothing is billed.",
+        field="input",
+        value=returned,
+        remedy=remedy,
+    )
+
+
+@overload
+def vace_task(
+    python_callable: Callable[FParams, VaceInput | dict[str, Any] | str],
+) -> Task[FParams, dict[str, Any]]: ...
+
+
+@overload
+def vace_task(
+    *,
+    model: str | None = None,
+    version: str | None = None,
+    vace_conn_id: str = "vace_default",
+    wait_for_completion: bool = False,
+    deferrable: bool = ...,
+    poll_interval: float | None = None,
+    timeout: float = 3600,
+    cancel_on_kill: bool = True,
+    cancel_on_timeout: bool = True,
+    save_to: str | ObjectStoragePath | None = None,
+    save_in: SaveIn = "worker",
+    end_from_trigger: bool | None = None,
+    durable: bool = True,
+    reuse: bool = True,
+    on_orphaned_intent: OnOrphanedIntent = "fail",
+    multiple_outputs: bool = False,
+    **kwargs: Any,
+) -> Callable[[Callable[FParams, VaceInput | dict[str, Any] | str]], Task[FParams, dict[str, Any]]]: ...
+
+
+def vace_task(
+    python_callable: Callable[..., Any] | None = None, *, multiple_outputs: bool = False, **kwargs: Any
+) -> Any:
+    """Make of a function that returns inputs a task that makes the video; `@task.vace` is this.
+
+    The parameters are those of :class:`~airflow_vace.operators.VacePredictionOperator` but `input`, and a
+    task's own (`retries`, `pool`, ...). The function gets a task's context by name, as in `@task`; it
+    returns a :class:`VaceInput`, or a prompt as text, which is not rendered as a template.
+
+    It runs once in each attempt, so let it return the same for the same arguments: no clock, no chance.
+    An attempt that Airflow retries by itself goes on with the prediction that the one before has paid
+    for, and warns if the function has returned something else since.
+
+    :param multiple_outputs: push each member of the payload as an XCom of its own
+    :raises TypeError: for a coroutine or a generator function
+    """
+    return task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=multiple_outputs,
+        decorated_operator_class=_VaceDecoratedOperator,
+        **kwargs,
+    )
