@@ -304,7 +304,6 @@ class VacePredictionOperator(WaitsForPrediction):
             self.on_kill()
             self._settle()
             latest = self._prediction or prediction
-            self.show(latest)
             if self._ledger.is_durable and latest.status is PredictionStatus.SUCCEEDED:
                 raise  # while it was saved: a retry saves it
             raise AirflowFailException(
@@ -316,7 +315,6 @@ class VacePredictionOperator(WaitsForPrediction):
                 # Its server may go on telling an output whose file is gone.
                 self._prediction = replace(error.prediction, data_removed=True)
             self._settle()
-            self.show(self._prediction or prediction)
             if isinstance(error, PredictionFailed) and error.worth_another_run:
                 raise
             if self._ledger.is_durable and can_be_looked_at_again(error):

@@ -33,6 +33,30 @@ def get_provider_info() -> dict[str, Any]:
         "task-decorators": [
             {"name": "vace", "class-name": "airflow_vace.decorators.vace_task"},
         ],
+        "config": {
+            "vace": {
+                "description": "What the video tab of airflow-provider-vace may show.",
+                "options": {
+                    "video_roots": {
+                        "description": "Directories and places in stores, with commas between them, whose"
+                        " videos the API server hands out to users who may read the XComs of their DAG."
+                        " Name the connection of a store before its bucket. None by default.\n",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/data/clips/, s3://aws_default@my-bucket/clips/",
+                        "default": "",
+                    },
+                    "task_tab": {
+                        "description": "Before Airflow 3.4, show the tab of a task instance's video; it then"
+                        " stands on the tasks of all DAGs.\n",
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": None,
+                        "default": "False",
+                    },
+                },
+            },
+        },
         "extra-links": [
             "airflow_vace.links.PredictionPageLink",
             "airflow_vace.links.PredictionOutputLink",

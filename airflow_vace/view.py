@@ -13,8 +13,13 @@ KEY = "vace_view"
 _LONGEST_TEXT = 2000
 
 
-def view_of(prediction: Prediction, vace_conn_id: str, values: object) -> dict[str, Any]:
-    """Return `{prediction, vace_conn_id, input}`: a payload, and the input without files and signatures."""
+def view_of(
+    prediction: Prediction | None, vace_conn_id: str, values: object, error: BaseException | None
+) -> dict[str, Any]:
+    """Return `{prediction, vace_conn_id, input, error}`.
+
+    A payload, if there is one; the input without files and signatures; what the task failed with.
+    """
     from airflow_vace.media.destination import without_secrets
 
     known: Mapping[str, Any] = values if isinstance(values, dict) else {}
@@ -22,4 +27,9 @@ def view_of(prediction: Prediction, vace_conn_id: str, values: object) -> dict[s
         name: value[:_LONGEST_TEXT] if isinstance(value, str) else value
         for name, value in without_secrets(dict(known)).items()
     }
-    return {"prediction": prediction.payload(), "vace_conn_id": vace_conn_id, "input": shown}
+    return {
+        "prediction": None if prediction is None else prediction.payload(),
+        "vace_conn_id": vace_conn_id,
+        "input": shown,
+        "error": None if error is None else str(error)[:_LONGEST_TEXT],
+    }

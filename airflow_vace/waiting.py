@@ -15,7 +15,12 @@ from functools import cached_property
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, BaseOperator
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowTaskTimeout,
+    BaseOperator,
+)
 
 from airflow_vace.exceptions import (
     LedgerError,
@@ -57,6 +62,8 @@ _LONGEST_ON_KILL = 60.0
 
 _MOST_LOOKS_FOR_OUTPUT = 4
 
+_FAILURES = (VaceError, OSError, AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout)
+
 
 class WaitsForPrediction(BaseOperator):
     """Base of the tasks that wait for a prediction; not for use in a DAG."""
@@ -74,7 +81,7 @@ class WaitsForPrediction(BaseOperator):
     # Whether the triggerer has saved the files.
     _is_landed = False
     _canceling: Thread | None = None
-    _shown: tuple[str, str] | None = None
+    _shown: str | None = None
 
     # Whether it is for this task to stop a prediction that nobody waits for any more.
     owns_prediction = False
@@ -90,15 +97,17 @@ class WaitsForPrediction(BaseOperator):
         self._ti = context.get("ti")
         self._outlet_events = context.get("outlet_events")
 
-    def show(self, prediction: Prediction) -> None:
-        """Note in XCom what the video tab shows of a prediction, once for each of its statuses."""
-        if self._ti is None or not self.do_xcom_push or self._shown == (prediction.id, prediction.status):
+    def show(self, prediction: Prediction | None, error: BaseException | None = None) -> None:
+        """Note in XCom what the video tab shows, once for each status of a prediction, and at a failure."""
+        status = prediction.status if prediction else None
+        if self._ti is None or not self.do_xcom_push or (self._shown == status and error is None):
             return
+        view = view_of(prediction, self.vace_conn_id, self.known_input, error)
         try:
-            self._ti.xcom_push(VIEW_KEY, view_of(prediction, self.vace_conn_id, self.known_input))
-        except Exception as error:  # noqa: BLE001 - Airflow's own trouble, of any kind: it is but a view
-            self.log.warning("The video tab will not show prediction %s: %s", prediction.id, error)
-        self._shown = (prediction.id, prediction.status)
+            self._ti.xcom_push(VIEW_KEY, view)
+        except Exception as trouble:  # noqa: BLE001 - Airflow's own, of any kind: it is but a view
+            self.log.warning("The video tab will not show this: %s", trouble)
+        self._shown = status
 
     def destination(self) -> Destination | None:
         """Return where to save to, None if nothing shall be saved.
@@ -221,8 +230,6 @@ class WaitsForPrediction(BaseOperator):
             self._announce(self._with_input(prediction))
             return prediction.payload()
         prediction = self._prediction = self._with_output(replace(prediction, files=[]))
-        if prediction.status is not PredictionStatus.SUCCEEDED or prediction.has_expired:
-            self.show(prediction)
         read_end(prediction)
         if destination is not None:
             if not prediction.output_urls:
@@ -324,6 +331,9 @@ class WaitsForPrediction(BaseOperator):
         """Let what `on_kill` has begun come to its end: Airflow ends the process with all its threads."""
         try:
             yield
+        except _FAILURES as error:
+            self.show(self._prediction, error)
+            raise
         finally:
             if self._canceling is not None:
                 self._canceling.join(_LONGEST_ON_KILL)

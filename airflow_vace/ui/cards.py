@@ -1,0 +1,176 @@
+"""What the video tab shows of each prediction of a run, worked out from what its tasks left in XCom."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow_vace.exceptions import VaceError
+from airflow_vace.prediction import Prediction, PredictionStatus, parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    # The address of a saved file (`task, number, file`), None if it may not be shown.
+    Source = Callable[["Task", int, dict[str, Any]], str | None]
+
+RESULT = "return_value"
+
+# https://replicate.com/docs/topics/predictions/data-retention
+_KEPT_BY_BACKEND = timedelta(hours=1)
+# Task states in which a prediction that is not final may still go on.
+_OPEN = ("running", "deferred", "queued", "scheduled", "restarting", "up_for_retry", "up_for_reschedule")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task instance of ours: its state as Airflow says it, its result and its view, as XCom has them."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int = 1
+    result: Any = None
+    view: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in _OPEN
+
+    @property
+    def known(self) -> Mapping[str, Any]:
+        """The view, as far as it is one."""
+        return self.view if isinstance(self.view, dict) else {}
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """The newest of what the task has told: its result, else what it noted while it ran."""
+        for told in (self.result, self.known.get("prediction")):
+            try:
+                if isinstance(told, dict):
+                    return Prediction.from_json(told)
+            except VaceError:
+                continue
+        return None
+
+
+@dataclass(kw_only=True)
+class Card:
+    """One prediction, or one task that has none, for the script; `videos` are `{src, type, size, where}`."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    is_open: bool
+    try_number: int
+    id: str | None = None
+    status: str | None = None
+    model: str | None = None
+    input: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    web: str | None = None
+    created_at: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+    seconds: float | None = None
+    videos: list[dict[str, Any]] = field(default_factory=list)
+    note: str | None = None
+
+
+def read_value(value: Any) -> Any:
+    """Return an XCom's value; Airflow keeps it as JSON, or as the text of JSON."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def cards_of(
+    tasks: Iterable[Task],
+    source: Source,
+    now: datetime | None = None,
+) -> list[Card]:
+    """Return a card for each prediction, in the order of the tasks.
+
+    The task that has submitted a prediction and the sensor that has waited for it make one card, that of
+    who knows most.
+
+    :param source: the address of a saved file (`task, number, file`), None if it may not be shown
+    """
+    found: dict[str, tuple[int, Card]] = {}
+    for task in tasks:
+        card = _card_of(task, source, now or datetime.now(UTC))
+        key = card.id or f"{task.task_id}[{task.map_index}]"
+        rank = 2 * bool(card.videos or card.note) + (card.completed_at is not None)
+        before = found.get(key)
+        if before is not None:
+            card.input = card.input or before[1].input
+            before[1].input = before[1].input or card.input
+        if before is None or rank > before[0]:
+            found[key] = (rank, card)
+    return [card for _, card in found.values()]
+
+
+def _card_of(task: Task, source: Source, now: datetime) -> Card:
+    values = task.known.get("input")
+    error = task.known.get("error")
+    card = Card(
+        task_id=task.task_id,
+        map_index=task.map_index,
+        state=task.state,
+        is_open=task.is_open,
+        try_number=task.try_number,
+        input=values if isinstance(values, dict) else {},
+        error=error if isinstance(error, str) else None,
+    )
+    prediction = task.prediction
+    if prediction is None:
+        return card
+    seconds = prediction.metrics.get("predict_time")
+    card.id, card.status, card.model = prediction.id, str(prediction.status), prediction.model
+    card.error = card.error or prediction.error
+    card.web = _web(prediction.urls.get("web"))
+    card.created_at, card.started_at = prediction.created_at, prediction.started_at
+    card.completed_at = prediction.completed_at
+    card.seconds = seconds if isinstance(seconds, int | float) else None
+    if prediction.status is PredictionStatus.SUCCEEDED:
+        card.videos, card.note = _videos(task, prediction, source, now)
+    return card
+
+
+def _videos(
+    task: Task,
+    prediction: Prediction,
+    source: Source,
+    now: datetime,
+) -> tuple[list[dict[str, Any]], str | None]:
+    saved = [
+        {"src": src, "type": file.get("content_type"), "size": file.get("size"), "where": "saved"}
+        for number, file in enumerate(prediction.files)
+        if (src := source(task, number, file)) is not None
+    ]
+    if saved:
+        return saved, None
+    ended = parse_time(prediction.completed_at)
+    is_gone = (
+        prediction.data_removed
+        or prediction.has_expired
+        or (ended is not None and now - ended > _KEPT_BY_BACKEND)
+    )
+    urls = [url for url in prediction.output_urls if _web(url)]
+    if urls and not is_gone:
+        return [{"src": url, "type": None, "size": None, "where": "back-end"} for url in urls], None
+    if prediction.files:
+        return [], (
+            "Saved, but not shown here: what may be shown is listed in Airflow's setting [vace] video_roots,"
+            " and its place is not below any of these."
+        )
+    return [], "Its file was not saved, and back-ends delete them after an hour; save_to keeps them."
+
+
+def _web(url: object) -> str | None:
+    return url if isinstance(url, str) and url.startswith(("https://", "http://")) else None
