@@ -206,8 +206,9 @@ RUN_ROUTES = [
 
 
 def filled(site: Site, route: str) -> str:
+    index = saved(site)["map_index"]
     return route.format(
-        dag_id=DAG_ID, run_id=quote(site.run_id, safe=""), task_id="clip", map_index=0, number=0
+        dag_id=DAG_ID, run_id=quote(site.run_id, safe=""), task_id="clip", map_index=index, number=0
     )
 
 
