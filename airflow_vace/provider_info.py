@@ -72,6 +72,7 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {
                         "host": "https://gateway.example, https://api.replicate.com or https://api.pruna.ai",
                         "password": "the key that the vendor gave you",
+                        "port": "443 for https; Airflow's Test button needs it",
                     },
                 },
                 "conn-fields": {
@@ -81,6 +82,12 @@ def get_provider_info() -> dict[str, Any]:
                         "schema": {
                             "type": ["string", "null"],
                             "enum": ["gateway", "replicate", "pruna", None],
+                            "values_display": {
+                                "null": "by the host",
+                                "gateway": "gateway: any other Replicate-compatible API",
+                                "replicate": "replicate: api.replicate.com",
+                                "pruna": "pruna: api.pruna.ai",
+                            },
                         },
                     },
                     "api_prefix": {
@@ -106,9 +113,13 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "lists": {
                         "label": "Lists predictions",
-                        "description": "Whether a gateway lists its predictions as Replicate does: true or"
-                        " false; Replicate does, others do not, if empty.",
-                        "schema": {"type": ["string", "null"], "enum": ["true", "false", None]},
+                        "description": "Whether GET .../predictions lists them, as Replicate does and other"
+                        " back-ends do not: then many waits take few requests.",
+                        "schema": {
+                            "type": ["string", "null"],
+                            "enum": ["true", "false", None],
+                            "values_display": {"null": "as the back-end does"},
+                        },
                     },
                     "timeout": {
                         "label": "Time-out",

@@ -2,6 +2,8 @@
 
 Needs a connection `vace_default` of type `vace`. Put the clips that may run at once under a bound with
 `max_active_tis_per_dagrun`, or with a pool, according to what your account allows.
+
+The same twice: `vace_campaign` with the operator, `vace_campaign_taskflow` with `@task.vace`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context, task
 
+from airflow_vace.inputs import VaceInput
 from airflow_vace.operators import VacePredictionOperator
 
 PRODUCTS = [
@@ -18,48 +21,64 @@ PRODUCTS = [
     {"name": "Head lamp", "image": "https://example.com/products/head-lamp.png"},
 ]
 
+PARAMS = {
+    "products": Param(
+        PRODUCTS,
+        type="array",
+        minItems=1,
+        title="Products",
+        description="Objects with a name and the URL of an image.",
+        items={
+            "type": "object",
+            "required": ["name", "image"],
+            "properties": {"name": {"type": "string"}, "image": {"type": "string"}},
+        },
+    ),
+    "place": Param("on a wet mountain path at dawn", type="string", title="Place"),
+    "save_to": Param(
+        "~/vace-videos/campaign/",
+        type="string",
+        pattern="/$",
+        title="Save to",
+        description="Local directory of the worker, with a slash at the end.",
+    ),
+}
 
-@dag(
-    schedule=None,
-    tags=["vace", "video"],
-    doc_md=__doc__,
-    params={
-        "products": Param(
-            PRODUCTS,
-            type="array",
-            minItems=1,
-            title="Products",
-            description="Objects with a name and the URL of an image.",
-            items={
-                "type": "object",
-                "required": ["name", "image"],
-                "properties": {"name": {"type": "string"}, "image": {"type": "string"}},
-            },
-        ),
-        "place": Param("on a wet mountain path at dawn", type="string", title="Place"),
-        "save_to": Param(
-            "~/vace-videos/campaign/",
-            type="string",
-            pattern="/$",
-            title="Save to",
-            description="Local directory of the worker, with a slash at the end.",
-        ),
-    },
-)
+
+def shot_of(product: dict[str, str], place: str) -> VaceInput:
+    """Return the inputs of one product's clip."""
+    return {
+        "prompt": f"{product['name']} {place}, slow tracking shot",
+        "src_ref_images": [product["image"]],
+        "speed_mode": "extra",
+        "seed": 7,
+    }
+
+
+@task(trigger_rule="all_done")
+def summary() -> dict[str, Any]:
+    """Say which products have a clip; those without failed, and their logs say why."""
+    context = get_current_context()
+    products = context["params"]["products"]
+    found = context["ti"].xcom_pull(task_ids="clip", map_indexes=list(range(len(products))))
+    clips: dict[str, Any] = {
+        product["name"]: prediction["files"][0]["uri"] if prediction else None
+        for product, prediction in zip(products, found, strict=True)
+    }
+    for name, uri in clips.items():
+        print(f"{name}: {uri or 'no clip, see its task'}")
+    if not any(clips.values()):
+        raise RuntimeError("Not one of the clips succeeded")
+    return clips
+
+
+@dag(schedule=None, tags=["vace", "video"], doc_md=__doc__, params=PARAMS)
 def vace_campaign() -> None:
     @task
-    def inputs() -> list[dict[str, Any]]:
+    def inputs() -> list[VaceInput]:
         """Return the inputs of one prediction for each product."""
         params = get_current_context()["params"]
-        return [
-            {
-                "prompt": f"{product['name']} {params['place']}, slow tracking shot",
-                "src_ref_images": [product["image"]],
-                "speed_mode": "extra",
-                "seed": 7,
-            }
-            for product in params["products"]
-        ]
+        return [shot_of(product, params["place"]) for product in params["products"]]
 
     clips = VacePredictionOperator.partial(
         task_id="clip",
@@ -69,23 +88,29 @@ def vace_campaign() -> None:
         max_active_tis_per_dagrun=8,
     ).expand(input=inputs())
 
-    @task(trigger_rule="all_done")
-    def summary() -> dict[str, Any]:
-        """Say which products have a clip; those without failed, and their logs say why."""
-        context = get_current_context()
-        products = context["params"]["products"]
-        found = context["ti"].xcom_pull(task_ids="clip", map_indexes=list(range(len(products))))
-        clips: dict[str, Any] = {
-            product["name"]: prediction["files"][0]["uri"] if prediction else None
-            for product, prediction in zip(products, found, strict=True)
-        }
-        for name, uri in clips.items():
-            print(f"{name}: {uri or 'no clip, see its task'}")
-        if not any(clips.values()):
-            raise RuntimeError("Not one of the clips succeeded")
-        return clips
-
     clips >> summary()
 
 
+@dag(schedule=None, tags=["vace", "video"], doc_md=__doc__, params=PARAMS)
+def vace_campaign_taskflow() -> None:
+    @task
+    def products() -> list[dict[str, str]]:
+        """Return the products, as your catalogue might."""
+        found: list[dict[str, str]] = get_current_context()["params"]["products"]
+        return found
+
+    @task.vace(
+        wait_for_completion=True,
+        deferrable=True,
+        save_to="{{ params.save_to }}",
+        max_active_tis_per_dagrun=8,
+    )
+    def clip(product: dict[str, str]) -> VaceInput:
+        """Return the inputs of one clip; runs once in each attempt, so the same for the same product."""
+        return shot_of(product, get_current_context()["params"]["place"])
+
+    clip.expand(product=products()) >> summary()
+
+
 vace_campaign()
+vace_campaign_taskflow()

@@ -236,7 +236,10 @@ def test_the_ui_comes_up_with_the_dags_and_a_connection_and_goes_on_ctrl_c(tmp_p
         ask: Callable[[str], Any] = lambda path: json.loads(  # noqa: E731 - a word for the next lines
             get(f"{address}/api/v2{path}", headers={"Authorization": f"Bearer {token}"}, timeout=30).text
         )
-        files = ("vace_campaign", "vace_restyle_library", "vace_restyled_catalog", "vace_text_to_video")
+        files = (
+            *("vace_campaign", "vace_campaign_taskflow", "vace_restyle_library", "vace_restyled_catalog"),
+            *("vace_review", "vace_text_to_video"),
+        )
         until = time.monotonic() + 60
         while ask("/dags")["total_entries"] < len(files) and time.monotonic() < until:
             time.sleep(1)

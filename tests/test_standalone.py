@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import requests
+from standalone import Airflow, until, whole_airflow
 
-from airflow_vace import demo
 from airflow_vace.emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.standalone,
@@ -27,58 +23,8 @@ pytestmark = [
     ),
 ]
 
-DAGS = Path(__file__).parent.parent / "dags"
 
-
-class Airflow:
-    """A running Airflow, asked over REST as a person would."""
-
-    def __init__(self, address: str, environment: dict[str, str]) -> None:
-        self.address = address
-        self.environment = environment
-        token = requests.get(f"{address}/auth/token", timeout=30).json()["access_token"]
-        self.headers = {"Authorization": f"Bearer {token}"}
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        url = f"{self.address}/api/v2{path}"
-        answer = requests.request(method, url, json=body, headers=self.headers, timeout=60)
-        assert answer.ok, answer.text
-        return answer.json()
-
-    def trigger(self, dag_id: str, **conf: Any) -> str:
-        body = {"logical_date": None, "conf": conf}
-        run_id: str = self.ask("POST", f"/dags/{dag_id}/dagRuns", body)["dag_run_id"]
-        return run_id
-
-    def tasks(self, dag_id: str, run_id: str) -> dict[str, str]:
-        found = self.ask("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
-        return {ti["task_id"]: ti["state"] for ti in found}
-
-    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
-        return self.ask("GET", path)["value"]
-
-    def trigger_rows(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return the kwargs of all triggers in the database, decrypted."""
-        code = (
-            "import json; from airflow.models.trigger import Trigger\n"
-            "from airflow.utils.session import create_session\n"
-            "with create_session() as session:\n"
-            "    print(json.dumps([[t.classpath, t.kwargs] for t in session.query(Trigger)]))"
-        )
-        command = [sys.executable, "-c", code]
-        found = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
-        rows: list[tuple[str, dict[str, Any]]] = json.loads(found.stdout.splitlines()[-1])
-        return rows
-
-
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    """Ask again and again until the answer is true, and return it."""
-    end = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end, "not so in time"
-        time.sleep(0.5)
-    return answer
+WATCHED_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -89,27 +35,7 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory, emulator: Emulator) -> Iterator[Airflow]:
-    home = tmp_path_factory.mktemp("airflow")
-    dags = home / "dags"
-    shutil.copytree(DAGS, dags)
-    port = demo._free_port()
-    environment = demo._environment(home) | {
-        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "AIRFLOW__CORE__PARALLELISM": "8",
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(demo._free_port()),
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(demo._free_port()),
-        "AIRFLOW_CONN_VACE_DEFAULT": emulator.connection,
-    }
-    log = home / "airflow.log"
-    demo._run_airflow(["db", "migrate"], environment, log)
-    command = [sys.executable, "-m", "airflow", "standalone"]
-    with demo._started(command, environment, log) as process:
-        address = f"http://127.0.0.1:{port}"
-        demo._wait_until_healthy(address, process, log)
-        running = Airflow(address, environment)
-        until(lambda: running.ask("GET", "/dags")["total_entries"] == 4)
+    with whole_airflow(tmp_path_factory.mktemp("airflow"), emulator.connection) as running:
         yield running
 
 
@@ -133,3 +59,37 @@ def test_a_run_triggered_over_rest_defers_and_succeeds(
     assert airflow.ask("GET", path)["extra_links"]["Prediction"] == payload["urls"]["web"]
     assert emulator.api_key not in json.dumps([rows, payload])
     assert emulator.bill["charged"] == 1
+
+
+def test_what_a_person_rejects_is_made_anew_and_what_they_approve_is_published(
+    airflow: Airflow, emulator: Emulator, tmp_path: Path
+) -> None:
+    before = emulator.bill["charged"]
+
+    def answered(run_id: str, option: str) -> dict[str, str]:
+        tis = f"/dags/vace_review/dagRuns/{run_id}/taskInstances"
+        until(lambda: airflow.tasks("vace_review", run_id)["review"] in ("awaiting_input", "deferred"))
+        detail = airflow.ask("GET", f"{tis}/review/-1/hitlDetails")
+        assert "/plugin/vace_videos" in detail["body"]
+        assert str(tmp_path) in detail["body"]
+        # Airflow fails a task that is answered in the very moment in which it asks; a person looks first.
+        asked = time.monotonic()
+        until(lambda: time.monotonic() - asked > WATCHED_SECONDS)
+        # Nobody holds a worker: all other tasks have ended, or wait for the answer.
+        assert "running" not in airflow.tasks("vace_review", run_id).values()
+        airflow.ask("PATCH", f"{tis}/review/-1/hitlDetails", {"chosen_options": [option], "params_input": {}})
+        ended = ("success", "skipped")
+        until(lambda: all(state in ended for state in airflow.tasks("vace_review", run_id).values()))
+        return airflow.tasks("vace_review", run_id)
+
+    first = airflow.trigger("vace_review", prompt="a fox", seed=40, save_to=f"{tmp_path}/")
+    tasks = answered(first, "Reject")
+    assert (tasks["publish"], tasks["again"]) == ("skipped", "success")
+    runs = airflow.ask("GET", "/dags/vace_review/dagRuns")["dag_runs"]
+    (second,) = [run["dag_run_id"] for run in runs if run["dag_run_id"] != first]
+    tasks = answered(second, "Approve")
+    assert (tasks["publish"], tasks["again"]) == ("success", "skipped")
+    assert emulator.bill["charged"] == before + 2
+    seeds = [run.input["seed"] for run in emulator.world.runs.values() if run.input["prompt"] == "a fox"]
+    assert sorted(seeds) == [40, 41]
+    assert len(list(tmp_path.rglob("clip-*.mp4"))) == 2

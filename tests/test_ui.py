@@ -470,6 +470,14 @@ def test_the_task_that_submitted_and_the_sensor_make_one_card() -> None:
         assert card.videos
 
 
+def test_while_the_sensor_waits_the_card_is_open() -> None:
+    view = {"prediction": {**PAYLOAD, "status": "starting", "output": None, "completed_at": None}}
+    tasks = [task(task_id="submit", view=view), task(task_id="wait", view=view, state="deferred")]
+    for order in (tasks, tasks[::-1]):
+        (card,) = cards_of(order, nowhere, NOON)
+        assert (card.task_id, card.is_open) == ("wait", True)
+
+
 @pytest.mark.parametrize(
     "told",
     [None, "text", 5, [], {}, {"prediction": None}, {"id": "../x"}, {"id": 5}, {"id": "p1", "status": 7}],

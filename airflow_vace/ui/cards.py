@@ -101,11 +101,11 @@ def cards_of(
 
     :param source: the address of a saved file (`task, number, file`), None if it may not be shown
     """
-    found: dict[str, tuple[int, Card]] = {}
+    found: dict[str, tuple[tuple[bool, ...], Card]] = {}
     for task in tasks:
         card = _card_of(task, source, now or datetime.now(UTC))
         key = card.id or f"{task.task_id}[{task.map_index}]"
-        rank = 2 * bool(card.videos or card.note) + (card.completed_at is not None)
+        rank = (bool(card.videos or card.note), card.completed_at is not None, card.is_open)
         before = found.get(key)
         if before is not None:
             card.input = card.input or before[1].input

@@ -7,8 +7,8 @@ const Badge = Chakra.Badge ?? "span";
 const Heading = Chakra.Heading ?? "h3";
 const Link = Chakra.Link ?? "a";
 
-const WATCH_MS = 5000; // while something runs
-const IDLE_MS = 30000;
+const WATCH_MS = 5000; // while something runs, or is still to come
+const IDLE_MS = 15000;
 const MOST_WATCHED = 8; // predictions whose progress is asked for at once
 const MOST_PRELOADED = 12; // videos whose first frame is fetched without a click
 
@@ -236,7 +236,7 @@ function useAnswers(path, progressPath) {
       );
       const told = Object.fromEntries(watched.map((card, number) => [keyOf(card), answers[number]]));
       if (mine === asked.current) setState({ cards, told, error: null });
-      return cards.some(isRunning) ? WATCH_MS : IDLE_MS;
+      return cards.length === 0 || cards.some(isRunning) ? WATCH_MS : IDLE_MS;
     } catch (error) {
       if (mine === asked.current) setState((before) => ({ ...before, error: error.message }));
       return IDLE_MS;

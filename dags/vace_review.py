@@ -1,0 +1,80 @@
+"""A video that a person approves before it is published; what is rejected is made anew, with another seed.
+
+Needs a connection `vace_default` of type `vace`. The request is on the run's tab *Required Actions*, with a
+link to the video. Nothing holds a worker meanwhile: neither the clip that is generated, nor the wait for an
+answer, which may take days.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import Param, dag, get_current_context, task
+
+from airflow_vace.inputs import VaceInput
+
+BODY = """
+**{{ params.prompt }}** (seed {{ params.seed }})
+
+[Watch it](/dags/{{ dag.dag_id }}/runs/{{ run_id | urlencode }}/plugin/vace_videos), saved as
+`{{ ti.xcom_pull(task_ids="clip")["files"][0]["uri"] }}`. Rejected, it is made anew with the next seed.
+"""
+
+
+@dag(
+    schedule=None,
+    tags=["vace", "video"],
+    doc_md=__doc__,
+    params={
+        "prompt": Param(
+            "A red fox runs through fresh snow, low sun, shot from a fixed angle",
+            type="string",
+            minLength=1,
+            title="Prompt",
+            description="What the video shows.",
+            format="multiline",
+        ),
+        "seed": Param(
+            7, type="integer", minimum=0, title="Seed", description="The next take has the next one."
+        ),
+        "save_to": Param(
+            "~/vace-videos/review/",
+            type="string",
+            pattern="/$",
+            title="Save to",
+            description="Local directory of the worker, with a slash at the end.",
+        ),
+    },
+)
+def vace_review() -> None:
+    @task.vace(wait_for_completion=True, deferrable=True, save_to="{{ params.save_to }}")
+    def clip() -> VaceInput:
+        """Return the inputs of this take."""
+        params = get_current_context()["params"]
+        return {"prompt": params["prompt"], "seed": params["seed"]}
+
+    review = ApprovalOperator(task_id="review", subject="May this video be published?", body=BODY)
+
+    @task
+    def publish(prediction: dict[str, Any]) -> str:
+        """Stand in for what your pipeline does with an approved video."""
+        uri = str(prediction["files"][0]["uri"])
+        print(f"Published {uri}")
+        return uri
+
+    # A rejection skips the publication, and only then there is another take: a run of its own, paid for.
+    again = TriggerDagRunOperator(
+        task_id="again",
+        trigger_dag_id="vace_review",
+        conf="{{ dict(params, seed=params.seed + 1) | tojson }}",  # type: ignore[arg-type]  # text is read
+        trigger_rule="all_skipped",
+    )
+
+    taken = clip()
+    published = publish(taken)  # type: ignore[arg-type]  # Airflow resolves it before the call
+    taken >> review >> published >> again
+
+
+vace_review()
