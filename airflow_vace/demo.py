@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--conn-id", help=f"use this Airflow connection instead of the emulator; costs {_PRICE}"
     )
-    parser.add_argument("--yes", action="store_true", help="with --conn-id: don't ask before paying")
+    parser.add_argument(
+        "--yes", action="store_true", help="with --conn-id: answer beforehand that it may cost that"
+    )
     parser.add_argument(
         "--ui",
         action="store_true",
@@ -120,7 +122,7 @@ def _run_once(options: argparse.Namespace, home: Path) -> int:
     with contextlib.ExitStack() as stack:
         emulator = None
         if options.conn_id:
-            connection = _real_connection(options)
+            connection = _agreed_connection(options)
         else:
             emulator = stack.enter_context(_emulator(_SPEED_UP))
             connection = emulator.connection
@@ -240,29 +242,38 @@ def _described_video(path: Path) -> str:
         return f", {stream.width}x{stream.height}, {stream.frames} frames, {seconds:.2f} s at {rate} fps"
 
 
-def _real_connection(options: argparse.Namespace) -> str:
-    """Return the person's connection as JSON, after they agreed to pay."""
+def real_connection(
+    conn_id: str, what: str, *, is_agreed: bool = False, environment: dict[str, str] | None = None
+) -> str:
+    """Return the person's connection as JSON, after they agreed to pay for `what`.
+
+    :raises DemoError: if there is no such connection, or they did not
+    """
     code = (
         "import sys; from airflow.models.connection import Connection\n"
         "print('\\n' + Connection.get_connection_from_secrets(sys.argv[1]).as_json())"
     )
     found = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", code, options.conn_id], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, conn_id], capture_output=True, text=True, check=False, env=environment
     )
     if found.returncode:
         why = (found.stderr.strip().splitlines() or ["unknown"])[-1]
         raise DemoError(
-            f"the connection {options.conn_id!r} can't be read: {why.rpartition('Exception: ')[2]}."
-            f" Add it with 'airflow connections add {options.conn_id} --conn-type vace ...', see the README"
+            f"the connection {conn_id!r} can't be read: {why.rpartition('Exception: ')[2]}."
+            f" Add it with 'airflow connections add {conn_id} --conn-type vace ...', see the README"
         )
-    if not options.yes:
+    if not is_agreed:
         try:
-            answer = input(f"This makes one prediction, {_PRICE}, over {options.conn_id!r}. Go on? [y/N] ")
+            answer = input(f"This {what} over {conn_id!r}. Go on? [y/N] ")
         except EOFError:
             answer = ""
         if answer.strip().lower() not in ("y", "yes"):
-            raise DemoError("nothing was sent, nothing is billed (--yes answers beforehand)")
+            raise DemoError("nothing was sent, nothing is billed")
     return found.stdout.strip().splitlines()[-1]
+
+
+def _agreed_connection(options: argparse.Namespace) -> str:
+    return real_connection(options.conn_id, f"makes one prediction, {_PRICE},", is_agreed=options.yes)
 
 
 # --- a whole Airflow -------------------------------------------------------------------------------
@@ -284,7 +295,7 @@ def _run_ui(options: argparse.Namespace, home: Path) -> int:
     with _emulator(_SPEED_UP) as emulator:
         if options.conn_id:
             # Not on a command line, where everybody on the machine could read the key.
-            environment["AIRFLOW_CONN_VACE_DEFAULT"] = _real_connection(options)
+            environment["AIRFLOW_CONN_VACE_DEFAULT"] = _agreed_connection(options)
         print("Preparing a throw-away Airflow (SQLite); it takes a minute or two …", flush=True)
         _run_airflow(["db", "migrate"], environment, log)
         add = ["connections", "add", "vace_default", "--conn-json", emulator.connection]

@@ -40,6 +40,7 @@ if sys.dont_write_bytecode:  # then each process that a test starts would compil
     sys.dont_write_bytecode = False
     sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = _BYTECODE.name
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+PERSONS_ENVIRONMENT = dict(os.environ)
 for name in [n for n in os.environ if n.startswith(("AIRFLOW_", "REQUESTS_CA", "CURL_CA"))]:
     del os.environ[name]
 os.environ |= {
@@ -57,6 +58,35 @@ os.environ |= {
 # Two busy cores, and a home without Hypothesis's cache of Unicode: no test is timed here.
 settings.register_profile("vace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vace")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--live",
+        metavar="CONN_ID",
+        help="hold this connection's back-end to tests/contract, with two predictions at most; asks first",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ask, before anything else, whoever wants to pay; processes of xdist are told what was agreed on."""
+    conn_id = config.getoption("--live")
+    if not conn_id or hasattr(config, "workerinput"):
+        return
+    from airflow_vace.demo import DemoError, real_connection
+
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture:
+        capture.suspend_global_capture(in_=True)
+    try:
+        what = "makes two predictions at most, of the cheapest kind, some $0.40 each,"
+        agreed = real_connection(conn_id, what, environment=PERSONS_ENVIRONMENT)
+    except DemoError as error:
+        raise pytest.UsageError(str(error)) from error
+    finally:
+        if capture:
+            capture.resume_global_capture()
+    os.environ["VACE_LIVE_CONNECTION"] = agreed
 
 
 def scale_waits(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
