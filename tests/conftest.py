@@ -25,16 +25,18 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 
-README_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-README_BLOCKS = README_BLOCK.findall((ROOT / "README.md").read_text())
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = {"readme": ROOT / "README.md"} | {path.stem: path for path in sorted(ROOT.glob("docs/*.md"))}
 
 # Before anybody imports Airflow: a home of its own, and nothing of the person's who runs the tests.
 _HOME = tempfile.TemporaryDirectory(prefix="vace-tests-")
 shutil.copytree(ROOT / "dags", f"{_HOME.name}/dags")
-for number, block in enumerate(b for b in README_BLOCKS if "with DAG(" in b):
-    text = block.replace("/tmp/clips/", f"{_HOME.name}/clips/")  # noqa: S108 - as in the README
-    text = text.replace("s3://aws_default@my-bucket/", "memory://my-bucket/")
-    Path(f"{_HOME.name}/dags/readme_{number}.py").write_text(text)
+for page, path in PAGES.items():
+    blocks = BLOCK.findall(path.read_text())
+    for number, block in enumerate(b for b in blocks if "with DAG(" in b and "def test_" not in b):
+        text = block.replace("/tmp/clips/", f"{_HOME.name}/clips/")  # noqa: S108 - as in the README
+        text = text.replace("s3://aws_default@my-bucket/", "memory://my-bucket/")
+        Path(f"{_HOME.name}/dags/{page}_{number}.py").write_text(text)
 if sys.dont_write_bytecode:  # then each process that a test starts would compile all of Airflow anew
     _BYTECODE = tempfile.TemporaryDirectory(prefix="vace-tests-bytecode-")
     sys.dont_write_bytecode = False
