@@ -563,7 +563,7 @@ def running(site: Site, slow: Emulator) -> Iterator[dict[str, Any]]:
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
-    from sqlalchemy import delete, update
+    from sqlalchemy import update
 
     from airflow_vace.hooks import VaceHook
     from airflow_vace.ui import routes
@@ -587,7 +587,7 @@ def running(site: Site, slow: Emulator) -> Iterator[dict[str, Any]]:
     yield prediction.payload()
     with create_session() as session:
         session.execute(update(TaskInstance).where(*row).values(state="success"))
-        session.execute(delete(XComModel).where(XComModel.key == "vace_view", XComModel.task_id == "summary"))
+        XComModel.clear(dag_id=DAG_ID, task_id="summary", run_id=site.run_id, session=session)
 
 
 def test_progress_is_one_look_for_all_who_watch(site: Site, slow: Emulator, running: dict[str, Any]) -> None:

@@ -45,6 +45,8 @@ _looks_lock = Lock()
 
 _HEADERS = {
     "Cache-Control": "private, no-store",
+    # Airflow compresses what does not say how it is coded, and a range would be one of something else.
+    "Content-Encoding": "identity",
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
 }
