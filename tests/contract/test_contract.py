@@ -65,7 +65,7 @@ def account(request: pytest.FixtureRequest) -> Iterator[Account]:
             return
         from airflow_vace.emulator import Emulator
 
-        with Emulator(time_scale=0.001) as emulator:
+        with Emulator(time_scale=0.005) as emulator:
             patch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection_to(backend=request.param))
             yield Account(is_live=False)
             assert emulator.bill["charged"] <= MOST_PREDICTIONS
