@@ -284,13 +284,16 @@ def _run_ui(options: argparse.Namespace, home: Path) -> int:
     if options.port and _is_taken(port):
         raise DemoError(f"port {port} is taken; choose another --port, or leave it out")
     log = home / "airflow.log"
-    ports = {
+    settings = {
+        # Where the example DAGs save to unless they are told otherwise.
+        "AIRFLOW__VACE__VIDEO_ROOTS": str(Path.home() / "vace-videos"),
+        "AIRFLOW__VACE__TASK_TAB": "True",
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(_free_port()),
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(_free_port()),
     }
-    environment = _environment(home) | ports
+    environment = _environment(home) | settings
     address = f"http://127.0.0.1:{port}"
     with _emulator(_SPEED_UP) as emulator:
         if options.conn_id:

@@ -39,6 +39,8 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
+# Ten clips of `@task.vace`, mapped.
+CAMPAIGN = "vace_campaign_taskflow"
 PRODUCTS = [
     {"name": name, "image": f"https://example.com/products/{number}.png"}
     for number, name in enumerate(
@@ -85,7 +87,7 @@ class Seen:
             folder.mkdir(parents=True, exist_ok=True)
             page.screenshot(path=folder / f"{name}.png")
 
-    def run_page(self, run_id: str, rest: str = "", dag_id: str = "vace_campaign") -> str:
+    def run_page(self, run_id: str, rest: str = "", dag_id: str = CAMPAIGN) -> str:
         return f"/dags/{dag_id}/runs/{quote(run_id, safe='')}{rest}"
 
 
@@ -110,8 +112,8 @@ def campaign(seen: Seen) -> str:
     """Return a run of ten clips, of which two have failed."""
     outcome = {"status": "failed", "error": "E1001 out of memory"}
     seen.emulator.faults.add(method="POST", skip=3, times=2, outcome=outcome)
-    run_id = seen.airflow.trigger("vace_campaign", products=PRODUCTS, save_to=f"{seen.videos}/")
-    until(lambda: seen.airflow.tasks("vace_campaign", run_id).get("summary") == "success", 240)
+    run_id = seen.airflow.trigger(CAMPAIGN, products=PRODUCTS, save_to=f"{seen.videos}/")
+    until(lambda: seen.airflow.tasks(CAMPAIGN, run_id).get("summary") == "success", 240)
     return run_id
 
 

@@ -170,6 +170,30 @@ def test_airflow_lists_the_provider_and_its_hook(airflow_db: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("links", ["airflow_vace.links.PredictionPageLink", "airflow_vace.links.PredictionOutputLink"]),
+        ("triggers", ["airflow_vace.triggers"]),
+        (
+            "widgets",
+            [f"extra__vace__{name} " for name in get_provider_info()["connection-types"][0]["conn-fields"]],
+        ),
+    ],
+)
+def test_airflow_lists_what_the_provider_brings(airflow_db: str, what: str, names: list[str]) -> None:
+    assert airflow_db
+    told = airflow_says("providers", what, "-o", "plain")
+    assert all(name in told for name in names)
+
+
+def test_airflow_knows_the_settings(airflow_db: str) -> None:
+    assert airflow_db
+    told = airflow_says("config", "list", "--section", "vace")
+    assert "video_roots" in told
+    assert "task_tab" in told
+
+
 def test_airflow_tests_the_connection(slow_emulator: Emulator) -> None:
     assert "Connection success" in airflow_says("connections", "test", "vace_default")
     assert {request.method for request in slow_emulator.requests} == {"GET"}

@@ -34,8 +34,8 @@ def test_the_dags_of_the_readme_run(fast_emulator: Emulator, airflow_db: str, me
     memory.pipe_file("/my-bucket/in/fox.mp4", MP4)
     paths = sorted((Path(airflow_db).parent / "dags").glob("readme_*.py"))
     dags = [runpy.run_path(str(path))["dag"] for path in paths]
-    assert [dag.dag_id for dag in dags] == ["fox", "zoo", "restyle"]
-    for dag, charged in zip(dags, (1, 4, 5), strict=True):
+    assert [dag.dag_id for dag in dags] == ["fox", "zoo", "beach", "restyle"]
+    for dag, charged in zip(dags, (1, 4, 6, 7), strict=True):
         run = dag.test()
         assert {str(ti.state) for ti in run.get_task_instances()} == {"success"}
         assert fast_emulator.bill["charged"] == charged
