@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from airflow.providers.common.compat.sdk import (
@@ -57,7 +56,6 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
     }
     custom_operator_name = "@task.vace"
     overwrite_rtif_after_execution = True
-    _noted_input: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -94,13 +92,23 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
     def enter(self, context: Context) -> None:
         """Take up, after a deferral, what the function has returned in this attempt, as it was noted."""
         super().enter(context)
-        if isinstance(self.input, type(SET_DURING_EXECUTION)):
-            view = self._ti.xcom_pull(task_ids=self._ti.task_id, key=KEY, map_indexes=self._ti.map_index)
-            self.input = self._noted_input = view["input"] if view else {}
+        if not isinstance(self.input, type(SET_DURING_EXECUTION)):
+            return
+        ti = self._ti
+        try:
+            view = ti.xcom_pull(task_ids=ti.task_id, key=KEY, map_indexes=ti.map_index)
+        except Exception as error:  # noqa: BLE001 - Airflow's own, of any kind: what was paid for matters more
+            self.log.warning("What the function has returned could not be read again: %s", error)
+            view = None
+        if isinstance(view, dict) and isinstance(view.get("input"), dict):
+            self.input = self._known_input = view["input"]
 
-    @cached_property
-    def known_input(self) -> Mapping[str, Any]:
-        return super().known_input if self._noted_input is None else self._noted_input
+    def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
+        """Mask signatures in arguments too, before Airflow keeps the rendered fields."""
+        from airflow_vace.media import mask_signatures
+
+        super()._do_render_template_fields(*args, **kwargs)
+        mask_signatures([self.op_args, self.op_kwargs])
 
     def _order(self) -> Order:
         return replace(super()._order(), is_computed=True)

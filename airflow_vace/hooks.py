@@ -390,8 +390,9 @@ class VaceHook(HttpHook):
         try:
             api = self.settings.api
             request = api.get(_PROBE_ID)
-            read_probe(api, request, self._send(request))
-            if not self._asks_for_a_key(request):
+            answer = self._send(request)
+            read_probe(api, request, answer)
+            if self._without_key(request) == answer.status_code:
                 return False, (
                     f"Not this API, or it asks for no key: {request.shown} is answered alike with the key and"
                     " without. Check host, API prefix and back-end."
@@ -400,11 +401,11 @@ class VaceHook(HttpHook):
             return False, f"{_verdict(error)}: {error}"
         return True, f"Reached {api.base_url}{api.prefix} ({api.backend.name}); the key was accepted"
 
-    def _asks_for_a_key(self, request: Request) -> bool:
-        """Whether the same question without the key is refused; a stranger's server answers alike."""
+    def _without_key(self, request: Request) -> int:
+        """Return the status code for the same question without the key; a stranger's server answers alike."""
         header = self.settings.api.backend.key_header
         keyless = replace(request, headers={k: v for k, v in request.headers.items() if k != header})
-        return self._send(keyless).status_code in (401, 403)
+        return self._send(keyless).status_code
 
     def fresh(self) -> Self:
         """Return a hook of the same connection with a session of its own, and without another look-up.

@@ -169,6 +169,7 @@ class Record:
     is_exact: bool = True
     conn_id: str
     model: str
+    version: str | None = None
     seed: int | None = None
     is_seed_drawn: bool = False
     nonce: str
@@ -203,6 +204,7 @@ class Record:
             is_exact=order.is_random or set(sent.marked) == set(sent.wire),
             conn_id=order.conn_id,
             model=order.model,
+            version=order.version,
             seed=seed,
             is_seed_drawn=order.is_random,
             nonce=secrets.token_hex(8),

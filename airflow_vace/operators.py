@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
@@ -119,6 +118,7 @@ class VacePredictionOperator(WaitsForPrediction):
         self.reuse = reuse
         self.on_orphaned_intent = on_orphaned_intent
         self._submission: Submission | None = None
+        self._known_input: Mapping[str, Any] = {}
         checked_save_in(save_in, save_to, defers=wait_for_completion and deferrable)
         checked_end(end_from_trigger, save_to, save_in)
         checked_seconds("timeout", timeout)
@@ -142,7 +142,8 @@ class VacePredictionOperator(WaitsForPrediction):
             self.log.warning("%s: a retry of this task, or a clear, may pay again", why)
         with self.until_canceled():
             prediction, deadline = self._owned(ledger)
-            self.show(prediction)
+            with self._ended(prediction):
+                self.show(prediction)
             if not self.wait_for_completion:
                 return prediction.payload()
             return self._wait_on(self._wait_for(prediction, deadline), may_defer=self.deferrable)
@@ -259,15 +260,16 @@ class VacePredictionOperator(WaitsForPrediction):
         self.check_destination()
         return Sources(self.hook, seconds=self.timeout + SIGNED_GRACE_SECONDS).reachable(values)
 
-    @cached_property
+    @property
     def known_input(self) -> Mapping[str, Any]:
-        with suppress(Exception):  # a nicety of the manifest: no video is lost for want of it
-            order, record = self._order(), self._ledger.read()
-            if record is not None and record.fingerprint != order.fingerprint:
-                return {}  # the prediction was made from another input
-            seed = record.seed if record is not None else None
-            return order.values if seed is None else order.with_seed(seed).values
-        return {}
+        if not self._known_input:
+            with suppress(Exception):  # a nicety of the manifest: no video is lost for want of it
+                order, record = self._order(), self._ledger.read()
+                if record is not None and record.fingerprint != order.fingerprint:
+                    return {}  # the prediction was made from another input
+                seed = record.seed if record is not None else None
+                self._known_input = order.values if seed is None else order.with_seed(seed).values
+        return self._known_input
 
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
         """Mask signatures before Airflow keeps the rendered fields."""

@@ -153,7 +153,8 @@ class Submission:
     def _decision(self, record: Record | None, order: Order, told: Told) -> Decision:
         before = record.max_tries if record is not None else None
         is_cleared = before is None or before != self.max_tries
-        is_alike = record is not None and (record.model, record.conn_id) == (order.model, order.conn_id)
+        asked = (order.model, order.version, order.conn_id)
+        is_alike = record is not None and (record.model, record.version, record.conn_id) == asked
         return decide(
             record,
             order.fingerprint,

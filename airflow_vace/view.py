@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from airflow_vace.prediction import Prediction
 
 KEY = "vace_view"
-_LONGEST_TEXT = 2000
+_LONGEST_ERROR = 2000
 
 
 def view_of(
@@ -23,13 +23,9 @@ def view_of(
     from airflow_vace.media.destination import without_secrets
 
     known: Mapping[str, Any] = values if isinstance(values, dict) else {}
-    shown = {
-        name: value[:_LONGEST_TEXT] if isinstance(value, str) else value
-        for name, value in without_secrets(dict(known)).items()
-    }
     return {
         "prediction": None if prediction is None else prediction.payload(),
         "vace_conn_id": vace_conn_id,
-        "input": shown,
-        "error": None if error is None else str(error)[:_LONGEST_TEXT],
+        "input": without_secrets(dict(known)),
+        "error": None if error is None else str(error)[:_LONGEST_ERROR],
     }

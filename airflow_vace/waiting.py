@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
+    AirflowSkipException,
     AirflowTaskTimeout,
     BaseOperator,
 )
@@ -62,7 +63,10 @@ _LONGEST_ON_KILL = 60.0
 
 _MOST_LOOKS_FOR_OUTPUT = 4
 
-_FAILURES = (VaceError, OSError, AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout)
+_FAILURES = (
+    *(VaceError, OSError, AirflowFailException),
+    *(AirflowSensorTimeout, AirflowSkipException, AirflowTaskTimeout),
+)
 
 
 class WaitsForPrediction(BaseOperator):
@@ -102,8 +106,8 @@ class WaitsForPrediction(BaseOperator):
         status = prediction.status if prediction else None
         if self._ti is None or not self.do_xcom_push or (self._shown == status and error is None):
             return
-        view = view_of(prediction, self.vace_conn_id, self.known_input, error)
         try:
+            view = view_of(prediction, self.vace_conn_id, self.known_input, error)
             self._ti.xcom_push(VIEW_KEY, view)
         except Exception as trouble:  # noqa: BLE001 - Airflow's own, of any kind: it is but a view
             self.log.warning("The video tab will not show this: %s", trouble)

@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 from airflow.sdk import DAG, task
 from tasks import Run, Store
 
@@ -135,6 +135,7 @@ def test_the_function_runs_once_though_the_task_defers_and_the_manifest_knows_it
         return {"prompt": "a fox", "src_ref_images": ["https://example.com/a.png?X-Amz-Signature=SIGNED"]}
 
     run = Run(made_of(clip, wait_for_completion=True, deferrable=True, save_to=f"{tmp_path}/"), Store())
+    fast_emulator.faults.add(method="GET", patch={"status": "processing"})
     payload = run.result()
     assert run.deferred
     assert calls == ["called"]
@@ -211,3 +212,79 @@ def test_a_function_that_raises_is_retried_as_any_and_nothing_is_sent(fast_emula
     with pytest.raises(ConnectionError, match="catalogue"):
         Run(made_of(clip), Store()).result()
     assert not fast_emulator.requests
+
+
+def test_another_version_is_a_wish_and_no_fault_of_the_function(fast_emulator: Emulator) -> None:
+    run = Run(made_of(returning("a fox"), version="1" * 64), Store())
+    run.result()
+    run.make = made_of(returning("a fox"), version="2" * 64)
+    run.retried().result()
+    assert [r.version for r in fast_emulator.world.runs.values()] == ["1" * 64, "2" * 64]
+
+
+def test_a_long_prompt_is_whole_in_the_manifest_after_a_deferral(
+    fast_emulator: Emulator, tmp_path: Path
+) -> None:
+    prompt = "a fox " * 600
+    make = made_of(
+        returning(prompt.strip()), wait_for_completion=True, deferrable=True, save_to=f"{tmp_path}/"
+    )
+    fast_emulator.faults.add(method="GET", patch={"status": "processing"})
+    run = Run(make, Store())
+    run.result()
+    assert run.deferred
+    (manifest,) = tmp_path.rglob("*.mp4.json")
+    assert prompt.strip() in manifest.read_text()
+
+
+def test_what_was_noted_and_cannot_be_read_again_costs_nothing(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = made_of(
+        returning("a fox"), wait_for_completion=True, deferrable=True, durable=False, save_to=f"{tmp_path}/"
+    )
+    fast_emulator.faults.add(method="GET", patch={"status": "processing"})
+    run = Run(make)
+    pulled = run.ti.xcom_pull
+
+    def pull(*, key: str, **more: Any) -> Any:
+        if key == KEY:
+            raise RuntimeError("the API server is away")
+        return pulled(key=key, **more)
+
+    monkeypatch.setattr(run.ti, "xcom_pull", pull)
+    assert run.result()["files"]
+    assert run.deferred
+    assert fast_emulator.bill["charged"] == 1
+
+
+def test_a_time_out_while_the_view_is_noted_is_not_retried_where_that_would_pay_again(
+    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(made_of(returning("a fox"), wait_for_completion=True, durable=False))
+
+    alarms = [AirflowTaskTimeout("execution_timeout")]  # it rings once
+
+    def push(*_: Any) -> None:
+        if alarms:
+            raise alarms.pop()
+
+    monkeypatch.setattr(run.ti, "xcom_push", push)
+    with pytest.raises(AirflowFailException, match="execution_timeout"):
+        run.result()
+    assert fast_emulator.bill["charged"] == 1
+
+
+def test_signatures_in_arguments_are_masked_before_airflow_keeps_them() -> None:
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]
+
+    def clip(urls: list[str], *, more: dict[str, str]) -> VaceInput:
+        return {"prompt": f"{urls} {more}"}
+
+    signed = "https://b.example/a.png?X-Amz-Signature=deadbeefdeadbeef"
+    with DAG("d", schedule=None):
+        made: Any = vace_task(clip)([signed], more={"a": signed.replace("dead", "feed")})
+    made.operator.render_template_fields({})
+    shown = str(redact([made.operator.op_args, made.operator.op_kwargs]))
+    assert "deadbeef" not in shown
+    assert "feedbeef" not in shown

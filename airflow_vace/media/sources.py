@@ -231,7 +231,8 @@ def mask_signatures(value: Any) -> None:
     """Let Airflow mask what signs the URLs in an input wherever it might be written."""
     from airflow.sdk.log import mask_secret
 
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    is_many = isinstance(value, list | tuple)
+    for item in value.values() if isinstance(value, dict) else value if is_many else ():
         mask_signatures(item)
     if not isinstance(value, str) or not value.lstrip().lower().startswith(("http://", "https://")):
         return

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.exceptions import VaceError
 from airflow_vace.prediction import Prediction, PredictionStatus, parse_time
+from airflow_vace.ui.files import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     Source = Callable[["Task", int, dict[str, Any]], str | None]
 
 RESULT = "return_value"
+_LONGEST_TEXT = 2000
 
 # https://replicate.com/docs/topics/predictions/data-retention
 _KEPT_BY_BACKEND = timedelta(hours=1)
@@ -82,11 +85,18 @@ class Card:
 def read_value(value: Any) -> Any:
     """Return an XCom's value; Airflow keeps it as JSON, or as the text of JSON."""
     if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
+        with suppress(ValueError):
+            value = json.loads(value)
+    return _printable(value)
+
+
+def _printable(value: Any) -> Any:
+    """Return a value without halves of characters, which no answer can hold."""
+    if isinstance(value, dict):
+        return {str(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def cards_of(
@@ -124,7 +134,7 @@ def _card_of(task: Task, source: Source, now: datetime) -> Card:
         state=task.state,
         is_open=task.is_open,
         try_number=task.try_number,
-        input=values if isinstance(values, dict) else {},
+        input=_shown(values) if isinstance(values, dict) else {},
         error=error if isinstance(error, str) else None,
     )
     prediction = task.prediction
@@ -149,7 +159,12 @@ def _videos(
     now: datetime,
 ) -> tuple[list[dict[str, Any]], str | None]:
     saved = [
-        {"src": src, "type": file.get("content_type"), "size": file.get("size"), "where": "saved"}
+        {
+            "src": src,
+            "type": type_of(str(file.get("uri"))),
+            "size": _number(file.get("size")),
+            "where": "saved",
+        }
         for number, file in enumerate(prediction.files)
         if (src := source(task, number, file)) is not None
     ]
@@ -170,6 +185,20 @@ def _videos(
             " and its place is not below any of these."
         )
     return [], "Its file was not saved, and back-ends delete them after an hour; save_to keeps them."
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _shown(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the inputs that a card tells, each a number or a short text."""
+    told = {name: values.get(name) for name in ("prompt", "seed", "size", "frame_num", "speed_mode")}
+    return {
+        name: value[:_LONGEST_TEXT] if isinstance(value, str) else value
+        for name, value in told.items()
+        if isinstance(value, str | int | float)
+    }
 
 
 def _web(url: object) -> str | None:

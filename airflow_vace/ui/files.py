@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import unquote, urlsplit
 
 from airflow_vace.media.places import Place
@@ -49,11 +49,31 @@ def place_below(roots: list[str], uri: object) -> Place | None:
     :param roots: directories (`/data/clips/`, `file:///data/clips/`) and places in stores
         (`s3://aws_default@my-bucket/clips/`, read over the connection that is named there)
     """
-    if not isinstance(uri, str) or not uri.isprintable() or "\\" in uri or type_of(uri) is None:
+    if not _is_plain(uri):
         return None
     scheme, _, rest = uri.partition("://")
     if scheme == "file":
         return _local_below(roots, rest)
+    found = _store_below(roots, scheme, rest)
+    return _opened(found[0]).below(*found[1]) if found else None
+
+
+def is_below(roots: list[str], uri: object) -> bool:
+    """Whether a saved file is below any of the roots; the store that it is in is not opened for that."""
+    if not _is_plain(uri):
+        return False
+    scheme, _, rest = uri.partition("://")
+    if scheme == "file":
+        return _local_below(roots, rest) is not None
+    return _store_below(roots, scheme, rest) is not None
+
+
+def _is_plain(uri: object) -> TypeGuard[str]:
+    return isinstance(uri, str) and uri.isprintable() and "\\" not in uri and type_of(uri) is not None
+
+
+def _store_below(roots: list[str], scheme: str, rest: str) -> tuple[str, list[str]] | None:
+    """Return the root that a file in a store is below, and its names from there on."""
     names = rest.split("/")
     if len(names) < 2 or not scheme or _CODED.search(rest) or not {"", ".", ".."}.isdisjoint(names):
         return None
@@ -63,7 +83,7 @@ def place_below(roots: list[str], uri: object) -> Place | None:
         shown = [bucket.rpartition("@")[2], *filter(None, folder.split("/"))]
         below = names[len(shown) :]
         if scheme == root_scheme and names[: len(shown)] == shown and below:
-            return _opened(root).below(*below)
+            return root, below
     return None
 
 
@@ -84,34 +104,35 @@ def _local_below(roots: list[str], rest: str) -> Place | None:
         return None
     if type_of(true.name) is None or not true.is_file():
         return None
+    found = true.stat()
     for root in roots:
         scheme, has_scheme, tail = root.partition("://")
         if has_scheme and scheme != "file":
             continue
         folder = Path(unquote(tail) if has_scheme else root)
         if folder.is_absolute() and true.is_relative_to(folder.resolve()):
-            found = true.stat()
             return Place(uri=true.as_uri(), local=true, inode=(found.st_dev, found.st_ino))
     return None
 
 
 def range_of(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the first byte and the one after the last that a request asks for; all of them without a header.
+    """Return the first byte of the range that a request asks for, and the one after the last.
 
-    Several ranges, and units that nobody knows, get the whole file, as RFC 9110 has it.
-
-    :return: None if no byte of the range is there
+    :return: None if no header asks for one: several ranges, units that nobody knows, and what is no range
+        get the whole file, as RFC 9110 has it
+    :raises ValueError: if no byte of the range is there
     """
     found = _RANGE.fullmatch(header.strip()) if header else None
     if found is None or found[0] == "bytes=-" or max(map(len, found.groups())) > _MOST_DIGITS:
-        return 0, size
+        return None
     first, last = found.groups()
-    if not first:
-        return (max(size - int(last), 0), size) if int(last) and size else None
-    if last and int(last) < int(first):
-        return 0, size
-    start, end = int(first), min(int(last) + 1 if last else size, size)
-    return (start, end) if start < size else None
+    if first and last and int(last) < int(first):
+        return None
+    start = int(first) if first else max(size - int(last), 0)
+    end = min(int(last) + 1, size) if first and last else size
+    if start >= end:
+        raise ValueError("no byte of this range is there")
+    return start, end
 
 
 def pieces(place: Place, start: int, end: int) -> Iterator[bytes]:

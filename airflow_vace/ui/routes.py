@@ -18,14 +18,14 @@ from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
-from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from sqlalchemy import or_, select, tuple_
 
 from airflow_vace.exceptions import VaceError
 from airflow_vace.ui.cards import RESULT, Task, cards_of, read_value
-from airflow_vace.ui.files import pieces, place_below, range_of, roots_of, type_of
+from airflow_vace.ui.files import is_below, pieces, place_below, range_of, roots_of, type_of
 from airflow_vace.ui.plugin import OPERATOR_NAMES
 from airflow_vace.view import KEY as VIEW
 
@@ -52,7 +52,8 @@ _HEADERS = {
 }
 _MAY_READ = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.XCOM))
 _IS_KNOWN = Depends(get_user)
-MapIndex = Annotated[int, InPath(ge=-1)]
+_MOST_INDEX = 2**31 - 1  # of the database's integers
+MapIndex = Annotated[int, InPath(ge=-1, le=_MOST_INDEX)]
 
 
 def new_app() -> FastAPI:
@@ -84,14 +85,14 @@ def videos(
     run_id: str,
     session: SessionDep,
     task_id: str | None = None,
-    map_index: int | None = None,
+    map_index: Annotated[int | None, Query(ge=-1, le=_MOST_INDEX)] = None,
 ) -> list[dict[str, Any]]:
     """Return a card for each prediction of a run, or of one task instance in it."""
     root = f"{request.scope.get('root_path', '')}/runs/{quote(dag_id, safe='')}/{quote(run_id, safe='')}"
     roots = _roots()
 
     def source(task: Task, number: int, file: dict[str, Any]) -> str | None:
-        if place_below(roots, file.get("uri")) is None:
+        if not is_below(roots, file.get("uri")):
             return None
         return f"{root}/files/{quote(task.task_id, safe='')}/{task.map_index}/{number}"
 
@@ -133,24 +134,24 @@ def saved_file(
     try:
         place = place_below(_roots(), uri)
         size = place.size() if place else None
-    except (VaceError, OSError) as error:
+    except Exception as error:  # stores are strangers, and may throw anything
         raise HTTPException(502, "The store of this file can't be read") from error
     if place is None or size is None:
         raise HTTPException(404, "No such video")
-    asked = range_of(range_, size)
-    if asked is None:
+    try:
+        asked = range_of(range_, size)
+    except ValueError:
         return Response(status_code=416, headers={**_HEADERS, "Content-Range": f"bytes */{size}"})
-    start, end = asked
+    start, end = asked or (0, size)
     headers = {
         **_HEADERS,
         "Accept-Ranges": "bytes",
         "Content-Length": str(end - start),
         "Content-Disposition": f"inline; filename*=UTF-8''{quote(place.name, safe='')}",
     }
-    is_part = (start, end) != (0, size) or (range_ or "").startswith("bytes=")
-    if is_part:
+    if asked:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    status, kind = (206 if is_part else 200), type_of(place.name)
+    status, kind = (206 if asked else 200), type_of(place.name)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=kind)
     return StreamingResponse(pieces(place, start, end), status, headers, kind)
@@ -184,8 +185,9 @@ def _tasks(
     )
     order = (TaskInstance.task_id, TaskInstance.map_index)
     ours = session.scalars(begun.where(is_ours).order_by(*order).limit(_MOST_TASKS)).all()
-    names = {ti.task_id for ti in ours}
-    for xcom in session.scalars(noted.where(XComModel.task_id.in_(names))) if names else ():
+    chosen = begun.where(is_ours).order_by(*order).limit(_MOST_TASKS).with_only_columns(*order)
+    place = tuple_(XComModel.task_id, XComModel.map_index)
+    for xcom in session.scalars(noted.where(place.in_(select(chosen.subquery())))) if ours else ():
         values.setdefault((xcom.task_id, xcom.map_index), {})[xcom.key] = read_value(xcom.value)
     found = []
     for ti in ours:
@@ -229,7 +231,11 @@ def _look(conn_id: str, prediction_id: str) -> dict[str, Any]:
     from airflow_vace.hooks import VaceHook
 
     try:
-        prediction = VaceHook(conn_id).get_prediction(prediction_id)
+        hook = VaceHook(conn_id)
+        # The connection's id is what a task has noted, and may be anybody's: no other key is ever sent.
+        if hook.get_connection(conn_id).conn_type != hook.conn_type:
+            return _told(None)
+        prediction = hook.get_prediction(prediction_id)
     except (VaceError, AirflowNotFoundException):
         return _told(None)  # the task's log tells what is wrong; this is but a bar
     bar = prediction.progress

@@ -175,10 +175,10 @@ function Facts({ card }) {
   );
 }
 
-function Card({ card, told, preload, taskPath, isSingle }) {
+function Card({ card, number, told, preload, taskPath, isSingle }) {
   const word = wordOf(card, told);
-  const id = `vace-${keyOf(card).replace(/[^A-Za-z0-9-]/g, "_")}`;
-  const prompt = card.input.prompt ?? nameOf(card);
+  const id = `vace-card-${number}`;
+  const prompt = card.input.prompt || nameOf(card);
   const links = [
     ...card.videos.map((video, number) => {
       const text = card.videos.length > 1 ? `Download ${number + 1}` : "Download";
@@ -245,9 +245,13 @@ function useAnswers(path, progressPath) {
   useEffect(() => {
     let timer = null;
     let isGone = false;
+    let isAsking = false;
     const again = async () => {
+      if (isGone || isAsking) return;
       clearTimeout(timer);
+      isAsking = true;
       const delay = document.hidden ? IDLE_MS : await refresh();
+      isAsking = false;
       if (!isGone) timer = setTimeout(again, delay);
     };
     const onSeen = () => !document.hidden && again();
@@ -263,7 +267,7 @@ function useAnswers(path, progressPath) {
   return state;
 }
 
-function Videos({ dagId, runId, taskId, mapIndex }) {
+function Gallery({ dagId, runId, taskId, mapIndex }) {
   const isSingle = taskId !== undefined;
   const index = mapIndex === undefined || mapIndex === "" ? -1 : mapIndex;
   const run = `vace/runs/${segment(dagId)}/${segment(runId)}`;
@@ -301,6 +305,7 @@ function Videos({ dagId, runId, taskId, mapIndex }) {
             { key: keyOf(card) },
             h(Card, {
               card,
+              number,
               told: told[keyOf(card)],
               preload: number < MOST_PRELOADED ? "metadata" : "none",
               taskPath: taskPath(card),
@@ -311,6 +316,10 @@ function Videos({ dagId, runId, taskId, mapIndex }) {
       ),
   );
 }
+
+// Airflow shows the same component with other properties when a person goes from task to task; nothing of the
+// one before may stay.
+const Videos = (properties) => h(Gallery, { key: JSON.stringify(properties), ...properties });
 
 // By these names Airflow asks for the two tabs.
 globalThis.Videos = Videos;
