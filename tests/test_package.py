@@ -183,6 +183,8 @@ def test_airflow_lists_the_provider_and_its_hook(airflow_db: str) -> None:
 )
 def test_airflow_lists_what_the_provider_brings(airflow_db: str, what: str, names: list[str]) -> None:
     assert airflow_db
+    if what == "widgets" and airflow.__version__.startswith("3.1."):
+        pytest.skip("Airflow 3.1 does not draw fields from a provider's description")
     told = airflow_says("providers", what, "-o", "plain")
     assert all(name in told for name in names)
 
