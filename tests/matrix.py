@@ -55,7 +55,7 @@ def run(cell: str, wheel: Path, scratch: Path) -> tuple[bool, str]:
     for name in ("README.md", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, place / "repo" / name)
     tests = subprocess.run(
-        [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", LEFT_OUT],
+        [own, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "-k", LEFT_OUT],
         cwd=place / "repo",
         env={**os.environ, "PATH": f"{place / 'venv/bin'}:{os.environ['PATH']}"},
         capture_output=True,

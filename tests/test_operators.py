@@ -319,11 +319,11 @@ def test_a_success_in_the_last_moment_is_a_success(slow_emulator: Emulator, *, d
 @pytest.mark.parametrize("status", [404, 405, 409, 422, 500])
 def test_a_success_that_refuses_the_cancel_is_a_success(slow_emulator: Emulator, status: int) -> None:
     done = {"status": "succeeded", "output": "https://example.com/a.mp4"}
-    task = waiting(deferrable=True, timeout=0.3)
+    task = waiting(deferrable=True, timeout=1.0)
     slow_emulator.faults.add(path="*/cancel", times=None, status=status, body={"detail": "it has ended"})
 
     def end() -> None:
-        time.sleep(0.3)  # the wall clock is what a deadline goes by
+        time.sleep(1.0)  # the wall clock is what a deadline goes by
         slow_emulator.faults.add(method="GET", patch={"status": "processing"})
         slow_emulator.faults.add(method="GET", patch={"status": "processing"})
         slow_emulator.faults.add(method="GET", times=None, patch=done)
