@@ -174,11 +174,12 @@ def test_a_server_in_trouble_is_asked_within_the_schedule_until_the_deadline(
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", slow_emulator.connection_to(timeout=0.4))
     created = submitted()
     script(slow_emulator, FAULTS[name], times=None)
-    event = event_of(VacePredictionTrigger(created.payload(), deadline=time.time() + 30 * SCALE))
+    seconds = 150  # of which a busy machine may need most before the first look
+    event = event_of(VacePredictionTrigger(created.payload(), deadline=time.time() + seconds * SCALE))
     assert event["id"] == created.id
     assert event.get("status") not in ("succeeded", "failed", "canceled", "aborted")
     is_answer = name in ("unknown status", "backwards")
-    most = most_looks_at_what_runs(30) if is_answer else most_looks(30)
+    most = most_looks_at_what_runs(seconds) if is_answer else most_looks(seconds)
     assert 1 <= len(slow_emulator.requests) - 1 <= most
 
 

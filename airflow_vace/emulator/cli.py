@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from airflow_vace.emulator.chaos import chaos
 from airflow_vace.emulator.faults import Fault
 from airflow_vace.emulator.world import DEFAULT_KEY, DEFAULT_PORT
 
@@ -35,6 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=_positive, help="requests a second; the rest get a 429")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same run (%(default)s)")
     parser.add_argument("--faults", type=Path, help="JSON file with a list of faults")
+    parser.add_argument(
+        "--chaos", type=_share, default=0.0, help="share of requests that go wrong, in all ways (%(default)s)"
+    )
+    parser.add_argument(
+        "--state", type=Path, help="file that keeps what was accepted, to go on with after a restart"
+    )
     return parser
 
 
@@ -50,6 +57,13 @@ def _positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: 0 to 1")
     return number
 
 
@@ -76,16 +90,21 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 3
-    emulator = Emulator(
-        host=options.host,
-        port=options.port,
-        api_key=options.api_key,
-        time_scale=options.time_scale,
-        retention=options.retention,
-        seed=options.seed,
-        limit=options.limit,
-    )
-    emulator.faults.add(*faults)
+    try:
+        emulator = Emulator(
+            host=options.host,
+            port=options.port,
+            api_key=options.api_key,
+            time_scale=options.time_scale,
+            retention=options.retention,
+            seed=options.seed,
+            limit=options.limit,
+            state=options.state,
+        )
+    except (OSError, ValueError) as error:
+        print(f"vace-emulator: --state {options.state}: {error}", file=sys.stderr)
+        return 2
+    emulator.faults.add(*faults, *chaos(options.chaos))
 
     async def serve() -> None:
         await emulator.start()

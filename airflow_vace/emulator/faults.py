@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,7 @@ class Fault:
     :param path: pattern with `*` for the path, such as `*/predictions/*`
     :param times: how many requests it hits
     :param skip: how many matching requests pass unharmed before
+    :param share: hits this share of the matching requests, by chance; the same seed hits the same
     :param delay: seconds before anything happens
     :param accept: let the server do what was asked (a create is then on the bill) before it misbehaves
     :param reset: break the connection off, `before` or `after` the server did what was asked
@@ -47,6 +49,7 @@ class Fault:
     path: str = "*"
     times: int | None = 1
     skip: int = 0
+    share: float = 1.0
     delay: float = 0.0
     accept: bool = False
     reset: Moment | None = None
@@ -115,6 +118,7 @@ _WANTED: dict[str, Callable[[Any], bool]] = {
     "path": lambda value: isinstance(value, str),
     "times": lambda value: value is None or _count(value),
     "skip": _count,
+    "share": lambda value: _seconds(value) and value <= 1,
     "delay": _seconds,
     "accept": lambda value: isinstance(value, bool),
     "reset": lambda value: value in (None, "before", "after"),
@@ -132,7 +136,7 @@ _WANTED: dict[str, Callable[[Any], bool]] = {
 
 _GET: dict[str, Any] = {"method": "GET", "path": "*/predictions/*"}
 _CREATE: dict[str, Any] = {"method": "POST", "path": "*/predictions"}
-_JSON = {"Content-Type": "application/json"}
+JSON = {"Content-Type": "application/json"}
 
 PRESETS: dict[str, Fault] = {
     "login_page": Fault(status=200, headers={"Content-Type": "text/html"}, body=LOGIN_PAGE),
@@ -141,13 +145,13 @@ PRESETS: dict[str, Fault] = {
         headers={"Content-Type": "text/html"},
         body="<html><head><title>502 Bad Gateway</title></head></html>",
     ),
-    "garbage": Fault(status=200, headers=_JSON, body="\x00\x01\ufffd not json"),
+    "garbage": Fault(status=200, headers=JSON, body="\x00\x01\ufffd not json"),
     "accepted_then_502": Fault(**_CREATE, accept=True, status=502, body="Bad Gateway"),
     "accepted_then_reset": Fault(**_CREATE, reset="after"),
     "accepted_then_silence": Fault(**_CREATE, hang="after"),
     "no_money": Fault(
         status=403,
-        headers=_JSON,
+        headers=JSON,
         body={"error": {"message": "quota exhausted", "code": "insufficient_user_quota"}},
     ),
     "aborted": Fault(**_CREATE, outcome={"status": "aborted"}),
@@ -161,7 +165,7 @@ PRESETS: dict[str, Fault] = {
 
 def rate_limited(form: RetryForm = "seconds", seconds: float = 1.0, **match: Any) -> Fault:
     """Return a 429 that tells its time in one of the forms that are met in the wild."""
-    headers, detail = dict(_JSON), "Request was throttled."
+    headers, detail = dict(JSON), "Request was throttled."
     body: dict[str, Any] = {"status": 429}
     if form not in _FORMS:
         raise ValueError(f"form {form!r} is none of {', '.join(_FORMS)}")
@@ -183,7 +187,8 @@ def rate_limited(form: RetryForm = "seconds", seconds: float = 1.0, **match: Any
 class Faults:
     """The faults that are scripted, in order; each request meets the first that matches."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
+        self._chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._waiting: list[Fault] = []
         self._lock = threading.Lock()
 
@@ -215,6 +220,8 @@ class Faults:
                     continue
                 if fault.skip:
                     self._waiting[place] = replace(fault, skip=fault.skip - 1)
+                    continue
+                if fault.share < 1 and self._chance.random() >= fault.share:
                     continue
                 if fault.times is not None:
                     left = fault.times - 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aiohttp import web
 
 from airflow_vace.emulator.faults import Faults
+from airflow_vace.emulator.journal import Journal
 from airflow_vace.emulator.service import SeenRequest, Service
 from airflow_vace.emulator.world import DEFAULT_KEY, World
 
@@ -34,6 +35,9 @@ class Emulator:
     :param seed: same seed, same ids and boot times
     :param tls: serve HTTPS with this context
     :param limit: requests a second that it answers, after a second's worth at once; the rest get a 429
+    :param state: file in which accepted predictions are kept; what it holds already goes on as if nothing had
+        happened, and ends when it would have
+    :raises ValueError: if the file holds something else
     """
 
     def __init__(  # noqa: PLR0913 - what a person may set
@@ -47,6 +51,7 @@ class Emulator:
         seed: int = 0,
         tls: SSLContext | None = None,
         limit: float | None = None,
+        state: Path | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -54,8 +59,10 @@ class Emulator:
         self.tls = tls
         self.limit = limit
         self.throttled = 0
-        self.world = World(seed=seed, time_scale=time_scale, retention=retention)
-        self.faults = Faults()
+        self.journal = Journal(state)
+        runs = self.journal.runs()
+        self.world = World(seed=seed, time_scale=time_scale, retention=retention, runs=runs)
+        self.faults = Faults(seed)
         self.closing = asyncio.Event()
         self._seen: list[SeenRequest] = []
         self._condition = threading.Condition()

@@ -58,6 +58,24 @@ def _face_of(request: web.Request) -> str:
     return "pruna" if is_pruna or request.path.startswith("/v1/delivery/") else "replicate"
 
 
+def _origin(request: web.Request) -> str:
+    """Return where it was asked: what it tells can be reached there, also through a proxy."""
+    return f"{request.scheme}://{request.host}"
+
+
+def _urls_of(face: str, origin: str, run: Run) -> dict[str, str]:
+    # A gateway's answers name the upstream vendor, where its key is not valid.
+    base = "https://api.replicate.com" if face == "gateway" else origin
+    get = f"{base}/v1/predictions/{run.id}"
+    return {"get": get, "cancel": f"{get}/cancel", "web": f"https://replicate.com/p/{run.id}"}
+
+
+def _output_of(face: str, origin: str, run: Run) -> str:
+    if face == "pruna":
+        return f"/v1/delivery/{run.id}/output.mp4"
+    return f"{origin}/_delivery/{run.id}/output.mp4"
+
+
 def _refusal(face: str, status: int, detail: str, code: str, **more: Any) -> web.Response:
     """Return an error in the envelope of the back-end."""
     match face:
@@ -216,9 +234,10 @@ class Service:
             cancel_after=cancel_after if face == "replicate" else None,
             outcome=request.get(_OUTCOME),
         )
+        self.emulator.journal.note(run)
         self.emulator.changed()
         if face == "pruna":
-            status_url = f"{self.emulator.url}/v1/predictions/status/{run.id}"
+            status_url = f"{_origin(request)}/v1/predictions/status/{run.id}"
             known = {"id": run.id, "model": "vace", "input": run.input, "get_url": status_url}
             return _json(200, known)
         prefer = re.match(r"wait(?:=(\d+))?", request.headers.get("Prefer", ""))
@@ -228,7 +247,7 @@ class Service:
             # It is the clock that ends a run, so there is no event to wait for.
             while run.finished_at(time.time()) is None and time.time() < until:  # noqa: ASYNC110
                 await asyncio.sleep(min(0.05, max(run.ended - time.time(), 0.001)))
-        return _json(201 if face == "replicate" else 200, self._told(face, run))
+        return _json(201 if face == "replicate" else 200, self._told(request, run))
 
     def _model_of(self, request: web.Request, face: str) -> str:
         if "owner" in request.match_info:
@@ -241,7 +260,7 @@ class Service:
         run = self.world.runs.get(request.match_info["id"])
         if run is None:
             return _refusal(face, 404, "Prediction not found", "Not found")
-        return _json(200, self._told(face, run))
+        return _json(200, self._told(request, run))
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         face = _face_of(request)
@@ -250,7 +269,8 @@ class Service:
             return _refusal(face, 404, "Prediction not found", "Not found")
         if run.finished_at(time.time()) is None:
             run.canceled = time.time()
-        return _json(200, self._told(face, run))
+            self.emulator.journal.note(run)
+        return _json(200, self._told(request, run))
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         query = dict(request.query)
@@ -265,16 +285,16 @@ class Service:
         runs = [run for run in reversed(self.world.runs.values()) if after < run.timeline.created < before]
         following, end = None, int(start) + _PAGE
         if len(runs) > end:
-            following = f"{self.emulator.url}{request.path}?{urlencode({**query, 'cursor': end})}"
-        results = [self._told(_face_of(request), run) for run in runs[int(start) : end]]
+            following = f"{_origin(request)}{request.path}?{urlencode({**query, 'cursor': end})}"
+        results = [self._told(request, run) for run in runs[int(start) : end]]
         return _json(200, {"previous": None, "next": following, "results": results})
 
-    def _told(self, face: str, run: Run) -> dict[str, Any]:
-        """Return a run as the back-end tells it at this moment."""
-        now = time.time()
+    def _told(self, request: web.Request, run: Run) -> dict[str, Any]:
+        """Return a run as the back-end that was asked tells it at this moment."""
+        face, origin, now = _face_of(request), _origin(request), time.time()
         status = run.status_at(now)
         gone = self.world.is_gone(run, now)
-        output = run.outcome.get("output") if "output" in run.outcome else self._output_of(face, run)
+        output = run.outcome.get("output") if "output" in run.outcome else _output_of(face, origin, run)
         if status != "succeeded" or gone:
             output = None
         error = run.outcome.get("error") if status == "failed" else None
@@ -295,7 +315,7 @@ class Service:
             "error": error,
             "status": status,
             "created_at": iso(run.timeline.created, digits),
-            "urls": self._urls_of(face, run),
+            "urls": _urls_of(face, origin, run),
         }
         if started is not None:
             told["started_at"] = iso(started, digits)
@@ -308,17 +328,6 @@ class Service:
         if run.cancel_after is not None:
             told["deadline"] = iso(run.timeline.created + run.cancel_after, digits)
         return told
-
-    def _urls_of(self, face: str, run: Run) -> dict[str, str]:
-        # A gateway's answers name the upstream vendor, where its key is not valid.
-        base = "https://api.replicate.com" if face == "gateway" else self.emulator.url
-        get = f"{base}/v1/predictions/{run.id}"
-        return {"get": get, "cancel": f"{get}/cancel", "web": f"https://replicate.com/p/{run.id}"}
-
-    def _output_of(self, face: str, run: Run) -> str:
-        if face == "pruna":
-            return f"/v1/delivery/{run.id}/output.mp4"
-        return f"{self.emulator.url}/_delivery/{run.id}/output.mp4"
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         run = self.world.runs.get(request.match_info["id"])
@@ -361,7 +370,7 @@ class Service:
             "metadata": {},
             "created_at": iso(now, 3),
             "expires_at": iso(now + 24 * 3600, 3),
-            "urls": {"get": f"{self.emulator.url}/_files/{identifier}"},
+            "urls": {"get": f"{_origin(request)}/_files/{identifier}"},
         }
         return _json(201, self.uploads[identifier])
 

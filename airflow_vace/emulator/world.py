@@ -135,11 +135,14 @@ class Run:
 class World:
     """All predictions of one emulator; `now` is always given, so that nothing here has a clock."""
 
-    def __init__(self, *, seed: int, time_scale: float, retention: float) -> None:
+    def __init__(
+        self, *, seed: int, time_scale: float, retention: float, runs: dict[str, Run] | None = None
+    ) -> None:
         self.time_scale = time_scale
         self.retention = retention
-        self.runs: dict[str, Run] = {}
-        self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
+        self.runs = runs or {}
+        # One that goes on does not begin with the ids of before.
+        self._random = random.Random(f"{seed}+{len(runs)}" if runs else seed)  # noqa: S311 - repeatable
         self._lock = threading.Lock()
 
     def create(  # noqa: PLR0913 - what a create says
