@@ -325,16 +325,23 @@ def test_an_answer_that_is_too_large_is_cut_off(
         call("get", "abc")
 
 
-def test_an_answer_that_echoes_a_large_input_is_read(call: Call, slow: Emulator) -> None:
+@pytest.fixture
+def patient(slow: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """The same server, and a connection that lets megabytes take their time."""
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", slow.connection_to(timeout=60))
+    return slow
+
+
+def test_an_answer_that_echoes_a_large_input_is_read(call: Call, patient: Emulator) -> None:
     film = "data:video/mp4;base64," + "A" * 20_000_000
     created = call("create", {"prompt": "a fox", "src_video": film})
     assert created.input["src_video"] == film
-    assert slow.bill["charged"] == 1
+    assert patient.bill["charged"] == 1
 
 
-def test_huge_logs_do_not_get_into_a_payload(call: Call, slow: Emulator) -> None:
+def test_huge_logs_do_not_get_into_a_payload(call: Call, patient: Emulator) -> None:
     created = call("create", FOX)
-    slow.faults.add("huge_logs")
+    patient.faults.add("huge_logs")
     told = call("get", created)
     assert len(told.logs) > 5_000_000
     assert told.progress.percent == 50

@@ -16,7 +16,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LEFT_OUT = {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "content-encoding"}
+_LEFT_OUT = {"content-length", "transfer-encoding", "connection", "keep-alive", "content-encoding"}
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class Wire:
         passing = Passing(request.method, request.path, _json(body), ports)
         if await self._watched(self.before, passing):
             return _broken_off(request)
+        # The host too: what the target tells of itself is told of the wire.
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _LEFT_OUT}
         url = self.target + request.path_qs
         try:

@@ -4,84 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import psutil
 import requests
 
 from airflow_vace import demo
+from cluster.processes import kill_tree, title, tree, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-
-
-def until(condition: Callable[[], Any], seconds: float = 180, *, every: float = 0.5) -> Any:
-    """Ask again and again until the answer is true, and return it."""
-    end = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end, f"not so after {seconds:g} s"
-        time.sleep(every)
-    return answer
-
-
-class Postgres:
-    """A database server of our own: no durability, no password, loopback."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="vace-postgres-", dir="/tmp"))
-        self.port = demo._free_port()
-        self.user: list[str] = []
-        if os.getuid() == 0:  # it refuses to run as root
-            owner = pwd.getpwnam("postgres")
-            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
-            self.user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-
-    @property
-    def url(self) -> str:
-        return f"postgresql+psycopg2://airflow@127.0.0.1:{self.port}/postgres"
-
-    def __enter__(self) -> Self:
-        binaries, data = POSTGRES[-1].parent, self.folder / "data"
-        init = [str(binaries / "initdb"), "-D", str(data), "-U", "airflow", "-A", "trust", "--no-sync"]
-        subprocess.run([*self.user, *init], check=True, capture_output=True, cwd="/")
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": str(self.port),
-            "unix_socket_directories": str(self.folder),
-            "fsync": "off",
-            "full_page_writes": "off",
-            "synchronous_commit": "off",
-            "max_connections": "300",
-        }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        log = (self.folder / "server.log").open("wb")
-        self.process = subprocess.Popen(
-            [*self.user, str(binaries / "postgres"), "-D", str(data), *options],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-        )
-        until(self._answers, 30, every=0.1)
-        return self
-
-    def _answers(self) -> bool:
-        command = [str(POSTGRES[-1].parent / "pg_isready"), "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(command, check=False, capture_output=True).returncode == 0
-
-    def __exit__(self, *_: object) -> None:
-        self.process.send_signal(signal.SIGINT)  # fast shutdown
-        self.process.wait(30)
-        shutil.rmtree(self.folder, ignore_errors=True)
+    import psutil
 
 
 class Airflow:
@@ -97,7 +35,8 @@ class Airflow:
         dags: dict[str, str],
         connections: dict[str, str],
         execution_api: Callable[[str], str] = lambda address: address,
-        **settings: str,
+        settings: dict[str, str] | None = None,
+        **more: str,
     ) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="vace-airflow-"))
         folder = self.home / "dags"
@@ -127,7 +66,8 @@ class Airflow:
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
             **{f"AIRFLOW_CONN_{name.upper()}": text for name, text in connections.items()},
-            **settings,
+            **(settings or {}),
+            **more,
         }
         self.parts: dict[str, subprocess.Popen[bytes]] = {}
         demo._run_airflow(["db", "migrate"], self.environment, self.home / "migrate.log")
@@ -135,18 +75,25 @@ class Airflow:
     def start(self, *names: str) -> None:
         """Start parts: `api-server`, `scheduler`, `dag-processor`, `triggerer`, `triggerer-2`, ..."""
         for name in names:
-            environment = dict(self.environment)
-            if name.startswith("triggerer"):
-                environment["AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT"] = str(demo._free_port())
             with (self.home / f"{name}.log").open("ab") as log:
                 self.parts[name] = subprocess.Popen(
-                    [sys.executable, "-m", "airflow", name.rstrip("-0123456789")],
-                    env=environment,
+                    [sys.executable, "-m", "airflow", *self.command_of(name)],
+                    env=self.environment_of(name),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
+
+    def command_of(self, name: str) -> list[str]:
+        """Return what is said to `airflow` for a part."""
+        return [name.rstrip("-0123456789")]
+
+    def environment_of(self, name: str) -> dict[str, str]:
+        environment = dict(self.environment)
+        if name.startswith("triggerer"):
+            environment["AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT"] = str(demo._free_port())
+        return environment
 
     def kill(self, *names: str) -> None:
         """Kill parts with all their processes, at once and without a word."""
@@ -166,8 +113,7 @@ class Airflow:
 
     def __enter__(self) -> Self:
         try:
-            self.start("api-server", "scheduler", "dag-processor", "triggerer")
-            self.wait_until_healthy()
+            self.start_all()
         except BaseException:
             self.__exit__()
             raise
@@ -179,6 +125,10 @@ class Airflow:
         if kept:
             shutil.copytree(self.home, f"{kept}/{self.home.name}", dirs_exist_ok=True)
         shutil.rmtree(self.home, ignore_errors=True)
+
+    def start_all(self) -> None:
+        self.start("api-server", "scheduler", "dag-processor", "triggerer")
+        self.wait_until_healthy()
 
     def wait_until_healthy(self) -> None:
         def is_healthy() -> bool:
@@ -194,7 +144,7 @@ class Airflow:
 
     def task_processes(self) -> list[psutil.Process]:
         """Return the processes in which tasks run at this moment."""
-        workers = [p for p in tree(self.parts["scheduler"].pid) if "LocalExecutor: " in _title(p)]
+        workers = [p for p in tree(self.parts["scheduler"].pid) if "LocalExecutor: " in title(p)]
         return [child for worker in workers for child in worker.children()]
 
     # --- REST --------------------------------------------------------------------------------------
@@ -263,44 +213,3 @@ class Airflow:
             lines.append(f"{line.get('level', '')}: {line['event']}")
             lines += [f"{e['exc_type']}: {e['exc_value']}" for e in line.get("error_detail") or ()]
         return "\n".join(lines)
-
-
-def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    widths = [max(len(str(row[n])) for row in [head, *rows]) for n in range(len(head))]
-    lines = (
-        "  ".join(f"{cell!s:<{width}}" for cell, width in zip(r, widths, strict=True)) for r in [head, *rows]
-    )
-    return "\n".join(["", *lines])
-
-
-def tree(pid: int) -> list[psutil.Process]:
-    """Return a process and all below it."""
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def kill_tree(pid: int) -> None:
-    found = tree(pid)
-    for process in found:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.suspend()  # so that nobody starts another meanwhile
-    for process in [*found, *tree(pid)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-@contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """Run a database server and yield its URL."""
-    with Postgres() as server:
-        yield server.url

@@ -1,0 +1,77 @@
+"""A line between two parties that can be cut: TCP, so that what passes is nobody's business."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import Self
+from urllib.parse import urlsplit
+
+
+class Link:
+    """Passes on what comes; while it is cut nothing gets through, and no connection learns of it.
+
+    :param target: the address at its other end, such as `http://127.0.0.1:8642`
+    """
+
+    def __init__(self, target: str) -> None:
+        self._to = urlsplit(target)
+        self._open: asyncio.Event
+        self._thread: threading.Thread
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cut(self) -> None:
+        self._loop.call_soon_threadsafe(self._open.clear)
+
+    def mend(self) -> None:
+        self._loop.call_soon_threadsafe(self._open.set)
+
+    def __enter__(self) -> Self:
+        ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
+        self._thread.start()
+        assert ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join(10)
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop, self._closing, self._open = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+        self._open.set()
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        await self._closing.wait()
+        server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._open.wait()
+        try:
+            there = await asyncio.open_connection(self._to.hostname, self._to.port)
+        except OSError:
+            writer.transport.abort()
+            return
+        # An end of either side is the end of both: HTTP has no half-closed connections.
+        ways = (
+            asyncio.create_task(self._pass(reader, there[1])),
+            asyncio.create_task(self._pass(there[0], writer)),
+        )
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        for end in (writer, there[1]):
+            end.close()
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while content := await source.read(65536):
+                await self._open.wait()
+                sink.write(content)
+                await sink.drain()
+            await self._open.wait()

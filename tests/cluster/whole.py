@@ -1,0 +1,114 @@
+"""An Airflow that has outgrown a machine, on one: Celery workers, and two of each part that may be two."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+
+from airflow_vace import demo
+from cluster.airflow import Airflow
+from cluster.processes import tree, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cluster.servers import Postgres, Redis
+
+PARTS = (
+    "api-server",
+    "scheduler-1",
+    "scheduler-2",
+    "dag-processor",
+    "triggerer-1",
+    "triggerer-2",
+    "worker-1",
+    "worker-2",
+)
+# How soon Airflow notices that a part is gone; in brackets what it takes by default.
+NOTICING = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",  # 300 s
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "60",  # 600 s
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "10",  # 120 s
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "30",  # the default
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "5",  # the default
+}
+
+
+class Cluster(Airflow):
+    """Two schedulers, two triggerers, two Celery workers, DAG processor and API server.
+
+    :param dags: text of DAG files, by name
+    :param slots: tasks that a worker runs at a time
+    """
+
+    def __init__(
+        self,
+        database: Postgres,
+        queue: Redis,
+        dags: dict[str, str],
+        connections: dict[str, str],
+        *,
+        slots: int = 4,
+        **settings: str,
+    ) -> None:
+        self.database = database
+        self.code: dict[str, Path] = {}
+        celery = {
+            "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "64",
+            "AIRFLOW__CELERY__BROKER_URL": queue.url,
+            "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{database.url}",
+            "AIRFLOW__CELERY__WORKER_CONCURRENCY": str(slots),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "10",
+        }
+        super().__init__(database.url, dags, connections, settings=celery | NOTICING | settings)
+
+    def command_of(self, name: str) -> list[str]:
+        if not name.startswith("worker"):
+            return super().command_of(name)
+        pid = str(self.home / f"{name}.pid")
+        return ["celery", "worker", "--celery-hostname", f"{name}@%h", "--pid", pid, "--without-mingle"]
+
+    def environment_of(self, name: str) -> dict[str, str]:
+        found = super().environment_of(name)
+        if name.startswith("worker"):
+            found["AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT"] = str(demo._free_port())
+        if name in self.code:
+            found["PYTHONPATH"] = os.pathsep.join([str(self.code[name]), found.get("PYTHONPATH", "")])
+        return found
+
+    def kill(self, *names: str) -> None:
+        super().kill(*names)
+        for name in names:
+            (self.home / f"{name}.pid").unlink(missing_ok=True)
+
+    def start_all(self) -> None:
+        self.start(*PARTS)
+        self.wait_until_healthy()
+
+    def wait_until_healthy(self) -> None:
+        """Wait for every part, not only for one of each kind."""
+        super().wait_until_healthy()
+        wanted = {"SchedulerJob": 2, "TriggererJob": 2, "DagProcessorJob": 1}
+        alive = "SELECT job_type, count(*) FROM job WHERE state = 'running' GROUP BY 1"
+        until(lambda: wanted.items() <= dict(self.sql(alive)).items(), 120)
+        until(lambda: all(self._is_ready(name) for name in PARTS if name.startswith("worker")), 120)
+
+    def _is_ready(self, worker: str) -> bool:
+        return " ready." in (self.home / f"{worker}.log").read_text()
+
+    def part_of(self, pid: int) -> str:
+        """Return the part that a process belongs to."""
+        return next(
+            name for name, part in self.parts.items() if pid in {process.pid for process in tree(part.pid)}
+        )
+
+    def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Ask the database; for what a test wants of a thousand tasks at once."""
+        with psycopg2.connect(self.database.url.replace("+psycopg2", "")) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(query, values)
+                return list(cursor.fetchall())

@@ -1,0 +1,334 @@
+"""Airflow on Celery, two of each part: everything that can be struck is struck, then the books are opened."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if "VACE_CLUSTER" in os.environ:
+    from cluster import Postgres, Redis, Vendor, table, until
+    from cluster.campaign import DAGS, Books, audit
+    from cluster.link import Link
+    from cluster.whole import Cluster
+    from s3 import S3
+    from wire import Passing, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif("VACE_CLUSTER" not in os.environ, reason="VACE_CLUSTER is not set: takes minutes"),
+]
+
+# How many mapped predictions are struck at a time, and how many go through the vendor's moods.
+STRUCK = int(os.environ.get("VACE_CLUSTER_STRUCK", "8"))
+MAPPED = int(os.environ.get("VACE_CLUSTER_MAPPED", "40"))
+CUT_SECONDS = float(os.environ.get("VACE_CLUSTER_CUT", "20"))
+
+
+class Watch:
+    """Strikes once, when something certain goes over the wire."""
+
+    def __init__(self) -> None:
+        self.moment = ""
+        self.strike: Callable[[Passing], object] = lambda _: None
+        self._lock = threading.Lock()
+
+    def arm(self, moment: str, strike: Callable[[Passing], object]) -> None:
+        self.moment, self.strike = moment, strike
+
+    def _is(self, moment: str, passing: Passing) -> bool:
+        with self._lock:
+            if self.moment != moment:
+                return False
+            self.moment = ""
+        self.strike(passing)
+        return True
+
+    def before(self, passing: Passing) -> bool:
+        if passing.method == "POST" and passing.path.endswith("/predictions"):
+            return self._is("before a create is sent", passing)
+        if "/_delivery/" in passing.path:
+            return self._is("while it saves", passing)
+        if passing.method == "GET" and "/predictions/" in passing.path:
+            return self._is("while it waits", passing)
+        return False
+
+    def after(self, passing: Passing) -> bool:
+        is_create = passing.method == "POST" and passing.path.endswith("/predictions")
+        return is_create and "id" in (passing.answer or {}) and self._is("a create accepted", passing)
+
+
+class Stage:
+    """All that the strikes need, in one place."""
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self.cluster: Cluster = parts["cluster"]
+        self.database: Postgres = parts["database"]
+        self.queue: Redis = parts["queue"]
+        self.vendor: Vendor = parts["vendor"]
+        self.s3: S3 = parts["s3"]
+        self.link: Link = parts["link"]
+        self.watch: Watch = parts["watch"]
+        self.undisturbed: dict[str, float] = {}
+        self.rows: list[tuple[Any, ...]] = []
+
+    def begin(self, dag_id: str, run_id: str, count: int = STRUCK, **conf: Any) -> None:
+        self.cluster.trigger(dag_id, run_id, count=count, **conf)
+
+    def counted(self, dag_id: str, run_id: str, state: str, task_id: str = "clip") -> int:
+        query = (
+            "SELECT count(*) FROM task_instance"
+            " WHERE dag_id=%s AND run_id=%s AND task_id=%s AND state=%s AND map_index >= 0"
+        )
+        ((found,),) = self.cluster.sql(query, dag_id, run_id, task_id, state)
+        return int(found)
+
+    def state(self, dag_id: str, run_id: str) -> str:
+        query = "SELECT state FROM dag_run WHERE dag_id=%s AND run_id=%s"
+        return str(self.cluster.sql(query, dag_id, run_id)[0][0])
+
+    def wait_for_end(self, dag_id: str, run_id: str, seconds: float = 600) -> float:
+        """Wait for a run's end, and return how long it took from its beginning."""
+        until(lambda: self.state(dag_id, run_id) in ("success", "failed"), seconds, every=1)
+        query = "SELECT extract(epoch FROM end_date - start_date) FROM dag_run WHERE dag_id=%s AND run_id=%s"
+        return float(self.cluster.sql(query, dag_id, run_id)[0][0])
+
+    def judge(self, what: str, dag_id: str, run_id: str, count: int = STRUCK) -> Books:
+        """Wait for a run's end, open the books, and keep a row for the table."""
+        took = self.wait_for_end(dag_id, run_id)
+        books = audit(self.cluster, self.vendor, self.s3, (dag_id, run_id), count)
+        longer = took - self.undisturbed.setdefault(dag_id, took)
+        fates = (len(books.lost), len(books.billed_twice), len(books.failed_falsely))
+        self.rows.append(
+            (what, dag_id, count, books.billed, books.attempts, *fates, f"{took:.0f}", f"{longer:+.0f}")
+        )
+        return books
+
+
+HEAD = (
+    "struck",
+    "shape",
+    "predictions",
+    "billed",
+    "attempts",
+    "lost",
+    "billed twice",
+    "falsely failed",
+    "took, s",
+    "longer, s",
+)
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        enter = stack.enter_context
+        database, queue, s3 = enter(Postgres()), enter(Redis()), enter(S3())
+        # Replicate's limit of 3,000 requests a minute.
+        options = {"time-scale": "2", "limit": "50"}
+        vendor = enter(Vendor(**options))
+        link, watch = enter(Link(vendor.url)), Watch()
+        wire = enter(Wire(vendor.url, watch.before, watch.after))
+        cluster = enter(Cluster(database, queue, {"campaign": DAGS}, {"store": s3.connection}, slots=4))
+        put = {"backend": "replicate", "timeout": 20}
+        for name, address in (("vace", link.url), ("watched", wire.url)):
+            body = vendor.connection_to(address, **put)
+            cluster.ask("POST", "/connections", body | {"connection_id": name})
+        cluster.wait_for_dags("deferred", "waiting", "sensed", "saved_by_triggerer")
+        ready = time.monotonic() - began
+        found = Stage(locals())
+        found.rows.append(("(the cluster's start)", "", "", "", "", "", "", "", f"{ready:.0f}", ""))
+        yield found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _told(stage: Stage, request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(table(HEAD, stage.rows))  # noqa: T201 - the table is what a person wants of these tests
+
+
+@pytest.mark.parametrize("dag_id", ["deferred", "waiting"])
+def test_undisturbed_all_is_made_once_and_saved(stage: Stage, dag_id: str) -> None:
+    stage.begin(dag_id, "undisturbed")
+    books = stage.judge("nothing", dag_id, "undisturbed")
+    assert books.are_clean
+    assert (books.succeeded, books.billed) == (STRUCK, STRUCK)
+
+
+def test_of_two_triggerers_one_dies_and_the_other_takes_its_waits(stage: Stage) -> None:
+    stage.begin("deferred", "triggerer")
+    until(lambda: stage.counted("deferred", "triggerer", "deferred") == STRUCK, 120)
+    taken = "SELECT triggerer_id, count(*) FROM trigger GROUP BY 1"
+    until(lambda: len(dict(stage.cluster.sql(taken))) == 2, 60)
+    stage.cluster.kill("triggerer-1")
+    books = stage.judge("triggerer killed", "deferred", "triggerer")
+    stage.cluster.start("triggerer-1")
+    assert books.are_clean
+    assert (books.succeeded, books.billed, books.attempts) == (STRUCK, STRUCK, STRUCK)
+
+
+@pytest.mark.parametrize(
+    ("moment", "dag_id"),
+    [
+        ("before a create is sent", "deferred"),
+        ("a create accepted", "deferred"),
+        ("while it waits", "waiting"),
+        ("while it saves", "deferred"),
+    ],
+)
+def test_a_worker_dies(stage: Stage, moment: str, dag_id: str) -> None:
+    died: list[str] = []
+
+    def strike(passing: Passing) -> None:
+        pid = passing.sender
+        assert pid is not None, passing
+        died.append(stage.cluster.part_of(pid))
+        stage.cluster.kill(*died)
+
+    run_id = f"worker {moment}"
+    stage.watch.arm(moment, strike)
+    stage.begin(dag_id, run_id, connection="watched")
+    until(lambda: died, 180)
+    stage.cluster.start(*died)  # as whatever looks after it would
+    books = stage.judge(f"worker killed, {moment}", dag_id, run_id)
+    assert books.are_clean
+    assert (books.succeeded, books.billed) == (STRUCK, STRUCK)
+
+
+def test_a_scheduler_dies(stage: Stage) -> None:
+    stage.begin("deferred", "scheduler")
+    until(lambda: stage.counted("deferred", "scheduler", "running") > 0, 120, every=0.1)
+    stage.cluster.kill("scheduler-1")
+    books = stage.judge("scheduler killed", "deferred", "scheduler")
+    stage.cluster.start("scheduler-1")
+    assert books.are_clean
+    assert (books.succeeded, books.billed) == (STRUCK, STRUCK)
+
+
+@pytest.mark.parametrize("state", ["running", "deferred"])
+def test_the_database_is_restarted(stage: Stage, state: str) -> None:
+    run_id = f"database {state}"
+    stage.begin("deferred", run_id)
+    until(lambda: stage.counted("deferred", run_id, state) > 1, 120, every=0.1)
+    stage.database.stop()
+    time.sleep(5)  # as long as a server takes that is restarted; no event tells it
+    stage.database.start()
+    revive(stage)
+    books = stage.judge(f"PostgreSQL restarted, tasks {state}", "deferred", run_id)
+    assert books.are_clean
+    assert (books.succeeded, books.billed) == (STRUCK, STRUCK)
+
+
+def revive(stage: Stage) -> None:
+    """Start again what ended by itself, as whatever looks after it would."""
+    ended = [name for name, part in stage.cluster.parts.items() if part.poll() is not None]
+    stage.cluster.kill(*ended)
+    stage.cluster.start(*ended)
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["with its queue", "empty"])
+def test_the_queue_is_restarted(stage: Stage, *, keeps: bool) -> None:
+    run_id = f"redis {keeps}"
+    stage.begin("deferred", run_id)
+    until(lambda: stage.counted("deferred", run_id, "queued") > 1, 120, every=0.1)
+    stage.queue.stop()
+    if not keeps:
+        stage.queue.forget()
+    time.sleep(3)
+    stage.queue.start()
+    books = stage.judge(f"Redis restarted {'with its queue' if keeps else 'empty'}", "deferred", run_id)
+    assert books.are_clean
+    assert (books.succeeded, books.billed) == (STRUCK, STRUCK)
+
+
+@pytest.mark.parametrize("state", ["running", "deferred"])
+def test_the_network_to_the_vendor_is_cut(stage: Stage, state: str) -> None:
+    run_id = f"network {state}"
+    stage.begin("deferred", run_id)
+    until(lambda: stage.counted("deferred", run_id, state) > 1, 120, every=0.1)
+    stage.link.cut()
+    time.sleep(CUT_SECONDS)
+    stage.link.mend()
+    books = stage.judge(f"network cut {CUT_SECONDS:g} s, tasks {state}", "deferred", run_id)
+    assert books.are_clean
+    assert (books.succeeded, books.billed) == (STRUCK, STRUCK)
+
+
+def test_the_vendor_is_killed_and_comes_back_with_what_it_had_accepted(stage: Stage) -> None:
+    stage.begin("deferred", "vendor")
+    until(lambda: stage.counted("deferred", "vendor", "deferred") > 1, 120, every=0.1)
+    stage.vendor.stop()
+    time.sleep(5)
+    stage.vendor.start()
+    books = stage.judge("back-end killed, back after 5 s", "deferred", "vendor")
+    assert books.are_clean
+    assert (books.succeeded, books.billed) == (STRUCK, STRUCK)
+
+
+def test_a_changed_key_reaches_the_waits_that_are_open(stage: Stage) -> None:
+    count = 100
+    now = time.time()
+    runs = stage.vendor.plan(count, ends=now + 1e6)
+    stage.begin("sensed", "key", ids=[run.id for run in runs])
+    until(lambda: stage.counted("sensed", "key", "deferred", "wait") == count, 120)
+
+    def looked_at() -> int:
+        """How many of them were asked for by the key that is right now."""
+        return len(
+            {seen["path"].rpartition("/")[2] for seen in stage.vendor.asked()} & {run.id for run in runs}
+        )
+
+    until(lambda: looked_at() == count, 60)
+    stage.vendor.stop()
+    stage.vendor.api_key = "another-key-of-this-emulator"
+    stage.vendor.start()
+    changed = time.monotonic()
+    body = stage.vendor.connection_to(stage.link.url, backend="replicate", timeout=20) | {
+        "connection_id": "vace"
+    }
+    stage.cluster.ask("PATCH", "/connections/vace", body)
+    began = time.time()
+    stage.vendor.stop()
+    stage.vendor.release(runs, ends=began + 20)
+    stage.vendor.start()
+    stage.wait_for_end("sensed", "key")
+    took = time.monotonic() - changed
+    good = stage.counted("sensed", "key", "success", "wait")
+    query = (
+        "SELECT sum(try_number) FROM task_instance WHERE dag_id='sensed' AND task_id='wait' AND run_id='key'"
+    )
+    ((attempts,),) = stage.cluster.sql(query)
+    stage.rows.append(
+        ("key changed", "sensed", count, 0, attempts, count - good, 0, count - good, f"{took:.0f}", "")
+    )
+    assert good == count
+    assert attempts <= count
+
+
+def test_many_go_through_all_the_moods_of_a_vendor(stage: Stage) -> None:
+    stage.vendor.stop()
+    stage.vendor.options["chaos"] = "0.05"
+    stage.vendor.start()
+    try:
+        stage.begin("deferred", "many", MAPPED)
+        stage.wait_for_end("deferred", "many", 3600)
+    finally:
+        stage.vendor.stop()
+        stage.vendor.options.pop("chaos")
+        stage.vendor.start()
+    books = stage.judge("5 % of all requests go wrong", "deferred", "many", MAPPED)
+    print(json.dumps({"succeeded": books.succeeded, "failed as they should": books.failed}))  # noqa: T201
+    assert books.are_clean, books
+    assert books.succeeded + books.failed == MAPPED
+    assert books.succeeded >= 0.9 * MAPPED
