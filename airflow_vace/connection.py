@@ -57,7 +57,7 @@ class Settings:
         :raises VaceInputError: for the first field that cannot work
         """
         if not isinstance(extra, Mapping):
-            raise _bad_extra("extra", extra, "an object such as {}")
+            raise _bad_extra("extra", "***", "an object such as {}")
         backend = _text(extra, "backend")
         return cls(
             api=Api.at(

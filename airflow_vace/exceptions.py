@@ -39,12 +39,14 @@ _E = TypeVar("_E", bound="VaceError")
 _SIGNATURE = re.compile(r"(https?://[^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.IGNORECASE)
 _USER_INFO = re.compile(r"(https?://)[^\s/@\"'<>]+@", re.IGNORECASE)
 _DATA = re.compile(r"(data:[\w.+/-]{0,100})[;,][^\s\"'<>]*", re.IGNORECASE)
+# What logs and databases can't hold, or show as something else: controls, reversals, half characters.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def excerpt(text: str, limit: int = 500) -> str:
     """Return what of `text` may be shown to people: no signed URL, no file, at most `limit` characters."""
     text = " ".join(text[: 50 * limit].split())
-    text = _DATA.sub(r"\1;…", without_signatures(text))
+    text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", _DATA.sub(r"\1;…", without_signatures(text)))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

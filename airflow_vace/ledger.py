@@ -234,7 +234,7 @@ class Record:
             record = cls(**known)
             if record.phase is not Phase.INTENT:
                 Prediction.from_json(record.prediction)
-        except (KeyError, TypeError, ValueError, VaceError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, VaceError) as error:
             raise LedgerError(
                 f"The key {KEY!r} in this task's state store is no record that this version can read"
                 f" ({type(error).__name__}). Nothing was submitted. See at the vendor's whether a prediction"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_vace.exceptions import VaceProtocolError, excerpt
@@ -212,17 +213,17 @@ class Prediction:
             status=PredictionStatus(status),
             model=_text(data.get("model")),
             version=_text(data.get("version")),
-            urls={k: v for k, v in _object(data.get("urls")).items() if isinstance(v, str)},
+            urls={k: v for k, v in _first(data.get("urls")) if _text(v)},
             output=data.get("output"),
             error=_error_text(data.get("error")),
             created_at=_text(data.get("created_at")),
             started_at=_text(data.get("started_at")),
             completed_at=_text(data.get("completed_at")),
-            metrics=_object(data.get("metrics")),
+            metrics={k: v for k, v in _first(data.get("metrics")) if isinstance(v, int | float) or _text(v)},
             data_removed=data.get("data_removed") is True,
             files=[item for item in _list(data.get("files")) if isinstance(item, dict)],
             input=_object(data.get("input")),
-            logs=_text(data.get("logs")),
+            logs=data.get("logs") if isinstance(data.get("logs"), str) else None,
         )
 
     def payload(self) -> dict[str, Any]:
@@ -233,7 +234,7 @@ class Prediction:
             "model": self.model,
             "version": self.version,
             "urls": self.urls,
-            "output": _without_data(self.output),
+            "output": _kept(_without_data(self.output)),
             "error": self.error,
             "created_at": self.created_at,
             "started_at": self.started_at,
@@ -326,7 +327,18 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT else None
+
+
+def _first(value: object) -> Iterator[tuple[str, Any]]:
+    """Yield what an object has, as far as anybody has met it."""
+    return ((name, item) for name, item in islice(_object(value).items(), _MOST_MEMBERS) if _text(name))
+
+
+def _kept(output: Any) -> Any:
+    """Return an output as far as a row of a database should hold it."""
+    is_small = isinstance(output, str) and len(output) <= _LONGEST_TEXT
+    return output if is_small or len(json.dumps(output)) <= _LARGEST_OUTPUT else None
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -353,6 +365,10 @@ def _error_text(value: object) -> str | None:
 
 
 _DEEPEST_OUTPUT = 8
+# Signed URLs take some kilobytes at most, lists of them some more.
+_LONGEST_TEXT = 8192
+_LARGEST_OUTPUT = 65536
+_MOST_MEMBERS = 40
 
 
 def _collect_urls(output: object, found: list[str], depth: int = 0) -> None:

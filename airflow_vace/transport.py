@@ -55,6 +55,12 @@ def send(session: requests.Session, settings: Settings, request: Request) -> Res
     """
     try:
         with streamed(session, settings, request) as answer:
+            if answer.status_code < 200:
+                # http.client takes an interim answer for the answer; what follows it must reach nobody else.
+                interim = (
+                    f"{request.shown}: an interim answer ({answer.status_code}) came, and no other was read"
+                )
+                raise VaceTransportError(interim, sent=True)
             return read_whole(answer, settings, request)
     except BROKEN as error:
         raise transport_error(request, error, sent=_was_sent(error)) from error

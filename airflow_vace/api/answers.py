@@ -27,7 +27,7 @@ def read_prediction(api: Api, request: Request, response: Response) -> Predictio
     if "id" not in data:
         raise _unexpected(request, response, text_of(api, response))
     try:
-        prediction = Prediction.from_json(data)
+        prediction = _prediction_of(data)
     except VaceProtocolError as error:
         raise VaceProtocolError(
             f"{error} ({request.shown} -> {response.status_code})",
@@ -54,7 +54,7 @@ def read_list(api: Api, request: Request, response: Response) -> tuple[list[Pred
     if not isinstance(results, list):
         raise _unexpected(request, response, text_of(api, response))
     return (
-        [Prediction.from_json(item) for item in results],
+        [_prediction_of(item) for item in results],
         following if isinstance(following, str) and following else None,
     )
 
@@ -98,6 +98,14 @@ def read_probe(api: Api, request: Request, response: Response) -> None:
             body=excerpt(text, 300),
         )
     read_prediction(api, request, response)
+
+
+def _prediction_of(data: Any) -> Prediction:
+    """Read a prediction; `files` are what we have saved, so that no server has any to tell."""
+    told = (
+        {name: value for name, value in data.items() if name != "files"} if isinstance(data, dict) else data
+    )
+    return Prediction.from_json(told)
 
 
 def _from_pruna(api: Api, request: Request, data: dict[str, Any]) -> dict[str, Any]:

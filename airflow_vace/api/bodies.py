@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.exceptions import excerpt
@@ -11,7 +12,16 @@ if TYPE_CHECKING:
     from airflow_vace.api.requests import Api, Response
 
 
-_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+# A prediction is three deep; what is much deeper can be read, and then not be written any more.
+_DEEPEST = 100
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
 
 
 def text_of(api: Api, response: Response) -> str:
@@ -32,14 +42,36 @@ def excerpt_of(api: Api, response: Response) -> str:
 
 
 def json_of(text: str) -> Any:
-    """Parse JSON, with NaN and its kin as None.
+    """Parse JSON into what a database can hold: without infinite numbers, NUL and halves of characters.
 
-    :raises ValueError: for what is none
+    :raises ValueError: for what is none, or is nested deeper than anybody means it
     """
     try:
-        return _DECODER.decode(text)
+        value = _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    if text.count("[") + text.count("{") > _DEEPEST and _is_deep(value):
+        raise ValueError("nested too deeply")
+    is_odd = any(escape in text for escape in ("\\u0000", "\\ud", "\\uD"))
+    return _storable(value) if is_odd else value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [part for item in inner for part in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return False
+    return True
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_storable(name): _storable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value.replace("\0", "").encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def is_html(response: Response, text: str) -> bool:

@@ -245,7 +245,7 @@ def read_failed_create(error: VaceError) -> VaceError:
     elif isinstance(error, VaceAPIError):
         status = error.status_code
         no_channel = _says_no_channel(status, error.code, error.detail)
-        certain = may_create_again(error) or no_channel or (status < 500 and status not in (303, 408))
+        certain = may_create_again(error) or no_channel or (200 <= status < 500 and status not in (303, 408))
     elif isinstance(error, VaceProtocolError):
         status, certain = error.status_code, not error.is_torn
     else:

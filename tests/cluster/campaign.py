@@ -31,7 +31,8 @@ for name in ("deferred", "waiting", "saved_by_triggerer"):
 
         @dag.task(**AGAIN)
         def inputs(params=None, dag_run=None, dag=None):
-            return [{"prompt": f"{dag.dag_id} {dag_run.run_id} {n}", "frame_num": 5} for n in range(params["count"])]
+            mine = f"{dag.dag_id} {dag_run.run_id}"
+            return [{"prompt": f"{mine} {n}", "frame_num": 5} for n in range(params["count"])]
 
         VacePredictionOperator.partial(
             task_id="clip",

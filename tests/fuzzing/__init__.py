@@ -1,0 +1,1 @@
+"""Everything that reads what strangers have written, each as functions of bytes."""
