@@ -219,7 +219,9 @@ class Prediction:
             created_at=_text(data.get("created_at")),
             started_at=_text(data.get("started_at")),
             completed_at=_text(data.get("completed_at")),
-            metrics={k: v for k, v in _first(data.get("metrics")) if isinstance(v, int | float) or _text(v)},
+            metrics={
+                k: v for k, v in _first(data.get("metrics")) if isinstance(v, int | float | None) or _text(v)
+            },
             data_removed=data.get("data_removed") is True,
             files=[item for item in _list(data.get("files")) if isinstance(item, dict)],
             input=_object(data.get("input")),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
@@ -63,6 +64,7 @@ class VacePredictionTrigger(BaseTrigger):
     :param end_from_trigger: end the task with a success here, with its result in XCom, without a worker
     :param do_xcom_push: whether the result goes to XCom then
     :param not_before: hold what a worker goes on with until then, seconds since the epoch
+    :param later: what a later version has stored; it is left alone
     """
 
     # What no worker has left before; a triggerer leaves some thirty XComs a second, and no more.
@@ -79,6 +81,7 @@ class VacePredictionTrigger(BaseTrigger):
         end_from_trigger: bool = False,  # noqa: FBT001, FBT002 - likewise
         do_xcom_push: bool = True,  # noqa: FBT001, FBT002 - likewise
         not_before: float | None = None,
+        **later: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.prediction = prediction
@@ -90,24 +93,31 @@ class VacePredictionTrigger(BaseTrigger):
         self.end_from_trigger = end_from_trigger
         self.do_xcom_push = do_xcom_push
         self.not_before = not_before
+        self.later = later
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return (
-            "airflow_vace.triggers.VacePredictionTrigger",
-            {
-                "prediction": self.prediction,
-                "vace_conn_id": self.vace_conn_id,
-                "deadline": self.deadline,
-                "poll_interval": self.poll_interval,
-                "cancel_on_kill": self.cancel_on_kill,
-                "destination": self.destination,
-                "end_from_trigger": self.end_from_trigger,
-                "do_xcom_push": self.do_xcom_push,
-                "not_before": self.not_before,
-            },
-        )
+        given = {
+            "prediction": self.prediction,
+            "vace_conn_id": self.vace_conn_id,
+            "deadline": self.deadline,
+            "poll_interval": self.poll_interval,
+            "cancel_on_kill": self.cancel_on_kill,
+            "destination": self.destination,
+            "end_from_trigger": self.end_from_trigger,
+            "do_xcom_push": self.do_xcom_push,
+            "not_before": self.not_before,
+        }
+        return "airflow_vace.triggers.VacePredictionTrigger", self._needed(given)
+
+    def _needed(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the kwargs that are not their defaults: while a fleet is upgraded, others must load them."""
+        defaults = signature(type(self).__init__).parameters
+        return {name: value for name, value in given.items() if value != defaults[name].default} | self.later
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        if self.later:
+            # An older triggerer waits as well as it can: the task is told the end in any case.
+            self.log.info("A later version deferred this; left alone: %s", ", ".join(sorted(self.later)))
         # The poller is left before the event: what comes after a yield can be cut off.
         prediction = await self._end()
         if await self._succeeds(prediction):
@@ -235,6 +245,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
         end_from_trigger: bool | None = None,  # noqa: FBT001 - likewise
         do_xcom_push: bool = True,  # noqa: FBT001, FBT002 - likewise
         saves: bool = False,  # noqa: FBT001, FBT002 - likewise
+        **later: Any,
     ) -> None:
         super().__init__(
             None,
@@ -242,6 +253,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
             poll_interval=poll_interval,
             cancel_on_kill=cancel_on_kill,
             do_xcom_push=do_xcom_push,
+            **later,
         )
         self.source = source
         self.timeout = timeout
@@ -249,19 +261,17 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
         self.saves = saves
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return (
-            "airflow_vace.triggers.VacePredictionStartTrigger",
-            {
-                "source": self.source,
-                "vace_conn_id": self.vace_conn_id,
-                "timeout": self.timeout,
-                "poll_interval": self.poll_interval,
-                "cancel_on_kill": self.cancel_on_kill,
-                "end_from_trigger": self.asked_to_end,
-                "do_xcom_push": self.do_xcom_push,
-                "saves": self.saves,
-            },
-        )
+        given = {
+            "source": self.source,
+            "vace_conn_id": self.vace_conn_id,
+            "timeout": self.timeout,
+            "poll_interval": self.poll_interval,
+            "cancel_on_kill": self.cancel_on_kill,
+            "end_from_trigger": self.asked_to_end,
+            "do_xcom_push": self.do_xcom_push,
+            "saves": self.saves,
+        }
+        return "airflow_vace.triggers.VacePredictionStartTrigger", self._needed(given)
 
     def render_template_fields(self, *_: Any, **__: Any) -> None:
         """Render nothing: a template may ask Airflow what it never answers a triggerer."""

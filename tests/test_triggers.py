@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from inspect import signature
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from airflow_vace.emulator.faults import PRESETS, rate_limited
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.polling import waits
-from airflow_vace.triggers import VacePredictionTrigger
+from airflow_vace.triggers import VacePredictionStartTrigger, VacePredictionTrigger
 
 if TYPE_CHECKING:
     import aiohttp
@@ -77,17 +78,71 @@ def event_of(trigger: VacePredictionTrigger) -> dict[str, Any]:
 def test_a_trigger_is_made_from_any_kwargs_without_a_check() -> None:
     for nonsense in (None, "", {"id": "../x"}, 5):
         trigger = VacePredictionTrigger(nonsense)
-        assert trigger.serialize()[1] == {
-            "prediction": nonsense,
-            "vace_conn_id": "vace_default",
-            "deadline": None,
-            "poll_interval": None,
-            "cancel_on_kill": False,
-            "destination": None,
+        assert trigger.serialize()[1] == {"prediction": nonsense}
+
+
+# What versions have stored; a name that stands here is never taken back.
+STORED: list[tuple[type[VacePredictionTrigger], dict[str, Any]]] = [
+    (
+        VacePredictionTrigger,
+        {
+            "prediction": {"id": "abc"},
+            "vace_conn_id": "another",
+            "deadline": 1.5,
+            "poll_interval": 2.0,
+            "cancel_on_kill": True,
+            "destination": {"uri": "s3://clips/"},
+            "end_from_trigger": True,
+            "do_xcom_push": False,
+            "not_before": 3.0,
+        },
+    ),
+    (
+        VacePredictionStartTrigger,
+        {
+            "source": {"kind": "value", "value": "abc"},
+            "vace_conn_id": "another",
+            "timeout": 60.0,
+            "poll_interval": 2.0,
+            "cancel_on_kill": True,
             "end_from_trigger": False,
-            "do_xcom_push": True,
-            "not_before": None,
-        }
+            "do_xcom_push": False,
+            "saves": True,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "stored"), STORED)
+def test_what_was_stored_is_loaded_and_stored_alike_by_every_version(
+    kind: Any, stored: dict[str, Any]
+) -> None:
+    known = set(signature(kind.__init__).parameters) - {"self", "later"}
+    assert known == set(stored), "a new kwarg belongs here too"
+    assert kind(**stored).serialize()[1] == stored
+    # An older version knows fewer: what nobody has asked for is not stored at all.
+    first, *others = stored
+    for name in others:
+        few = {first: stored[first], name: stored[name]}
+        assert kind(**few).serialize()[1] == few
+
+
+@pytest.mark.parametrize("kind", [VacePredictionTrigger, VacePredictionStartTrigger])
+def test_what_a_later_version_has_stored_is_left_alone(kind: Any) -> None:
+    trigger = kind("abc", do_xcom_push=False, colour="red")
+    assert trigger.serialize()[1]["colour"] == "red"
+    assert trigger.do_xcom_push is False
+
+
+def test_a_wait_of_a_later_version_ends_as_any(
+    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    log = SimpleNamespace(info=lambda text, *of: said.append(text % of), log=lambda *_: None)
+    monkeypatch.setattr(VacePredictionTrigger, "log", log)
+    assert event_of(VacePredictionTrigger(submitted().payload(), colour="red"))["status"] == "succeeded"
+    assert said == ["A later version deferred this; left alone: colour"]
+    assert fast_emulator.bill["charged"] == 1
 
 
 def test_nonsense_is_refused_where_the_trigger_runs(fast_emulator: Emulator) -> None:

@@ -55,6 +55,8 @@ class Cluster(Airflow):
     ) -> None:
         self.database = database
         self.code: dict[str, Path] = {}
+        # Where the log of each part's last start begins.
+        self.begun: dict[str, int] = {}
         celery = {
             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
             "AIRFLOW__CORE__PARALLELISM": "64",
@@ -64,6 +66,12 @@ class Cluster(Airflow):
             "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "10",
         }
         super().__init__(database.url, dags, connections, settings=celery | NOTICING | settings)
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            log = self.home / f"{name}.log"
+            self.begun[name] = log.stat().st_size if log.exists() else 0
+        super().start(*names)
 
     def command_of(self, name: str) -> list[str]:
         if not name.startswith("worker"):
@@ -84,6 +92,18 @@ class Cluster(Airflow):
         for name in names:
             (self.home / f"{name}.pid").unlink(missing_ok=True)
 
+    def run_on(self, part: str, code: Path | None) -> None:
+        """Let a part run another version of the package from its next start on; None: the one that is here."""
+        self.code.pop(part, None)
+        if code is not None:
+            self.code[part] = code
+
+    def revive(self) -> None:
+        """Start again what has ended by itself, as whatever looks after it would."""
+        ended = [name for name, part in self.parts.items() if part.poll() is not None]
+        self.kill(*ended)
+        self.start(*ended)
+
     def start_all(self) -> None:
         self.start(*PARTS)
         self.wait_until_healthy()
@@ -92,12 +112,22 @@ class Cluster(Airflow):
         """Wait for every part, not only for one of each kind."""
         super().wait_until_healthy()
         wanted = {"SchedulerJob": 2, "TriggererJob": 2, "DagProcessorJob": 1}
-        alive = "SELECT job_type, count(*) FROM job WHERE state = 'running' GROUP BY 1"
-        until(lambda: wanted.items() <= dict(self.sql(alive)).items(), 120)
+        # Of those that were killed a row says "running" for some time.
+        alive = (
+            "SELECT job_type, count(*) FROM job"
+            " WHERE state = 'running' AND latest_heartbeat > now() - interval '12 s'"
+            " GROUP BY 1"
+        )
+
+        def are_there() -> bool:
+            found = dict(self.sql(alive))
+            return all(found.get(kind, 0) >= count for kind, count in wanted.items())
+
+        until(are_there, 120)
         until(lambda: all(self._is_ready(name) for name in PARTS if name.startswith("worker")), 120)
 
     def _is_ready(self, worker: str) -> bool:
-        return " ready." in (self.home / f"{worker}.log").read_text()
+        return b" ready." in (self.home / f"{worker}.log").read_bytes()[self.begun[worker] :]
 
     def part_of(self, pid: int) -> str:
         """Return the part that a process belongs to."""
