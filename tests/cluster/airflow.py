@@ -79,6 +79,7 @@ class Airflow:
                 self.parts[name] = subprocess.Popen(
                     [sys.executable, "-m", "airflow", *self.command_of(name)],
                     env=self.environment_of(name),
+                    cwd=self.home,  # `-m` puts it first on the path, where the checkout must not be
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -93,7 +93,7 @@ class Cluster(Airflow):
             (self.home / f"{name}.pid").unlink(missing_ok=True)
 
     def run_on(self, part: str, code: Path | None) -> None:
-        """Let a part run another version of the package from its next start on; None: the one that is here."""
+        """Let a part run another version of the package from its next start on; None: this one."""
         self.code.pop(part, None)
         if code is not None:
             self.code[part] = code
