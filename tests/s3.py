@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, Self
 
 import requests
@@ -14,9 +15,13 @@ from airflow_vace import demo
 
 
 class S3:
-    """A moto server with one bucket, `clips`; `conn_id@` is `store`."""
+    """A moto server with one bucket, `clips`; `conn_id@` is `store`.
 
-    def __init__(self) -> None:
+    :param home: where it works
+    """
+
+    def __init__(self, home: Path = Path("/")) -> None:
+        self.home = home
         self.port = demo._free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         extra = {
@@ -31,7 +36,9 @@ class S3:
         import boto3
 
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, cwd=self.home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         until = time.monotonic() + 60
         while not self._answers():
             assert time.monotonic() < until, "the S3 server does not answer"

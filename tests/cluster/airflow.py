@@ -27,6 +27,7 @@ class Airflow:
 
     :param dags: text of DAG files, by name
     :param execution_api: where workers shall ask Airflow, given the API server's address
+    :param home: where its directory shall be; by default where temporary ones are
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class Airflow:
         connections: dict[str, str],
         execution_api: Callable[[str], str] = lambda address: address,
         settings: dict[str, str] | None = None,
+        *,
+        home: Path | None = None,
         **more: str,
     ) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="vace-airflow-"))
+        self.home = Path(tempfile.mkdtemp(prefix="vace-airflow-", dir=home))
         folder = self.home / "dags"
         folder.mkdir()
         for name, text in dags.items():

@@ -30,16 +30,18 @@ if TYPE_CHECKING:
     from airflow_vace.emulator.world import Run
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+TEMPORARY = Path("/tmp")  # noqa: S108 - short, and open to the user that PostgreSQL runs as
 
 
 class Server:
     """A program that listens at a port of its own, with a directory of its own, until the end.
 
     :param name: what it is called in its directory's name
+    :param home: where its directory shall be
     """
 
-    def __init__(self, name: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=f"vace-{name}-", dir="/tmp"))
+    def __init__(self, name: str, home: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"vace-{name}-", dir=home))
         self.port = demo._free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -73,8 +75,8 @@ class Server:
 class Postgres(Server):
     """A database server: no durability beyond a process's life, no password."""
 
-    def __init__(self) -> None:
-        super().__init__("postgres")
+    def __init__(self, home: Path = TEMPORARY) -> None:
+        super().__init__("postgres", home)
         self.user: list[str] = []
         if os.getuid() == 0:  # it refuses to run as root
             owner = pwd.getpwnam("postgres")
@@ -124,8 +126,8 @@ class Redis(Server):
     :param keeps: whether what is in its queues outlives it
     """
 
-    def __init__(self, *, keeps: bool = True) -> None:
-        super().__init__("redis")
+    def __init__(self, home: Path, *, keeps: bool = True) -> None:
+        super().__init__("redis", home)
         self.keeps = keeps
 
     @property
@@ -155,8 +157,8 @@ class Vendor(Server):
     :param options: of `vace-emulator`
     """
 
-    def __init__(self, **options: str) -> None:
-        super().__init__("vendor")
+    def __init__(self, home: Path, **options: str) -> None:
+        super().__init__("vendor", home)
         self.options = options
         self.api_key = DEFAULT_KEY
         self.url = f"http://127.0.0.1:{self.port}"

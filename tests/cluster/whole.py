@@ -40,6 +40,7 @@ class Cluster(Airflow):
     """Two schedulers, two triggerers, two Celery workers, DAG processor and API server.
 
     :param dags: text of DAG files, by name
+    :param home: where its directory shall be
     :param slots: tasks that a worker runs at a time
     """
 
@@ -50,6 +51,7 @@ class Cluster(Airflow):
         dags: dict[str, str],
         connections: dict[str, str],
         *,
+        home: Path,
         slots: int = 4,
         **settings: str,
     ) -> None:
@@ -65,7 +67,7 @@ class Cluster(Airflow):
             "AIRFLOW__CELERY__WORKER_CONCURRENCY": str(slots),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "10",
         }
-        super().__init__(database.url, dags, connections, settings=celery | NOTICING | settings)
+        super().__init__(database.url, dags, connections, settings=celery | NOTICING | settings, home=home)
 
     def start(self, *names: str) -> None:
         for name in names:
