@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import random
 import statistics
 from dataclasses import dataclass, field
 
@@ -261,6 +262,7 @@ def hosts() -> None:
 def main() -> None:
     """Print all tables."""
     argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
+    random.seed(1)
     sizes()
     outages()
     hosts()

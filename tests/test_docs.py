@@ -42,6 +42,7 @@ def test_each_block_is_of_a_kind_that_is_run() -> None:
         "cost-and-retries",
         "testing",
         "from-httpoperator",
+        "production",
     }
     assert {page for page, _, _ in BLOCKS} == run == set(PAGES) - {"README"}
 
@@ -129,9 +130,10 @@ def bash(script: str, environment: dict[str, str]) -> str:
 
 def test_the_commands_work(airflow_db: str) -> None:
     assert airflow_db
-    (command,) = blocks("many-videos", "bash")
-    bash(command, dict(os.environ))
-    assert "vace" in bash("airflow pools get vace -o plain", dict(os.environ))
+    for page, pool in (("many-videos", "vace"), ("production", "account-a")):
+        (command,) = blocks(page, "bash")
+        bash(command, dict(os.environ))
+        assert pool in bash(f"airflow pools get {pool} -o plain", dict(os.environ))
 
 
 def test_what_the_pages_install_is_there() -> None:
