@@ -36,6 +36,11 @@ MOST_QUEUED = 60
 CUT_SECONDS = float(os.environ.get("VACE_CLUSTER_CUT", "20"))
 
 
+THOROUGH = pytest.mark.skipif(
+    os.environ.get("VACE_CLUSTER") != "all", reason="VACE_CLUSTER is not all: takes half an hour"
+)
+
+
 class Watch:
     """Strikes once, when something certain goes over the wire."""
 
@@ -150,7 +155,7 @@ def _told(stage: Stage, request: pytest.FixtureRequest) -> Iterator[None]:
         print(table(HEAD, stage.rows))  # noqa: T201 - the table is what a person wants of these tests
 
 
-@pytest.mark.parametrize("dag_id", ["deferred", "waiting"])
+@pytest.mark.parametrize("dag_id", ["deferred", pytest.param("waiting", marks=THOROUGH)])
 def test_undisturbed_all_is_made_once_and_saved(stage: Stage, dag_id: str) -> None:
     stage.begin(dag_id, "undisturbed")
     books = stage.judge("nothing", dag_id, "undisturbed")
@@ -170,18 +175,13 @@ def test_of_two_triggerers_one_dies_and_the_other_takes_its_waits(stage: Stage) 
     assert (books.succeeded, books.billed, books.attempts) == (STRUCK, STRUCK, STRUCK)
 
 
-THOROUGH = pytest.mark.skipif(
-    os.environ.get("VACE_CLUSTER") != "all", reason="VACE_CLUSTER is not all: takes a quarter of an hour"
-)
-
-
 @pytest.mark.parametrize(
     ("moment", "dag_id"),
     [
         pytest.param("before a create is sent", "deferred", marks=THOROUGH),
         ("a create accepted", "deferred"),
         pytest.param("while it waits", "waiting", marks=THOROUGH),
-        ("while it saves", "deferred"),
+        pytest.param("while it saves", "deferred", marks=THOROUGH),
     ],
 )
 def test_a_worker_dies(stage: Stage, moment: str, dag_id: str) -> None:
@@ -227,9 +227,8 @@ def test_the_database_is_restarted(stage: Stage, state: str) -> None:
     assert (books.succeeded, books.billed) == (STRUCK, STRUCK)
 
 
-@pytest.mark.parametrize(
-    "keeps", [pytest.param(True, marks=THOROUGH), False], ids=["with its queue", "empty"]
-)
+@THOROUGH
+@pytest.mark.parametrize("keeps", [True, False], ids=["with its queue", "empty"])
 def test_the_queue_is_restarted(stage: Stage, *, keeps: bool) -> None:
     run_id = f"redis-{keeps}"
     stage.begin("deferred", run_id)
