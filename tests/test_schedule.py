@@ -233,6 +233,18 @@ def test_a_limit_that_was_lowered_and_raised_again_is_followed() -> None:
     assert pace.rate > 40.0
 
 
+def test_who_is_refused_again_right_after_a_pause_keeps_most_of_its_share() -> None:
+    pace = Pace(10.0)
+    for number in range(100):
+        pace.answered(number / 9)
+    pace.refused(11.0, 1.0)
+    before = pace.rate
+    assert before is not None
+    for now in (12.2, 13.5, 14.9):  # by others that have used the account up; nothing has come through
+        pace.refused(now, 1.0)
+    assert pace.rate >= 0.7 * before
+
+
 def test_a_refusal_is_waited_out_as_long_as_it_says_and_no_longer_than_has_sense() -> None:
     pace = Pace()
     pace.refused(100.0, 7.0)

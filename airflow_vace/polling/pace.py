@@ -87,13 +87,16 @@ class Pace:
         self._is_probing = False
         hold = min(USUAL_HOLD if retry_after is None else retry_after, LONGEST_RETRY_AFTER)
         hold *= random.uniform(1.0, 1.1)  # noqa: S311 - jitter is no secret
-        was_held = now < self._held_until
+        held_until = self._held_until
+        was_held = now < held_until
         self._held_until = max(self._held_until, now + hold)
         if was_held:  # sent before the first refusal was known
             return
         window = max(hold, 1.0)
         came = sum(count for moment, count in self._answers if now - moment <= window)
-        through = max(came / window, _LEAST_RATE)
+        # Right after a pause little has come through yet, whoever is to blame: others may share the account.
+        is_told_too_soon = self._ceiling < float("inf") and now - held_until < window
+        through = max(self.rate or 0.0 if is_told_too_soon else came / window, _LEAST_RATE)
         if self.rate is None:
             # A burst met it, and how much of it was used up before is not known: felt for from below.
             before, self._ceiling = through, float("inf")
