@@ -320,18 +320,15 @@ class Submission:
 
     def _look_up(self, intent: Record) -> Listed:
         """Look for a lost create until it is found, or had the time to come through."""
-        hook = self._hook_of(intent)
-        try:
-            if not hook.lists_predictions:
-                return Listed(found=None)
-        except AirflowNotFoundException as error:
-            self.log.warning("%s: what it was submitted over can't be asked any more", error)
+        hook = self._lister(intent)
+        if hook is None:
             return Listed(found=None)
         self.log.info("Looking into the back-end's list whether it was accepted")
         began = time.time()
         age = began - datetime.fromisoformat(intent.intended_at).timestamp()
         grace = max(LOOK_UP_SECONDS, min(INTENT_GRACE_SECONDS - age, INTENT_GRACE_SECONDS))
         backoff = Backoff()
+        is_missing = False
         while True:
             looked = time.time()
             try:
@@ -340,7 +337,9 @@ class Submission:
                 raise
             except VaceError as error:
                 if is_not_found(error):
-                    return Listed(found=None)
+                    if is_missing:  # said once, it may be a proxy in trouble
+                        return Listed(found=None)
+                    is_missing = True
                 if looked - began >= MOST_TROUBLE_SECONDS:
                     raise SubmissionUnknown(
                         f"What became of the create of {intent.intended_at} could not be looked up: {error}"
@@ -353,6 +352,15 @@ class Submission:
                 if found or looked - began >= grace:
                     return Listed(found=found, is_unclear=any(is_it is None for _, is_it in seen))
             time.sleep(backoff.next_delay())
+
+    def _lister(self, intent: Record) -> VaceHook | None:
+        """Return what can list the predictions of the connection that a create went over, if anything can."""
+        hook = self._hook_of(intent)
+        try:
+            return hook if hook.lists_predictions else None
+        except AirflowNotFoundException as error:
+            self.log.warning("%s: what it was submitted over can't be asked any more", error)
+            return None
 
     def _adopted(self, intent: Record, prediction: Prediction, others: tuple[Prediction, ...]) -> Record:
         self.log.warning(

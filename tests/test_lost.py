@@ -222,6 +222,18 @@ def test_a_server_that_knows_no_list_is_one_that_does_not_list(
     assert billed(server) == 1
 
 
+def test_that_there_is_no_list_is_believed_when_it_is_said_twice(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = task()
+    killed_at(run, monkeypatch, "create_prediction", after=True)
+    server.faults.add(method="GET", path="/v1/predictions", times=1, status=404, body={"detail": "no"})
+    server.faults.add(path="*/predictions/*", method="GET", times=None, patch=DONE)
+    (found,) = server.world.runs.values()
+    assert run.result()["id"] == found.id
+    assert billed(server) == 1
+
+
 def test_a_key_that_is_refused_by_the_list_burns_no_retries(
     server: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
