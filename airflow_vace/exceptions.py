@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 _E = TypeVar("_E", bound="VaceError")
 
 # A query or fragment may sign the URL, user info may be a password, and a data: URL is the file itself.
-_SIGNATURE = re.compile(r"(https?://[^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.IGNORECASE)
-_USER_INFO = re.compile(r"(https?://)[^\s/@\"'<>]+@", re.IGNORECASE)
+# Of a text that was torn the beginning of an URL may be missing.
+_PLACE = re.compile(r"://[^\s\"'<>]*")
+_QUERY = re.compile(r"[?#]")
+_SIGNATURE = re.compile(r"((?:signature|credential|token|sig)=)[^\s&\"'<>]+", re.IGNORECASE)
 _DATA = re.compile(r"(data:[\w.+/-]{0,100})[;,][^\s\"'<>]*", re.IGNORECASE)
 # What logs and databases can't hold, or show as something else: controls, reversals, half characters.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -52,7 +54,15 @@ def excerpt(text: str, limit: int = 500) -> str:
 
 def without_signatures(text: str) -> str:
     """Return `text` with its URLs shortened to what names a place, without what opens it."""
-    return _SIGNATURE.sub(r"\1?…", _USER_INFO.sub(r"\1", text))
+    return _SIGNATURE.sub(r"\1…", _PLACE.sub(_named, text))
+
+
+def _named(place: re.Match[str]) -> str:
+    """Return of `://user:password@host/path?query` what names the place; another URL may be in its path."""
+    path, *query = _QUERY.split(place[0], maxsplit=1)
+    parts = (part.partition("/") for part in path.split("://"))
+    bare = "://".join(host.rpartition("@")[2] + slash + rest for host, slash, rest in parts)
+    return f"{bare}?…" if query else bare
 
 
 class VaceError(Exception):

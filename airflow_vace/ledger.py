@@ -230,8 +230,8 @@ class Record:
             known["earlier"] = tuple(known.get("earlier", ()))
             known["deadline"] = float(known["deadline"])
             datetime.fromisoformat(known["intended_at"])
-            datetime.fromisoformat(known.get("lost_since") or known["intended_at"])
             record = cls(**known)
+            datetime.fromisoformat(record.listed_from)
             if record.phase is not Phase.INTENT:
                 Prediction.from_json(record.prediction)
         except (KeyError, TypeError, ValueError, OverflowError, VaceError) as error:
