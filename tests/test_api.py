@@ -342,8 +342,9 @@ def test_a_page_and_a_file_take_the_key_only_to_the_own_origin() -> None:
     assert REPLICATE.page("/v1/predictions?cursor=2").url == (
         "https://api.replicate.com/v1/predictions?cursor=2"
     )
-    with pytest.raises(VaceProtocolError, match="foreign origin"):
-        REPLICATE.page("https://evil.example/v1/predictions")
+    for foreign in ("https://evil.example/v1/predictions", "https://[evil/v1/predictions"):
+        with pytest.raises(VaceProtocolError, match="foreign origin"):
+            REPLICATE.page(foreign)
     assert "apikey" in PRUNA.file("https://api.pruna.ai/v1/delivery/a.mp4").headers
     assert PRUNA.file("https://cdn.example/a.mp4?sig=1").headers == {
         "Accept": "*/*",
@@ -408,6 +409,8 @@ def test_prunas_answers_take_the_common_form() -> None:
         ["https://api.pruna.ai/v1/delivery/a.mp4"],
         None,
     )
+    told = read_prediction(PRUNA, look, answer(200, done | {"generation_url": "https://[torn/a.mp4"}))
+    assert (told.status, told.output_urls) == ("succeeded", ["https://[torn/a.mp4"])
     told = read_prediction(PRUNA, look, answer(200, {"status": "failed", "message": "no memory"}))
     assert (told.status, told.error) == ("failed", "no memory")
     with pytest.raises(VaceProtocolError, match="unexpected response"):

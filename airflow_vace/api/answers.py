@@ -113,15 +113,23 @@ def _from_pruna(api: Api, request: Request, data: dict[str, Any]) -> dict[str, A
     known = {**data}
     if request.verb == "create":
         if isinstance(data.get("get_url"), str):
-            known["urls"] = {"get": urljoin(api.base_url, data["get_url"])}
+            known["urls"] = {"get": _joined(api.base_url, data["get_url"])}
     else:
         known.setdefault("id", request.prediction_id)
         known["error"] = data.get("error") or data.get("message")
         if data.get("status") == "succeeded":
             known["error"] = None
     if isinstance(data.get("generation_url"), str) and data["generation_url"]:
-        known["output"] = urljoin(f"{api.base_url}/", data["generation_url"])
+        known["output"] = _joined(f"{api.base_url}/", data["generation_url"])
     return known
+
+
+def _joined(base: str, told: str) -> str:
+    """Return what a server calls an address, whole if it is one; who goes there says if it is none."""
+    try:
+        return urljoin(base, told)
+    except ValueError:
+        return told
 
 
 def _read_object(api: Api, request: Request, response: Response) -> dict[str, Any]:

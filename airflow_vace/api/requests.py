@@ -321,7 +321,10 @@ class Api:
 
         :raises VaceProtocolError: if it is not at the connection's own origin
         """
-        own = self._at_own_origin(urljoin(self.base_url, url))
+        try:
+            own = self._at_own_origin(urljoin(self.base_url, url))
+        except ValueError:
+            own = None
         if own is None:
             raise VaceProtocolError(f"The next page of the list is at a foreign origin: {excerpt(url)}")
         return self._request("list", "GET", "", url=own)

@@ -208,7 +208,10 @@ def announced(url: str) -> str:
     if url[:5].lower() == "data:":
         said = url[5:].split(",", 1)[0].split(";", 1)[0].lower()
         return said if said in SUFFIXES else "video/mp4"
-    suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
+    try:
+        suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
+    except ValueError:  # no address at all: the download will say so
+        suffix = ""
     return next((t for t, known in SUFFIXES.items() if known == suffix), "video/mp4")
 
 
