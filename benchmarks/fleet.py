@@ -32,7 +32,7 @@ CREATES = 10.0
 PAGE = 100
 ROUND_SECONDS = 2.0
 # Predictions a day.
-RATES = (10_000, 100_000, 1_000_000)
+RATES = (10_000, 100_000, 800_000)
 # How long predictions come.
 SECONDS = 1800.0
 
@@ -207,7 +207,9 @@ def _at(values: list[float], share: float) -> float:
 
 def sizes() -> None:
     """Print what fleets of several sizes come to at several rates."""
-    print("Predictions that come evenly, half an hour; an account of 50 requests a second, looks one by one")
+    print(
+        "Predictions that come evenly, half an hour; an account of 50 requests a second, of which nobody knows"
+    )
     print(
         "a day      triggerers  open at most  looks a second  refused  late: median    p95  poller, of a core"
     )

@@ -122,6 +122,20 @@ def complaints(found: Scene) -> Counter[str]:
     return told
 
 
+def account(found: Scene, runs: list[tuple[str, str, int]]) -> bool:
+    """Print what was billed and what became of it, and return whether all of it is as it should be."""
+    open_books = partial(audit, found.cluster, found.vendor, found.s3)
+    books = [open_books(run[:2], run[2]) for run in runs if run[0] != "sensor"]
+    asked_for = Counter(run.input["prompt"] for run in found.vendor.journal.runs().values())
+    sensors = [count for prompt, count in asked_for.items() if prompt.startswith("sensor ")]
+    print(f"\nof {sum(book.billed for book in books)} saved ones: ", end="")
+    print(f"lost {sum(len(book.lost) for book in books)},", end=" ")
+    print(f"billed twice {sum(len(book.billed_twice) for book in books)},", end=" ")
+    print(f"falsely failed {sum(len(book.failed_falsely) for book in books)};", end=" ")
+    print(f"of {len(sensors)} of the sensors: billed twice {sum(count > 1 for count in sensors)}")
+    return all(book.are_clean for book in books) and set(sensors) == {1}
+
+
 def report(samples: Samples) -> str:
     """Return, for each part, what it held in the second sixth of the load, in its last, and after its end."""
     loaded = [n for n, waits in enumerate(samples.open_waits) if waits] or [0]
@@ -190,7 +204,7 @@ def picture(samples: Samples) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main() -> int:
     """Run it, and say what was held, what was saved and what was complained of."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0, help="how long the load lasts (30)")
@@ -200,21 +214,17 @@ def main() -> None:
         found.cluster.wait_for_dags(*ROUND)
         samples, runs = soak(found, asked.minutes * 60)
         print(report(samples))
-        books = partial(audit, found.cluster, found.vendor, found.s3)
-        saved = [books(run[:2], run[2]) for run in runs if run[0] != "sensor"]
         states = (
             "SELECT dag_id, state, count(*), sum(try_number) FROM task_instance"
             " WHERE map_index >= 0 GROUP BY 1, 2"
         )
         print(table(("dag", "state", "tasks", "attempts"), sorted(found.cluster.sql(states))))
-        print(f"\nof {sum(book.billed for book in saved)} saved ones: ", end="")
-        print(f"lost {sum(len(book.lost) for book in saved)},", end=" ")
-        print(f"billed twice {sum(len(book.billed_twice) for book in saved)},", end=" ")
-        print(f"falsely failed {sum(len(book.failed_falsely) for book in saved)}")
+        is_clean = account(found, runs)
         print(f"open waits at most {max(samples.open_waits)}; complaints in logs: {dict(complaints(found))}")
     if asked.picture:
         Path(__file__).with_name("soak.svg").write_text(picture(samples))
+    return 0 if is_clean else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

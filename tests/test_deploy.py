@@ -61,7 +61,7 @@ def test_both_set_the_same_and_the_page_tells_what() -> None:
             assert f"`{option}`" in PAGE
 
 
-def test_images_are_public_and_pinned() -> None:
+def test_images_are_public_and_of_a_named_version() -> None:
     images = [service["image"] for service in SERVICES.values() if "image" in service]
     images += re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     airflow = VALUES["images"]["airflow"]
@@ -84,14 +84,22 @@ def test_no_secret_is_in_a_file_and_each_is_asked_for_by_name() -> None:
     assert [name for name, value in keys if "${" not in value] == []
 
 
+def test_on_kubernetes_no_key_is_drawn_anew_and_nobody_knows_a_password() -> None:
+    assert {name for name in VALUES if name.endswith("SecretName")} == {
+        *("fernetKeySecretName", "jwtSecretName", "apiSecretKeySecretName")
+    }
+    assert VALUES["data"] == {"metadataSecretName": "airflow-database"}
+    assert VALUES["webserver"]["defaultUser"]["enabled"] is False
+    assert all({"secretName", "secretKey"} <= set(secret) for secret in VALUES["secret"])
+
+
 def test_what_a_service_needs_is_there_and_what_dies_is_started_again() -> None:
     for name, service in SERVICES.items():
         assert set(service.get("depends_on", ())) <= set(SERVICES)
         volumes = [volume.split(":")[0] for volume in service.get("volumes", ())]
         assert {volume for volume in volumes if not volume.startswith(".")} <= set(COMPOSE["volumes"])
         assert service["restart"] == ("no" if name == "migrate" else "always")
-        if name not in ("migrate", "worker"):
-            assert "healthcheck" in service
+        assert ("healthcheck" in service) is (name != "migrate")
 
 
 @pytest.mark.parametrize("name", ["scheduler", "triggerer", "worker"])
@@ -104,7 +112,7 @@ def test_of_what_must_not_be_missed_there_are_two(name: str) -> None:
 def test_each_part_of_airflow_runs_and_has_all_that_the_parts_share() -> None:
     commands = {service["command"] for service in OURS.values()}
     parts = {"api-server", "scheduler", "dag-processor", "triggerer", "celery worker"}
-    assert commands == parts | {"version"}
+    assert commands == parts | {"db check-migrations"}
     shared = set(COMPOSE["x-airflow"]["environment"])
     for service in OURS.values():
         assert shared <= set(service["environment"])

@@ -193,7 +193,8 @@ def test_a_file_is_called_by_what_it_is_whatever_was_announced(
     assert file["content_type"] == kind
 
 
-def test_an_output_at_no_address_is_an_error_that_shows_it(tmp_path: Path, emulator: Emulator) -> None:
+@pytest.mark.usefixtures("fast_emulator")
+def test_an_output_at_no_address_is_an_error_that_shows_it(tmp_path: Path) -> None:
     with pytest.raises(VaceProtocolError, match=r"at no http\(s\) address: https://\[torn/a\.mp4"):
         save_output(VaceHook(), told("https://[torn/a.mp4"), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -27,18 +27,23 @@ class Journal:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(run)) + "\n")
 
+    def mend(self) -> None:
+        """Drop a last line that was cut off: nobody was answered. Only for who writes it from now on."""
+        if self.path is not None and self.path.exists():
+            content = self.path.read_bytes()
+            with self.path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+
     def runs(self) -> dict[str, Run]:
         """Return all runs by id, in the order in which they were accepted.
 
-        A last line that was cut off, since whoever wrote it was killed, is left out: nobody was answered.
+        A last line that is not whole is left out: it is being written, or whoever wrote it was killed.
 
         :raises ValueError: for what is no journal
         """
         if self.path is None or not self.path.exists():
             return {}
-        *whole, torn = self.path.read_text(encoding="utf-8").split("\n")
-        if torn:
-            self.path.write_text("".join(line + "\n" for line in whole), encoding="utf-8")
+        *whole, _ = self.path.read_text(encoding="utf-8").split("\n")
         found: dict[str, Run] = {}
         for number, line in enumerate(whole, start=1):
             try:

@@ -60,6 +60,7 @@ class Emulator:
         self.limit = limit
         self.throttled = 0
         self.journal = Journal(state)
+        self.journal.mend()
         runs = self.journal.runs()
         self.world = World(seed=seed, time_scale=time_scale, retention=retention, runs=runs)
         self.faults = Faults(seed)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from airflow_vace.emulator.video import render
 
 if TYPE_CHECKING:
     from s3 import S3
@@ -27,12 +32,12 @@ AGAIN = {"retries": 5, "retry_delay": timedelta(seconds=1)}
 ROOM = {"max_active_tasks": 2000, "max_active_runs": 50}
 
 for name in ("deferred", "waiting", "saved_by_triggerer"):
-    with DAG(name, schedule=None, params={"count": 8, "connection": "vace"}, **ROOM) as dag:
+    with DAG(name, schedule=None, params={"count": 8, "frames": 5, "connection": "vace"}, **ROOM) as dag:
 
         @dag.task(**AGAIN)
         def inputs(params=None, dag_run=None, dag=None):
             mine = f"{dag.dag_id} {dag_run.run_id}"
-            return [{"prompt": f"{mine} {n}", "frame_num": 5} for n in range(params["count"])]
+            return [{"prompt": f"{mine} {n}", "frame_num": params["frames"]} for n in range(params["count"])]
 
         VacePredictionOperator.partial(
             task_id="clip",
@@ -83,20 +88,22 @@ class Books:
     lost: list[str]
     billed_twice: list[str]
     failed_falsely: list[str]
+    succeeded_falsely: list[str]
     billed: int
     attempts: int
 
     @property
     def are_clean(self) -> bool:
-        return not (self.lost or self.billed_twice or self.failed_falsely)
+        return not (self.lost or self.billed_twice or self.failed_falsely or self.succeeded_falsely)
 
 
 def audit(cluster: Cluster, vendor: Vendor, s3: S3, run: tuple[str, str], count: int) -> Books:
     """Compare what the vendor has on its bill with what Airflow tells and the store holds.
 
-    Lost: paid for and made, and not in the store as the task's result says. Billed twice: paid for again
-    although the one before had not failed with what is worth another. Failed falsely: a task that is not a
-    success although its prediction is, or although the vendor never refused it.
+    Lost: paid for and made, and not in the store, byte for byte, where the task's result says. Billed twice:
+    paid for again although the one before had not yet failed with what is worth another. Failed falsely: a
+    task that is not a success although its prediction is, or although the vendor never refused it. Succeeded
+    falsely: a task that is a success, and no prediction of it is.
     """
     dag_id, run_id = run
     by_prompt: dict[str, list[Run]] = defaultdict(list)
@@ -105,12 +112,15 @@ def audit(cluster: Cluster, vendor: Vendor, s3: S3, run: tuple[str, str], count:
     tasks = {index: (state, tries) for index, state, tries in cluster.sql(TASKS, dag_id, run_id)}
     results: dict[int, Any] = dict(cluster.sql(RESULTS, dag_id, run_id))
     prompts = [f"{dag_id} {run_id} {number}" for number in range(count)]
-    lost, twice, falsely = [], [], []
+    lost, twice, falsely, well = [], [], [], []
     for number, prompt in enumerate(prompts):
         runs, (state, tries) = by_prompt[prompt], tasks[number]
+        runs.sort(key=lambda run: run.timeline.created)
         made = [run for run in runs if run.status_at(time.time()) == "succeeded"]
-        if len([run for run in runs if not _is_worth_another(run)]) > 1:
+        if not all(_makes_room(earlier, later.timeline.created) for earlier, later in pairwise(runs)):
             twice.append(prompt)
+        if state == "success" and not made:
+            well.append(prompt)
         if made and not (number in results and _is_saved(s3, results[number], made)):
             lost.append(prompt)
         has_cause = not made and (
@@ -128,21 +138,29 @@ def audit(cluster: Cluster, vendor: Vendor, s3: S3, run: tuple[str, str], count:
         lost=lost,
         billed_twice=twice,
         failed_falsely=falsely,
+        succeeded_falsely=well,
         billed=sum(len(by_prompt[prompt]) for prompt in prompts),
         attempts=sum(tries for _, tries in tasks.values()),
     )
 
 
-def _is_worth_another(run: Run) -> bool:
-    return WORTH_ANOTHER in str(run.outcome.get("error", ""))
+def _makes_room(run: Run, now: float) -> bool:
+    """Whether another could rightly be paid for at that moment."""
+    return run.status_at(now) == "failed" and WORTH_ANOTHER in str(run.outcome["error"])
 
 
 def _is_saved(s3: S3, result: dict[str, Any], made: list[Run]) -> bool:
-    files = result.get("files") or []
-    is_ours = result["id"] in {run.id for run in made}
-    where = [file["uri"].removeprefix("s3://clips/") for file in files]
-    sums = [hashlib.sha256(s3.read(key)).hexdigest() for key in where]
-    return is_ours and bool(files) and sums == [file["sha256"] for file in files]
+    run = next((run for run in made if run.id == result["id"]), None)
+    if run is None or len(result.get("files") or ()) != 1:
+        return False
+    (file,) = result["files"]
+    with tempfile.TemporaryDirectory() as folder:
+        # What the vendor delivers: it draws the same for the same prediction.
+        path = Path(folder, "output.mp4")
+        render(run, path)
+        delivered = path.read_bytes()
+    is_told = hashlib.sha256(delivered).hexdigest() == file["sha256"]
+    return is_told and s3.read(file["uri"].removeprefix("s3://clips/")) == delivered
 
 
 def _is_told(cluster: Cluster, where: tuple[str, str, int], attempt: int, runs: list[Run]) -> bool:

@@ -36,10 +36,12 @@ def _is_of(entry: Path, folder: str) -> bool:
 
 def reap(folder: Path) -> None:
     """Kill until nobody is left, then remove the directory."""
-    while found := processes_in(folder):
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
+    for _ in range(100):
+        for pid in (found := processes_in(folder)):
+            with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
+        if not found:
+            break
         time.sleep(0.1)  # until what was killed has left the list
     shutil.rmtree(folder, ignore_errors=True)
 

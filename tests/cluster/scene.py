@@ -33,6 +33,7 @@ class Scene:
     vendor: Vendor
     s3: S3
     link: Link
+    wire: Wire
     cluster: Cluster
     seconds_to_start: float
 
@@ -58,7 +59,7 @@ def scene(
     :param dags: text of DAG files, by name; the campaign's by default
     :param slots: tasks that a worker runs at a time
     :param settings: of Airflow, as environment variables
-    :param options: of `vace-emulator`; by default it is limited as Replicate is, and runs twice as fast
+    :param options: of `vace-emulator`; by default it is limited as Replicate is, and takes twice the time
     """
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -87,7 +88,7 @@ def scene(
         _warm_up(vendor)
         if dags is None:
             cluster.wait_for_dags("deferred", "waiting", "sensed", "saved_by_triggerer")
-        yield Scene(home, database, queue, vendor, s3, link, cluster, time.monotonic() - began)
+        yield Scene(home, database, queue, vendor, s3, link, wire, cluster, time.monotonic() - began)
 
 
 @contextlib.contextmanager

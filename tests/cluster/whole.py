@@ -85,6 +85,8 @@ class Cluster(Airflow):
         found = super().environment_of(name)
         if name.startswith("worker"):
             found["AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT"] = str(demo._free_port())
+        if name.startswith("triggerer"):
+            found["LOGNAME"] = name  # in a job's row it tells the two from each other
         if name in self.code:
             found["PYTHONPATH"] = os.pathsep.join([str(self.code[name]), found.get("PYTHONPATH", "")])
         return found
@@ -136,6 +138,13 @@ class Cluster(Airflow):
         return next(
             name for name, part in self.parts.items() if pid in {process.pid for process in tree(part.pid)}
         )
+
+    def waits(self) -> dict[str, int]:
+        """Return how many waits each triggerer has taken."""
+        query = (
+            "SELECT job.unixname, count(*) FROM trigger JOIN job ON job.id = trigger.triggerer_id GROUP BY 1"
+        )
+        return dict(self.sql(query))
 
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the database; for what a test wants of a thousand tasks at once."""
