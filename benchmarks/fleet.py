@@ -207,9 +207,7 @@ def _at(values: list[float], share: float) -> float:
 
 def sizes() -> None:
     """Print what fleets of several sizes come to at several rates."""
-    print(
-        "Predictions that come evenly, half an hour; an account of 50 requests a second, of which nobody knows"
-    )
+    print("Predictions that come evenly, half an hour; an account of 50 requests a second, unknown to it")
     print(
         "a day      triggerers  open at most  looks a second  refused  late: median    p95  poller, of a core"
     )
