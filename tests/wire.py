@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import psutil
 from aiohttp import web
+from served import Served
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
 _LEFT_OUT = {"content-length", "transfer-encoding", "connection", "keep-alive", "content-encoding"}
@@ -48,7 +49,7 @@ def _json(body: bytes) -> Any:
         return None
 
 
-class Wire:
+class Wire(Served):
     """A reverse proxy; a watcher that returns True breaks the connection off there.
 
     :param target: where requests go
@@ -66,24 +67,11 @@ class Wire:
         self.before, self.after = before, after
         self.errors: list[BaseException] = []
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
-        self._thread.start()
-        assert ready.wait(10)
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join(10)
+        super().__exit__()
         assert self.errors == []
 
     async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application(client_max_size=2**28)
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)

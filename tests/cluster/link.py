@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from typing import Self
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from served import Served
 
-class Link:
+if TYPE_CHECKING:
+    import threading
+
+
+class Link(Served):
     """Passes on what comes; while it is cut nothing gets through, and no connection learns of it.
 
     :param target: the address at its other end, such as `http://127.0.0.1:8642`
@@ -18,11 +22,6 @@ class Link:
     def __init__(self, target: str) -> None:
         self._to = urlsplit(target)
         self._open: asyncio.Event
-        self._thread: threading.Thread
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
         self._loop.call_soon_threadsafe(self._open.clear)
@@ -30,19 +29,8 @@ class Link:
     def mend(self) -> None:
         self._loop.call_soon_threadsafe(self._open.set)
 
-    def __enter__(self) -> Self:
-        ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
-        self._thread.start()
-        assert ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join(10)
-
     async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._closing, self._open = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+        self._open = asyncio.Event()
         self._open.set()
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]

@@ -1,0 +1,38 @@
+"""A server on loopback in a thread of its own, with a loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Self
+
+
+class Served:
+    """Serves from entry to exit; whoever derives from it says how, in `_serve`."""
+
+    port: int
+    _loop: asyncio.AbstractEventLoop
+    _closing: asyncio.Event
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(ready)), daemon=True)
+        self._thread.start()
+        assert ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join(10)
+
+    async def _run(self, ready: threading.Event) -> None:
+        self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
+        await self._serve(ready)
+
+    async def _serve(self, ready: threading.Event) -> None:
+        """Listen, set `port`, say that it is ready, and serve until it is to close."""
+        raise NotImplementedError
