@@ -50,7 +50,7 @@ def run(cell: str, wheel: Path, scratch: Path) -> tuple[bool, str]:
         install += ["--exclude-newer-package", f"{name}={today}"]
     wanted = [f"apache-airflow=={airflow}", f"{wheel}[emulator]", *NEEDED]
     subprocess.run([*install, "--prerelease", "if-necessary-or-explicit", *wanted], check=True)
-    for name in ("tests", "dags", "docs", "benchmarks"):
+    for name in ("tests", "dags", "deploy", "docs", "benchmarks"):
         shutil.copytree(ROOT / name, place / "repo" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("README.md", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, place / "repo" / name)

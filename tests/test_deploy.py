@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -32,15 +30,11 @@ def _settings() -> dict[tuple[str, str], str]:
 
 
 def _known() -> set[tuple[str, str]]:
-    """Return all options that the installed Airflow, and Celery's provider if it is there, know."""
-    import airflow
+    """Return all options that the installed Airflow knows, and Celery's provider if it is there."""
+    from airflow.configuration import conf
 
-    text = (Path(str(airflow.__file__)).parent / "config_templates/config.yml").read_text()
-    sections = yaml.safe_load(text)
-    if importlib.util.find_spec("airflow.providers.celery"):
-        celery = importlib.import_module("airflow.providers.celery.get_provider_info")
-        sections |= celery.get_provider_info()["config"]
-    return {(section, option) for section, parts in sections.items() for option in parts["options"]}
+    known = conf.configuration_description
+    return {(section, option) for section, parts in known.items() for option in parts["options"]}
 
 
 def test_each_setting_is_one_that_airflow_knows() -> None:
