@@ -227,8 +227,9 @@ def test_a_video_is_put_into_a_store_with_a_manifest_beside_it(memory: Any) -> N
     )
     values = {
         "prompt": "a fox",
-        "src_video": "s3://library/a.mp4",
-        "src_ref_images": ["https://x.example/a.png?sig=s3cr3t", DATA_URL],
+        "src_video": "s3://aws_default@library/a.mp4",
+        "src_mask": "s3://key:secret@library/a.mp4",
+        "src_ref_images": ["https://s3cr3t@x.example/a.png?sig=s3cr3t", DATA_URL],
     }
     (file,) = save_output(VaceHook(), prediction, to("memory://b/clips/", values=values))
     digest = hashlib.sha256(MP4).hexdigest()
@@ -252,7 +253,8 @@ def test_a_video_is_put_into_a_store_with_a_manifest_beside_it(memory: Any) -> N
         "version": "1.0",
         "input": {
             "prompt": "a fox",
-            "src_video": "s3://library/a.mp4",
+            "src_video": "s3://aws_default@library/a.mp4",
+            "src_mask": "s3://library/a.mp4",
             "src_ref_images": ["https://x.example/a.png?…"],
         },
         "seed": 7,

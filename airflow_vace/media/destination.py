@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # What a file name may end with; anything else without a slash is taken for a slip.
 _FILE_SUFFIXES = frozenset({*SUFFIXES.values(), ".m4v", ".mov"})
 _DATA = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*,\S", re.IGNORECASE)
+# Before a bucket stands the name of an Airflow connection, before a web host what opens it.
+_CONNECTION = re.compile(r"((?!https?:)[a-z][a-z0-9+.-]*://)([\w.-]+@)", re.IGNORECASE)
 _REMEDY = (
     "give an absolute directory with a slash at its end, such as '/data/clips/' or 's3://bucket/clips/', or a"
     " file's name, such as 's3://bucket/clip.mp4'"
@@ -182,4 +184,7 @@ def without_secrets(value: Any, name: str | None = None) -> Any:
     if _DATA.match(value):
         digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
         return f"{value[:100].partition(',')[0].partition(';')[0]};sha256={digest}"
-    return redact(without_signatures(value), name)
+    shown = without_signatures(value)
+    if of_store := _CONNECTION.match(value):
+        shown = of_store[0] + shown.removeprefix(of_store[1])
+    return redact(shown, name)
