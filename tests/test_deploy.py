@@ -82,7 +82,7 @@ def test_on_kubernetes_no_key_is_drawn_anew_and_nobody_knows_a_password() -> Non
         *("fernetKeySecretName", "jwtSecretName", "apiSecretKeySecretName")
     }
     assert VALUES["data"] == {"metadataSecretName": "airflow-database"}
-    assert VALUES["webserver"]["defaultUser"]["enabled"] is False
+    assert VALUES["createUserJob"] == {"enabled": False}
     assert all({"secretName", "secretKey"} <= set(secret) for secret in VALUES["secret"])
 
 
