@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import runpy
-import subprocess
-import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from airflow.sdk import DAG
 from auth import STRANGER
 
-from airflow_vace.ui import plugin
-from airflow_vace.ui.cards import Task, cards_of, read_value
+from airflow_vace.ui.cards import read_value
 from airflow_vace.ui.files import range_of
 
 if TYPE_CHECKING:
@@ -464,129 +458,6 @@ def test_a_video_in_a_store_is_read_over_the_roots_connection(
     assert part.content == bytes(range(256))
 
 
-# --- what a card knows -----------------------------------------------------------------------------
-
-
-def task(**more: Any) -> Task:
-    return Task(**{"task_id": "t", "map_index": -1, "state": "success", **more})
-
-
-def nowhere(*_: object) -> None:
-    return None
-
-
-PAYLOAD = {
-    "id": "p1",
-    "status": "succeeded",
-    "model": "prunaai/vace-14b",
-    "urls": {"get": "https://g/p1", "web": "https://w/p1"},
-    "output": "https://delivery.example/a.mp4",
-    "completed_at": "2026-01-01T12:00:00Z",
-}
-NOON = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
-
-
-def test_a_video_that_was_not_saved_plays_from_the_back_end_for_an_hour() -> None:
-    (card,) = cards_of([task(result=PAYLOAD)], nowhere, NOON)
-    assert card.videos == [{"src": PAYLOAD["output"], "type": None, "size": None, "where": "back-end"}]
-    (card,) = cards_of([task(result=PAYLOAD)], nowhere, NOON + timedelta(hours=1))
-    assert not card.videos
-    assert "save_to" in (card.note or "")
-
-
-def test_the_task_that_submitted_and_the_sensor_make_one_card() -> None:
-    view = {"prediction": {**PAYLOAD, "status": "starting", "output": None}, "input": {"prompt": "a fox"}}
-    tasks = [task(task_id="submit", view=view), task(task_id="wait", result=PAYLOAD, view={"input": {}})]
-    for order in (tasks, tasks[::-1]):
-        (card,) = cards_of(order, nowhere, NOON)
-        assert (card.task_id, card.status, card.input) == ("wait", "succeeded", {"prompt": "a fox"})
-        assert card.videos
-
-
-def test_while_the_sensor_waits_the_card_is_open() -> None:
-    view = {"prediction": {**PAYLOAD, "status": "starting", "output": None, "completed_at": None}}
-    tasks = [task(task_id="submit", view=view), task(task_id="wait", view=view, state="deferred")]
-    for order in (tasks, tasks[::-1]):
-        (card,) = cards_of(order, nowhere, NOON)
-        assert (card.task_id, card.is_open) == ("wait", True)
-
-
-@pytest.mark.parametrize(
-    "told",
-    [None, "text", 5, [], {}, {"prediction": None}, {"id": "../x"}, {"id": 5}, {"id": "p1", "status": 7}],
-)
-def test_what_is_no_payload_makes_an_empty_card_and_no_error(told: Any) -> None:
-    (card,) = cards_of([task(result=told, view=told, state="failed")], nowhere, NOON)
-    assert card.videos == []
-
-
-def test_addresses_that_a_browser_would_run_are_no_links() -> None:
-    odd = {**PAYLOAD, "urls": {"web": "javascript:alert(1)"}, "output": "javascript:alert(1)"}
-    (card,) = cards_of([task(result=odd)], nowhere, NOON)
-    assert card.web is None
-    assert not card.videos
-
-
-# --- the tabs --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("wanted", "names"), [("False", ["Videos"]), ("True", ["Videos", "Video"])])
-def test_before_airflow_3_4_the_tab_of_a_task_is_shown_only_where_it_is_wanted(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, names: list[str]
-) -> None:
-    monkeypatch.setenv("AIRFLOW__VACE__TASK_TAB", wanted)
-    monkeypatch.setattr(plugin, "_scopes_tabs", lambda: False)
-    tabs = plugin._tabs()
-    assert [tab["name"] for tab in tabs] == names
-    assert not [tab for tab in tabs if "applies_to" in tab]
-
-
-def test_from_airflow_3_4_on_it_stands_on_our_tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin, "_scopes_tabs", lambda: True)
-    _, tab = plugin._tabs()
-    assert tab["applies_to"] == {"operator_name": list(plugin.OPERATOR_NAMES)}
-
-
-def test_the_names_that_scope_the_tab_are_those_of_our_tasks() -> None:
-    from airflow_vace.decorators import vace_task
-    from airflow_vace.operators import VacePredictionOperator
-    from airflow_vace.sensors import VacePredictionSensor
-
-    def clip() -> str:
-        return "a fox"
-
-    with DAG("names", schedule=None):
-        decorated: Any = vace_task(clip)().operator  # type: ignore[attr-defined]
-        made = VacePredictionOperator(task_id="a", input={"prompt": "b"})
-        waited = VacePredictionSensor(task_id="b", prediction=made.output)
-    assert {one.operator_name for one in (decorated, made, waited)} == set(plugin.OPERATOR_NAMES)
-
-
-def test_the_address_of_the_script_is_below_airflows_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://data.example/airflow/")
-    (gallery, *_) = plugin._tabs()
-    assert gallery["bundle_url"].startswith("/airflow/vace/tab.js?version=")
-
-
-def test_loading_the_plugin_loads_neither_fastapi_nor_our_client() -> None:
-    code = (
-        "import sys, airflow.plugins_manager; before = set(sys.modules); import airflow_vace.ui.plugin;"
-        "print(sorted({n.split('.')[0] for n in set(sys.modules) - before}))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "fastapi" not in found.stdout.splitlines()[-1]
-    assert "aiohttp" not in found.stdout.splitlines()[-1]
-
-
-def test_airflow_lists_the_plugin(airflow_db: str) -> None:
-    assert airflow_db
-    command = [sys.executable, "-m", "airflow", "plugins", "-o", "json"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    (ours,) = [plugin for plugin in json.loads(found.stdout) if plugin["name"] == "vace"]
-    assert "Videos" in str(ours["react_apps"])
-    assert "/vace" in str(ours["fastapi_apps"])
-
-
 # --- while it runs ---------------------------------------------------------------------------------
 
 
@@ -674,19 +545,6 @@ def test_numbers_that_no_database_knows_are_refused(site: Site) -> None:
     assert site.get(f"{site.run}/videos?map_index={huge}").status_code == 422
     assert site.get(f"{site.run}/progress/clip/{huge}").status_code == 422
     assert site.get(f"{site.run}/files/clip/{huge}/0").status_code == 422
-
-
-def test_half_a_character_spoils_no_gallery() -> None:
-    assert read_value({"prompt": ["a\ud83d"]}) == {"prompt": ["a?"]}
-    assert read_value('{"prompt": "a\\ud83d"}') == {"prompt": "a?"}
-
-
-def test_a_card_tells_plain_inputs_only() -> None:
-    odd = {"prompt": {"text": "an object"}, "seed": [1], "size": "832*480", "secret": "x"}
-    (card,) = cards_of([task(view={"prediction": PAYLOAD, "input": odd})], nowhere, NOON)
-    assert card.input == {"size": "832*480"}
-    (card,) = cards_of([task(view={"prediction": PAYLOAD, "input": {"prompt": "a" * 9000}})], nowhere, NOON)
-    assert len(card.input["prompt"]) == 2000
 
 
 def test_progress_of_what_is_over_asks_nobody(site: Site, slow: Emulator) -> None:

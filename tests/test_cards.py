@@ -1,0 +1,83 @@
+"""What a card of the video tab tells of a task, and what it leaves out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from airflow_vace.ui.cards import Task, cards_of, read_value
+
+
+def task(**more: Any) -> Task:
+    return Task(**{"task_id": "t", "map_index": -1, "state": "success", **more})
+
+
+def nowhere(*_: object) -> None:
+    return None
+
+
+PAYLOAD = {
+    "id": "p1",
+    "status": "succeeded",
+    "model": "prunaai/vace-14b",
+    "urls": {"get": "https://g/p1", "web": "https://w/p1"},
+    "output": "https://delivery.example/a.mp4",
+    "completed_at": "2026-01-01T12:00:00Z",
+}
+NOON = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
+
+
+def test_a_video_that_was_not_saved_plays_from_the_back_end_for_an_hour() -> None:
+    (card,) = cards_of([task(result=PAYLOAD)], nowhere, NOON)
+    assert card.videos == [{"src": PAYLOAD["output"], "type": None, "size": None, "where": "back-end"}]
+    (card,) = cards_of([task(result=PAYLOAD)], nowhere, NOON + timedelta(hours=1))
+    assert not card.videos
+    assert "save_to" in (card.note or "")
+
+
+def test_the_task_that_submitted_and_the_sensor_make_one_card() -> None:
+    view = {"prediction": {**PAYLOAD, "status": "starting", "output": None}, "input": {"prompt": "a fox"}}
+    tasks = [task(task_id="submit", view=view), task(task_id="wait", result=PAYLOAD, view={"input": {}})]
+    for order in (tasks, tasks[::-1]):
+        (card,) = cards_of(order, nowhere, NOON)
+        assert (card.task_id, card.status, card.input) == ("wait", "succeeded", {"prompt": "a fox"})
+        assert card.videos
+
+
+def test_while_the_sensor_waits_the_card_is_open() -> None:
+    view = {"prediction": {**PAYLOAD, "status": "starting", "output": None, "completed_at": None}}
+    tasks = [task(task_id="submit", view=view), task(task_id="wait", view=view, state="deferred")]
+    for order in (tasks, tasks[::-1]):
+        (card,) = cards_of(order, nowhere, NOON)
+        assert (card.task_id, card.is_open) == ("wait", True)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [None, "text", 5, [], {}, {"prediction": None}, {"id": "../x"}, {"id": 5}, {"id": "p1", "status": 7}],
+)
+def test_what_is_no_payload_makes_an_empty_card_and_no_error(told: Any) -> None:
+    (card,) = cards_of([task(result=told, view=told, state="failed")], nowhere, NOON)
+    assert card.videos == []
+
+
+def test_addresses_that_a_browser_would_run_are_no_links() -> None:
+    odd = {**PAYLOAD, "urls": {"web": "javascript:alert(1)"}, "output": "javascript:alert(1)"}
+    (card,) = cards_of([task(result=odd)], nowhere, NOON)
+    assert card.web is None
+    assert not card.videos
+
+
+def test_half_a_character_spoils_no_gallery() -> None:
+    assert read_value({"prompt": ["a\ud83d"]}) == {"prompt": ["a?"]}
+    assert read_value('{"prompt": "a\\ud83d"}') == {"prompt": "a?"}
+
+
+def test_a_card_tells_plain_inputs_only() -> None:
+    odd = {"prompt": {"text": "an object"}, "seed": [1], "size": "832*480", "secret": "x"}
+    (card,) = cards_of([task(view={"prediction": PAYLOAD, "input": odd})], nowhere, NOON)
+    assert card.input == {"size": "832*480"}
+    (card,) = cards_of([task(view={"prediction": PAYLOAD, "input": {"prompt": "a" * 9000}})], nowhere, NOON)
+    assert len(card.input["prompt"]) == 2000

@@ -1,0 +1,70 @@
+"""The tabs as Airflow gets to know them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_vace.ui import plugin
+
+
+@pytest.mark.parametrize(("wanted", "names"), [("False", ["Videos"]), ("True", ["Videos", "Video"])])
+def test_before_airflow_3_4_the_tab_of_a_task_is_shown_only_where_it_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, names: list[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__VACE__TASK_TAB", wanted)
+    monkeypatch.setattr(plugin, "_scopes_tabs", lambda: False)
+    tabs = plugin._tabs()
+    assert [tab["name"] for tab in tabs] == names
+    assert not [tab for tab in tabs if "applies_to" in tab]
+
+
+def test_from_airflow_3_4_on_it_stands_on_our_tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "_scopes_tabs", lambda: True)
+    _, tab = plugin._tabs()
+    assert tab["applies_to"] == {"operator_name": list(plugin.OPERATOR_NAMES)}
+
+
+def test_the_names_that_scope_the_tab_are_those_of_our_tasks() -> None:
+    from airflow_vace.decorators import vace_task
+    from airflow_vace.operators import VacePredictionOperator
+    from airflow_vace.sensors import VacePredictionSensor
+
+    def clip() -> str:
+        return "a fox"
+
+    with DAG("names", schedule=None):
+        decorated: Any = vace_task(clip)().operator  # type: ignore[attr-defined]
+        made = VacePredictionOperator(task_id="a", input={"prompt": "b"})
+        waited = VacePredictionSensor(task_id="b", prediction=made.output)
+    assert {one.operator_name for one in (decorated, made, waited)} == set(plugin.OPERATOR_NAMES)
+
+
+def test_the_address_of_the_script_is_below_airflows_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://data.example/airflow/")
+    (gallery, *_) = plugin._tabs()
+    assert gallery["bundle_url"].startswith("/airflow/vace/tab.js?version=")
+
+
+def test_loading_the_plugin_loads_neither_fastapi_nor_our_client() -> None:
+    code = (
+        "import sys, airflow.plugins_manager; before = set(sys.modules); import airflow_vace.ui.plugin;"
+        "print(sorted({n.split('.')[0] for n in set(sys.modules) - before}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "fastapi" not in found.stdout.splitlines()[-1]
+    assert "aiohttp" not in found.stdout.splitlines()[-1]
+
+
+def test_airflow_lists_the_plugin(airflow_db: str) -> None:
+    assert airflow_db
+    command = [sys.executable, "-m", "airflow", "plugins", "-o", "json"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    (ours,) = [plugin for plugin in json.loads(found.stdout) if plugin["name"] == "vace"]
+    assert "Videos" in str(ours["react_apps"])
+    assert "/vace" in str(ours["fastapi_apps"])
