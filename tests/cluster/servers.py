@@ -92,9 +92,8 @@ class Postgres(Server):
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self.folder),
-            "fsync": "off",
+            "fsync": "off",  # the machine does not die here, only the server
             "full_page_writes": "off",
-            "synchronous_commit": "off",
             "max_connections": "400",
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
