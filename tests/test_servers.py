@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 if "VACE_CLUSTER" in os.environ:
     import psycopg2
-    from cluster.servers import Postgres
+    from cluster.servers import Postgres, Vendor
 
 pytestmark = [
     pytest.mark.cluster,
@@ -34,3 +36,13 @@ def test_what_a_database_has_acknowledged_outlives_its_end() -> None:
             server.stop()
             server.start()
             assert len(run("SELECT word FROM said")) == word + 1
+
+
+def test_what_is_killed_leaves_nothing_outside_of_its_folder(tmp_path: Path) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("vace-*"))
+    with Vendor(tmp_path) as vendor:
+        made = list(vendor.folder.rglob("vace-emulator-*"))
+        vendor.stop()
+    assert made
+    assert set(Path(tempfile.gettempdir()).glob("vace-*")) <= before
+    assert list(tmp_path.iterdir()) == []

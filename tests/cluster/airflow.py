@@ -49,6 +49,7 @@ class Airflow:
         port = demo._free_port()
         self.address = f"http://127.0.0.1:{port}"
         self.environment = demo._environment(self.home) | {
+            "TMPDIR": str(self.home),  # what is killed leaves its files there
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
             "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "20",
             "AIRFLOW__CORE__DAGS_FOLDER": str(folder),

@@ -53,7 +53,13 @@ class Server:
 
     def start(self) -> None:
         with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=subprocess.STDOUT, cwd="/")
+            self.process = subprocess.Popen(
+                self.command(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env=os.environ | {"TMPDIR": str(self.folder)},
+            )
         until(self.answers, 60, every=0.1)
 
     def stop(self, how: int = signal.SIGKILL) -> None:
