@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
     from airflow_vace.prediction import Prediction
 
+# What a fault makes of an answer, so that a wait ends.
+DONE = {"status": "succeeded", "output": "https://example.com/a.mp4"}
+
 
 def submitted(count: int) -> list[Prediction]:
     hook = VaceHook()

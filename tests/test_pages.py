@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import scale_waits
-from polled import end_all, event_of, looked_at, run, settled, submitted
+from polled import DONE, end_all, event_of, looked_at, run, settled, submitted
 
 from airflow_vace import poller
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from airflow_vace.emulator import Emulator
     from airflow_vace.prediction import Prediction
-
-DONE = {"status": "succeeded", "output": "https://example.com/a.mp4"}
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.connection import get_async_connection
 from conftest import scale_waits
-from polled import end_all, event_of, leftovers, looked_at, run, settled, submitted
+from polled import DONE, end_all, event_of, leftovers, looked_at, run, settled, submitted
 
 from airflow_vace import hooks, poller
 from airflow_vace.api import read_prediction
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import aiohttp
 
     from airflow_vace.prediction import Prediction
-
-DONE = {"status": "succeeded", "output": "https://example.com/a.mp4"}
 
 
 @pytest.fixture(autouse=True)

@@ -79,7 +79,7 @@ class Server:
 
 
 class Postgres(Server):
-    """A database server: no durability beyond a process's life, no password."""
+    """A database server without a password: what it acknowledged outlives it, but not the machine."""
 
     def __init__(self, home: Path = TEMPORARY) -> None:
         super().__init__("postgres", home)
