@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 
-from airflow_vace.api import Api
+from airflow_vace.api import Api, Form
 from airflow_vace.exceptions import VaceInputError, excerpt
 from airflow_vace.inputs import DEFAULT_MODEL
 
@@ -26,11 +28,17 @@ if TYPE_CHECKING:
     from airflow_vace.api import Request
 
 DEFAULT_TIMEOUT = 30.0
+DEFAULT_MAX_OUTPUT_MB = 256.0
 _LONGEST_CONNECT = 10.0
 # A back-end may take ten seconds to cancel.
 LONGEST_CANCEL = 15.0
 # It may store 100 MB before it answers.
 _SHORTEST_UPLOAD = 120.0
+# Bytes a second: an upload that is slower than this over all is given up.
+_SLOWEST_UPLOAD = 100_000.0
+# As a proxy's address may be in both clients; a SOCKS proxy needs PySocks, and requests.
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+_PROXY_WITHOUT_SLASHES = re.compile(r"(?:https?|socks\w*):(?!//).*@", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +46,7 @@ class Settings:
     """A connection's fields; shown without the key.
 
     `timeout` is in seconds, for one request; `input_roots` are the local directories that inputs may be
-    read from.
+    read from; `max_output_bytes` is the largest output that is saved.
     """
 
     api: Api
@@ -49,6 +57,7 @@ class Settings:
     proxies: dict[str, str] = field(repr=False)
     cert: str | tuple[str, str] | None
     input_roots: tuple[str, ...] = ()
+    max_output_bytes: int = int(DEFAULT_MAX_OUTPUT_MB * 1e6)
 
     @classmethod
     def of(cls, connection: Connection, extra: Mapping[str, Any]) -> Settings:
@@ -74,6 +83,7 @@ class Settings:
             proxies=_proxies(extra.get("proxies")),
             cert=_cert(extra.get("cert")),
             input_roots=_roots(extra.get("input_roots")),
+            max_output_bytes=_max_output_bytes(extra.get("max_output_mb")),
         )
 
     def for_request(self, request: Request) -> Settings:
@@ -85,28 +95,38 @@ class Settings:
                 return replace(self, timeout=max(self.timeout, _SHORTEST_UPLOAD))
         return self
 
+    def time_for(self, request: Request) -> float:
+        """Return the seconds that a whole request may take; a large file may take longer than `timeout`."""
+        body = request.body
+        return self.timeout + (len(body) / _SLOWEST_UPLOAD if isinstance(body, Form) else 0.0)
+
     @property
     def connect_timeout(self) -> float:
         return min(self.timeout, _LONGEST_CONNECT)
 
     def proxy_for(self, url: str) -> str | None:
-        """Return the proxy for a URL: the connection's, else the environment's, as requests does."""
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if self.proxies:
-            return self.proxies.get(parts.scheme) or self.proxies.get("all")
-        if proxy_bypass(host):
-            return None
-        return getproxies().get(parts.scheme) or getproxies().get("all")
+        """Return the proxy for a URL, with its scheme: the connection's, else the environment's.
+
+        :raises VaceInputError: if the environment's is no address
+        """
+        said = select_proxy(url, self.proxies)
+        if said is None:
+            from_environment = select_proxy(url, get_environ_proxies(url))
+            said = _checked_proxy(from_environment, "environment") if from_environment else None
+        return said or None
+
+    @property
+    def trusted(self) -> bool | str:
+        """The certificates to trust, as requests chooses them; False trusts every server."""
+        if self.verify is not True:
+            return self.verify
+        return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
     def ssl_context(self) -> ssl.SSLContext | bool:
         """Return what requests would trust and show, for aiohttp; it reads files, so call it in a thread."""
         if self.verify is False and not self.cert:
             return False
-        where = self.verify or True
-        if where is True:
-            environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-            where = environment or DEFAULT_CA_BUNDLE_PATH
+        where = self.trusted if isinstance(self.trusted, str) else DEFAULT_CA_BUNDLE_PATH
         shown = (self.cert,) if isinstance(self.cert, str) else self.cert or ()
         read_at = tuple(Path(path).stat().st_mtime_ns for path in (where, *shown))
         return _ssl_context(where, shown, is_checked=self.verify is not False, read_at=read_at)
@@ -177,6 +197,18 @@ def _timeout(value: object) -> float:
     return seconds
 
 
+def _max_output_bytes(value: object) -> int:
+    if value in (None, ""):
+        value = DEFAULT_MAX_OUTPUT_MB
+    try:
+        megabytes = float(value) if isinstance(value, str | int | float) else -1.0
+    except (ValueError, OverflowError):
+        megabytes = -1.0
+    if isinstance(value, bool) or not 0 < megabytes < math.inf:
+        raise _bad_extra("max_output_mb", value, "a number of megabytes such as 256")
+    return max(int(megabytes * 1e6), 1)
+
+
 def _verify(value: object) -> bool | str:
     if value in (None, ""):
         return True
@@ -196,10 +228,51 @@ def _proxies(value: object) -> dict[str, str]:
         with contextlib.suppress(ValueError):
             value = json.loads(value)
     if isinstance(value, str):
-        return {"http": value, "https": value}
+        value = {"http": value, "https": value}
     if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
-        return {str(scheme): proxy for scheme, proxy in value.items()}
+        return {str(scheme): _checked_proxy(proxy, "connection") for scheme, proxy in value.items()}
     raise _bad_extra("proxies", "***", "an object such as {'https': 'http://proxy:3128'}")
+
+
+@lru_cache(maxsize=64)
+def _checked_proxy(text: str, where: str) -> str:
+    """Return the address of a proxy, with its scheme; an empty text means none.
+
+    :raises VaceInputError: if it is no address, which is not shown: a password may be in it
+    """
+    proxy = text.strip()
+    if not proxy:
+        return ""
+    if "://" not in proxy:
+        proxy = f"http:{proxy}" if proxy.startswith("//") else f"http://{proxy}"
+    try:
+        parts = urlsplit(proxy)
+        is_address = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        parts, is_address = urlsplit(""), False
+    if (
+        not is_address
+        or parts.scheme not in _PROXY_SCHEMES
+        or _PROXY_WITHOUT_SLASHES.match(text.strip())
+        or not re.fullmatch(r"[!-~]+", proxy)
+    ):
+        remedy = "give it as http://host:3128, with user:password@ before the host if it asks for them"
+        raise VaceInputError(
+            f"The proxy that the {where} names is no address: {remedy}. Nothing was sent.",
+            field="proxies",
+            value="***",
+            remedy=remedy,
+        )
+    if parts.scheme.startswith("socks") and find_spec("socks") is None:
+        remedy = "pip install 'requests[socks]', or use an http proxy"
+        raise VaceInputError(
+            f"The proxy that the {where} names speaks SOCKS, for which a library is missing: {remedy}."
+            " Nothing was sent.",
+            field="proxies",
+            value="***",
+            remedy=remedy,
+        )
+    return proxy
 
 
 def _cert(value: object) -> str | tuple[str, str] | None:

@@ -5,6 +5,7 @@
     VaceError
     ├── VaceInputError          the request would be wrong: nothing was sent; mend the named field
     ├── VaceTransportError      no answer: look again, or read `sent` before paying again
+    │   └── VaceConnectionMissing   ... Airflow knows no such connection: correct `vace_conn_id`
     ├── VaceAPIError            the server refused: `status_code`, `detail`, `code` say why
     │   ├── VaceAuthError       ... the key or its permissions: mend the connection
     │   ├── VaceBillingError    ... no money: top up the account
@@ -40,21 +41,35 @@ _E = TypeVar("_E", bound="VaceError")
 _PLACE = re.compile(r"://[^\s\"'<>]*")
 _QUERY = re.compile(r"[?#]")
 _SIGNATURE = re.compile(r"((?:signature|credential|token|sig)=)[^\s&\"'<>]+", re.IGNORECASE)
+# A proxy's user and password are also written without a scheme; `mailto:me@example.com` is an address.
+_CREDENTIALS = re.compile(
+    r"(?<![\w.%+-])(?!(?:mailto|e?-?mail|to|from|b?cc|by|contact|sips?|xmpp|acct):[^:@]*@)"
+    r"[a-z][\w.%+-]{0,64}:[^\s/\"'<>]{1,200}@(?=[\w\[])",
+    re.IGNORECASE,
+)
+# A path with a query, as urllib3 names what it asked for.
+_PARAMETER = re.compile(r"[?&][\w.~%-]{1,100}=")
 _DATA = re.compile(r"(data:[\w.+/-]{0,100})[;,][^\s\"'<>]*", re.IGNORECASE)
 # What logs and databases can't hold, or show as something else: controls, reversals, half characters.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def excerpt(text: str, limit: int = 500) -> str:
-    """Return what of `text` may be shown to people: no signed URL, no file, at most `limit` characters."""
+    """Return what of `text` may be shown: no signed URL, no password, no file, at most `limit` characters."""
     text = " ".join(text[: 50 * limit].split())
-    text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", _DATA.sub(r"\1;…", without_signatures(text)))
+    text = _CREDENTIALS.sub("…@", _DATA.sub(r"\1;…", without_signatures(text)))
+    text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def without_signatures(text: str) -> str:
     """Return `text` with its URLs shortened to what names a place, without what opens it."""
     return _SIGNATURE.sub(r"\1…", _PLACE.sub(_named, text))
+
+
+def is_showable(text: str) -> bool:
+    """Return False if a text holds what an excerpt of it would hide: a password, or what signs a URL."""
+    return without_signatures(text) == text and not (_CREDENTIALS.search(text) or _PARAMETER.search(text))
 
 
 def _named(place: re.Match[str]) -> str:
@@ -96,6 +111,22 @@ class VaceTransportError(VaceError):
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
         self.sent = sent
+
+
+class VaceConnectionMissing(VaceTransportError):  # noqa: N818 - named like its neighbours
+    """Raised when a wait has found no such connection for a while; nothing was sent.
+
+    Secrets back-ends in trouble say the same for a moment, so a wait looks again before it gives up.
+    `conn_id` is the connection's id.
+    """
+
+    def __init__(self, conn_id: str) -> None:
+        super().__init__(
+            f"The connection {conn_id!r} does not exist: correct vace_conn_id, or create the connection,"
+            " of type vace, and run the task again. Nothing was sent.",
+            sent=False,
+        )
+        self.conn_id = conn_id
 
 
 class VaceAPIError(VaceError):

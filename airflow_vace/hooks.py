@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from airflow.providers.common.compat.connection import (
     get_async_connection,
@@ -20,6 +20,7 @@ from airflow.providers.http.hooks.http import HttpHook
 
 from airflow_vace.api import (
     Form,
+    Page,
     Request,
     may_create_again,
     read_error,
@@ -29,11 +30,13 @@ from airflow_vace.api import (
     read_prediction,
     read_probe,
     read_upload,
+    served_at,
 )
 from airflow_vace.connection import Settings
 from airflow_vace.exceptions import (
     VaceAPIError,
     VaceAuthError,
+    VaceConnectionMissing,
     VaceError,
     VaceInputError,
     VaceProtocolError,
@@ -41,18 +44,17 @@ from airflow_vace.exceptions import (
     excerpt,
 )
 from airflow_vace.inputs import normalize_input
-from airflow_vace.polling import Backoff, Final, GiveUp, LookAgain, Wait, is_passing, next_create
+from airflow_vace.polling import Backoff, Clock, Final, GiveUp, LookAgain, Wait, is_passing, next_create
 from airflow_vace.prediction import Prediction, parse_time
 from airflow_vace.transport import (
-    BROKEN,
     AsyncClient,
     Download,
     Session,
     read_whole,
     refuse_private,
     send,
+    shown_cause,
     streamed,
-    transport_error,
 )
 
 if TYPE_CHECKING:
@@ -80,8 +82,8 @@ class VaceHook(HttpHook):
     The connection is looked up with the first call and kept. The asynchronous calls share one session
     inside `async with VaceHook(...) as hook:`; outside of it each opens and closes its own.
 
-    `is_create_open` tells whoever breaks :meth:`create_prediction` off whether a prediction may have been
-    accepted; between two tries of it none was.
+    `clock` compares this machine's clock with the server's. While `is_create_open` is True, a create that is
+    broken off may have been accepted; between two tries of it none was.
 
     :param vace_conn_id: connection of type `vace`
     """
@@ -95,6 +97,7 @@ class VaceHook(HttpHook):
         super().__init__(method="GET", http_conn_id=vace_conn_id)
         self.vace_conn_id = vace_conn_id
         self.is_create_open = False
+        self.clock = Clock()
         self._known_settings: Settings | None = None
         self._shares_session = False
         self._async_client: AsyncClient | None = None
@@ -108,6 +111,7 @@ class VaceHook(HttpHook):
         model: str | None = None,
         version: str | None = None,
         deadline: float | None = None,
+        before_resend: Callable[[], None] | None = None,
     ) -> Prediction:
         """Submit a prediction, which costs money, and return it; never twice.
 
@@ -115,6 +119,7 @@ class VaceHook(HttpHook):
         :param model: `owner/name` (default: the connection's, else prunaai/vace-14b)
         :param version: id of a version (default: the connection's, else the server's choice)
         :param deadline: seconds since the epoch at which the server is asked to cancel by itself
+        :param before_resend: called before a create that was refused is sent again; raise there to end it
         :raises VaceInputError: before any request, for what cannot work
         :raises SubmissionUnknown: if it may have been accepted, and be billed, all the same
         :raises VaceAPIError: (or what is below it) if it was refused
@@ -132,6 +137,8 @@ class VaceHook(HttpHook):
                 self.is_create_open = False
                 delay = self._create_again_in(error, attempt, time.monotonic() - started)
             time.sleep(delay)
+            if before_resend is not None:
+                before_resend()
 
     async def acreate_prediction(
         self,
@@ -234,16 +241,9 @@ class VaceHook(HttpHook):
         :raises VaceInputError: if the back-end has no such call
         :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
         """
-        api = self.settings.api
-        request: Request | None = api.list(created_after)
-        for _ in range(_MOST_PAGES):
-            if request is None:
-                return
-            found, following = read_list(api, request, self._send(request))
-            yield from _newer(found, created_after)
-            request = api.page(following) if following else None
-        if request is not None:
-            raise _endless_list()
+        for page in self.list_pages(created_after):
+            self._warn_of_unreadable(page)
+            yield from page.predictions
 
     async def alist_predictions(self, created_after: str | None = None) -> AsyncIterator[Prediction]:
         """Iterate asynchronously over :meth:`list_predictions`."""
@@ -252,10 +252,29 @@ class VaceHook(HttpHook):
         for _ in range(_MOST_PAGES):
             if request is None:
                 return
-            found, following = read_list(api, request, await self._asend(request))
-            for prediction in _newer(found, created_after):
+            page = _newer(read_list(api, request, await self._asend(request)), created_after)
+            self._warn_of_unreadable(page)
+            for prediction in page.predictions:
                 yield prediction
-            request = api.page(following) if following else None
+            request = api.page(page.following) if page.following else None
+        if request is not None:
+            raise _endless_list()
+
+    def list_pages(self, created_after: str | None = None) -> Iterator[Page]:
+        """Yield the account's predictions, newest first, as pages that also name what could not be read.
+
+        :param created_after: ISO 8601 time; what is older is left out
+        :raises VaceInputError: if the back-end has no such call
+        :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
+        """
+        api = self.settings.api
+        request: Request | None = api.list(created_after)
+        for _ in range(_MOST_PAGES):
+            if request is None:
+                return
+            page = _newer(read_list(api, request, self._send(request)), created_after)
+            yield page
+            request = api.page(page.following) if page.following else None
         if request is not None:
             raise _endless_list()
 
@@ -305,6 +324,8 @@ class VaceHook(HttpHook):
                 decision = wait.answered(self.get_prediction(wait.prediction), time.time())
             except VaceError as error:
                 decision = wait.failed(error, time.time())
+            except AirflowNotFoundException:  # some secrets back-ends answer so while they are in trouble
+                decision = wait.failed(VaceConnectionMissing(self.vace_conn_id), time.time())
             self.tell(wait)
             match decision:
                 case Final(final):
@@ -332,18 +353,16 @@ class VaceHook(HttpHook):
         settings = self.settings
         for _ in range(_MOST_REDIRECTS):
             request = settings.api.file(url, start=start, etag=etag)
-            refuse_private(request, settings)
-            try:
-                with streamed(self._session, settings, request) as answer:
-                    if answer.is_redirect:
-                        url = _joined(url, answer.headers["location"])
-                        continue
-                    if answer.status_code not in (200, 206):
-                        raise read_error(settings.api, request, read_whole(answer, settings, request))
-                    yield Download.of(answer)
-                    return
-            except BROKEN as error:
-                raise transport_error(request, error, sent=True) from error
+            public = refuse_private(request, settings)
+            with streamed(self._session, settings, request, is_public_only=public) as (answer, exchange):
+                if answer.is_redirect:
+                    url = _joined(url, answer.headers["location"])
+                    continue
+                if answer.status_code not in (200, 206):
+                    raise read_error(settings.api, request, read_whole(answer, exchange, request))
+                exchange.release()  # a body may take longer; its reader bounds it
+                yield Download.of(answer)
+                return
         raise VaceTransportError(f"GET {excerpt(url)}: redirected too often", sent=True)
 
     def status_of(self, url: str) -> int | None:
@@ -351,9 +370,9 @@ class VaceHook(HttpHook):
         settings = self.settings
         request = Request(verb="file", method="GET", url=url, headers={"Range": "bytes=0-0"})
         try:
-            with streamed(self._session, settings, request) as answer:
+            with streamed(self._session, settings, request) as (answer, _):
                 return answer.status_code
-        except BROKEN:
+        except VaceTransportError:
             return None
 
     def upload_file(
@@ -414,6 +433,7 @@ class VaceHook(HttpHook):
         """
         twin = type(self)(self.vace_conn_id)
         twin._known_settings = self._known_settings  # noqa: SLF001 - its own class
+        twin.clock = self.clock
         return twin
 
     # --- what both faces decide alike --------------------------------------------------------------
@@ -446,6 +466,13 @@ class VaceHook(HttpHook):
         self.log.warning("Nothing was accepted; submitting again in %.1f s: %s", delay, error)
         return delay
 
+    def _warn_of_unreadable(self, page: Page) -> None:
+        if page.unreadable:
+            self.log.warning(
+                "The list of predictions has %d items that can't be read; they are left out",
+                len(page.unreadable),
+            )
+
     def _told_stopped(self, prediction: Prediction) -> Prediction:
         self.log.info("Prediction %s is %s. %s", prediction.id, prediction.status, prediction.bill)
         return prediction
@@ -462,11 +489,15 @@ class VaceHook(HttpHook):
     # --- carrying a request ------------------------------------------------------------------------
 
     def _send(self, request: Request) -> Response:
-        return send(self._session, self.settings.for_request(request), request)
+        response = send(self._session, self.settings.for_request(request), request)
+        self.clock.note(served_at(response), time.time())
+        return response
 
     async def _asend(self, request: Request) -> Response:
         async with self._aclient() as client:
-            return await client.send(request)
+            response = await client.send(request)
+        self.clock.note(served_at(response), time.time())
+        return response
 
     # --- the connection ----------------------------------------------------------------------------
 
@@ -512,7 +543,7 @@ class VaceHook(HttpHook):
         session.cert = settings.cert
         session.proxies = dict(settings.proxies)
         session.headers.update(headers or {})
-        return self._configure_session_from_mount_adapters(session)
+        return session
 
     @cached_property
     def _session(self) -> requests.Session:
@@ -551,18 +582,29 @@ def _named_lookup_errors(conn_id: str) -> Iterator[None]:
         yield
     except AirflowNotFoundException:
         raise
-    except Exception as error:  # secrets back-ends are strangers, and may throw anything
+    except Exception as error:  # noqa: BLE001 - secrets back-ends are strangers, and may throw anything
         raise VaceTransportError(
             f"The connection {conn_id!r} could not be read ({type(error).__name__}); nothing was sent",
             sent=False,
-        ) from error
+        ) from shown_cause(error)
 
 
 def _joined(url: str, location: str) -> str:
+    """Return the address that a redirect names; what was asked for over TLS is not fetched without it."""
     try:
-        return urljoin(url, location)
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        port = parts.port
     except ValueError:
         raise VaceProtocolError(f"GET {excerpt(url)}: redirected to nowhere, {excerpt(location)}") from None
+    if parts.scheme != "http" or urlsplit(url).scheme != "https":
+        return target
+    if port is not None:
+        raise VaceProtocolError(
+            f"GET {excerpt(url)}: redirected from https to http, {excerpt(target)}, which is not followed:"
+            " anybody on the way could change the file"
+        )
+    return parts._replace(scheme="https").geturl()
 
 
 def _ended_or(refusal: VaceAPIError, prediction: Prediction) -> Prediction:
@@ -576,13 +618,21 @@ def _endless_list() -> VaceProtocolError:
     return VaceProtocolError(f"The list of predictions has more than {_MOST_PAGES} pages: name a later time")
 
 
-def _newer(found: list[Prediction], created_after: str | None) -> Iterator[Prediction]:
+def _newer(page: Page, created_after: str | None) -> Page:
     """Leave out what is older, for servers that list but don't filter."""
     start = parse_time(created_after)
-    for prediction in found:
-        created = parse_time(prediction.created_at)
-        if start is None or created is None or created > start:
-            yield prediction
+    if start is None:
+        return page
+
+    def is_newer(created_at: object) -> bool:
+        created = parse_time(created_at if isinstance(created_at, str) else None)
+        return created is None or created > start
+
+    return replace(
+        page,
+        predictions=tuple(found for found in page.predictions if is_newer(found.created_at)),
+        unreadable=tuple(found for found in page.unreadable if is_newer(found.get("created_at"))),
+    )
 
 
 def _verdict(error: VaceError) -> str:

@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from airflow_vace.api import read_known, read_list, read_prediction
+from airflow_vace.api import read_known, read_list, read_prediction, served_at
 from airflow_vace.exceptions import (
     VaceAPIError,
     VaceAuthError,
+    VaceConnectionMissing,
     VaceError,
     VaceProtocolError,
     VaceRateLimited,
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
-from airflow_vace.polling import Experience, LookAgain, Pace, Pages, Wait, is_passing
+from airflow_vace.polling import Clock, Experience, LookAgain, Pace, Pages, Wait, is_passing
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.transport import AsyncClient
 
@@ -120,6 +121,7 @@ class Poller:
         self._news: deque[Member] = deque()
         self._speaking: asyncio.Task[None] | None = None
         self._pace = Pace()
+        self._clock = Clock()
         self._pages = Pages()
         self._round: asyncio.Task[None] | None = None
         self._next_round = 0.0
@@ -268,7 +270,7 @@ class Poller:
 
     def _end_overdue(self, now: float) -> None:
         """End waits whose deadline passes while nothing may be asked."""
-        wall = time.time()
+        wall = self._time()
         for due, turn, member in self._queue:
             if due <= now and self._is_current(turn, member) and member.wait.overdue(wall):
                 member.over.set_result(None)
@@ -297,9 +299,9 @@ class Poller:
         try:
             try:
                 prediction = await self._seen(member)
-                decision = wait.answered(prediction, time.time())
+                decision = wait.answered(prediction, self._time())
             except VaceError as error:
-                decision = wait.failed(error, time.time())
+                decision = wait.failed(error, self._time())
             self._settle(member, decision)
         except Exception as error:  # noqa: BLE001 - a bug of ours: whoever waits must hear of it
             if not member.over.done():
@@ -354,10 +356,16 @@ class Poller:
                 raise
         return await self._asked(client, client.settings, member)
 
+    def _time(self) -> float:
+        """Return the time by which deadlines are over: the earlier one of this machine's and the server's."""
+        return self._clock.earlier(time.time())
+
     async def _asked(self, client: AsyncClient, settings: Settings, member: Member) -> Prediction:
         request = member.request(settings)
         with self._noting(member.wait.prediction.id):
-            return read_prediction(settings.api, request, await client.send(request))
+            response = await client.send(request)
+            self._clock.note(served_at(response), time.time())
+            return read_prediction(settings.api, request, response)
 
     @contextmanager
     def _noting(self, who: str) -> Iterator[None]:
@@ -426,12 +434,13 @@ class Poller:
                 await asyncio.sleep(held)
             self._pace.sent(clock())
             with self._noting("list"):
-                found, following = read_list(api, request, await client.send(request))
-            shown = sum(self._take_listed(prediction, wanted) for prediction in found)
+                page = read_list(api, request, await client.send(request))
+            shown = sum(self._take_listed(prediction, wanted) for prediction in page.predictions)
             if is_first:
                 self._pages.brought(shown, clock())
             is_first = False
-            request = api.page(following) if following and self._pages.goes_on(shown) else None
+            following = page.following if self._pages.goes_on(shown) else None
+            request = api.page(following) if following else None
 
     def _take_listed(self, prediction: Prediction, wanted: set[str]) -> bool:
         """Take what a page tells of a prediction, and return whether it is one of ours."""
@@ -444,7 +453,7 @@ class Poller:
         for member in list(members):
             member.is_unlisted = False
             if member.look is None and not member.over.done():
-                self._settle(member, member.wait.answered(prediction, time.time()))
+                self._settle(member, member.wait.answered(prediction, self._time()))
         return True
 
     # --- the connection ----------------------------------------------------------------------------
@@ -499,9 +508,9 @@ class Poller:
             )
         except VaceError as error:
             self._look_up_failure = error
-        except AirflowNotFoundException as error:
-            # Some secrets back-ends answer so while they are in trouble.
-            self._look_up_failure = VaceTransportError(f"{error}; nothing was sent", sent=False)
+        except AirflowNotFoundException:
+            # Some secrets back-ends answer so while they are in trouble, so each wait looks again.
+            self._look_up_failure = VaceConnectionMissing(self.conn_id)
         finally:
             self._looked_up = asyncio.get_running_loop().time()
             self._reading = None

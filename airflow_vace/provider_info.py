@@ -126,6 +126,13 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "Seconds that one request may take; 30 if empty.",
                         "schema": {"type": ["number", "null"]},
                     },
+                    "max_output_mb": {
+                        "label": "Largest output",
+                        "description": "Megabytes (of a million bytes) that one saved output may have, so"
+                        " that none fills a worker's disk; 256 if empty. A larger one is paid for, but not"
+                        " saved: raise this, and clear the task within the hour.",
+                        "schema": {"type": ["number", "null"]},
+                    },
                     "verify": {
                         "label": "Verify TLS",
                         "description": "true, false, or the path of a CA bundle; true if empty.",

@@ -6,7 +6,8 @@ import asyncio
 import re
 import socket
 import ssl
-import time
+import weakref
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
@@ -15,27 +16,29 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import requests
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    MaxRetryError,
-    NameResolutionError,
-    NewConnectionError,
-    ProxyError,
-    SSLError,
-)
+from urllib3.exceptions import HTTPError, NameResolutionError
 from yarl import URL
 
 from airflow_vace.api import Request, Response
-from airflow_vace.exceptions import VaceProtocolError, VaceTransportError, excerpt
+from airflow_vace.exceptions import (
+    VaceInputError,
+    VaceProtocolError,
+    VaceTransportError,
+    excerpt,
+    is_showable,
+)
+from airflow_vace.sockets import Adapter, Exchange, NotPublicError, addresses_of, is_public
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import SimpleNamespace
 
     from airflow_vace.connection import Settings
 
 # Answers echo the input, data: URLs included, and bring all the logs.
 _LARGEST_ANSWER = 128 * 1024 * 1024
+# Larger answers are read one at a time in an event loop: in memory each takes several times its size.
+_LARGEST_SMALL_ANSWER = 1024 * 1024
 _CHUNK = 64 * 1024
 _PIECE = 1024 * 1024
 _MOST_DIGITS = 19
@@ -46,51 +49,104 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 # Whatever ends a request of requests without an answer; urllib3's own come from its raw streams.
 BROKEN = (requests.RequestException, HTTPError)
 
+# OpenSSL's reasons for an answer that is no TLS at all.
+_NOT_TLS = (
+    *("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"),
+    *("PACKET_LENGTH_TOO_LONG", "BAD_RECORD_TYPE"),
+)
+# Alerts that refuse a handshake. TLS 1.3 brings those about a client's certificate with the first read.
+_REFUSED_HANDSHAKE = re.compile(
+    r"alert[ _](?:\w+[ _])*(?:certificate|unknown[ _]ca|access[ _]denied|handshake[ _]failure"
+    r"|decrypt[ _]error|protocol[ _]version|insufficient[ _]security|unrecognized[ _]name"
+    r"|no[ _]application[ _]protocol)",
+    re.IGNORECASE,
+)
+# The record of a TLS alert, with which a TLS server answers plain HTTP; as it is, or written out.
+_TLS_ALERT = re.compile(r"(?:\x15|\\+x15)(?:\x03|\\+x03)")
+
 
 def send(session: requests.Session, settings: Settings, request: Request) -> Response:
     """Send a request and read its answer, whatever its status.
 
-    :raises VaceTransportError: if no whole answer came; it says whether the request was sent
+    :raises VaceTransportError: if no whole answer came in time; it says whether the request was sent
     :raises VaceProtocolError: if the answer is too large
     """
-    try:
-        with streamed(session, settings, request) as answer:
-            if answer.status_code < 200:
-                # http.client takes an interim answer for the answer; what follows it must reach nobody else.
-                interim = (
-                    f"{request.shown}: an interim answer ({answer.status_code}) came, and no other was read"
-                )
-                raise VaceTransportError(interim, sent=True)
-            return read_whole(answer, settings, request)
-    except BROKEN as error:
-        raise transport_error(request, error, sent=_was_sent(error)) from error
+    with streamed(session, settings, request) as (answer, exchange):
+        if answer.status_code < 200:
+            # http.client takes an interim answer for the answer; what follows it must reach nobody else.
+            interim = f"{request.shown}: an interim answer ({answer.status_code}) came, and no other was read"
+            raise VaceTransportError(interim, sent=True)
+        return read_whole(answer, exchange, request)
 
 
-def streamed(session: requests.Session, settings: Settings, request: Request) -> requests.Response:
-    """Send a request and return its answer with the body still to come.
+@contextmanager
+def streamed(
+    session: requests.Session, settings: Settings, request: Request, *, is_public_only: bool = False
+) -> Iterator[tuple[requests.Response, Exchange]]:
+    """Send a request; give its answer with the body still to come, and the exchange that bounds it.
 
-    :raises Exception: one of :data:`BROKEN`
+    :param is_public_only: refuse an address that is not public
+    :raises VaceTransportError: if no answer came in time, or its body broke off
+    :raises VaceProtocolError: if the address is refused
     """
-    return session.request(
-        request.method,
-        request.url,
-        headers=request.headers,
-        data=request.body,
-        timeout=(settings.connect_timeout, settings.timeout),
-        # Said with each request: what a session says, the environment may override.
-        verify=settings.verify,
-        proxies=settings.proxies or None,
-        cert=settings.cert if settings.api.is_own_host(request.url) else None,
-        allow_redirects=False,
-        stream=True,
+    with Exchange(settings.time_for(request), is_public_only=is_public_only) as exchange:
+        try:
+            answer = _answered(session, settings, request, exchange)
+        except NotPublicError as error:
+            raise _not_public(request.url, str(error)) from None
+        except (*BROKEN, OSError) as error:
+            raise _failure(request, error, settings, exchange) from shown_cause(error, request)
+        try:
+            with answer:
+                check_time(exchange, request)
+                yield answer, exchange
+        except BROKEN as error:
+            raise _failure(request, error, settings, exchange) from shown_cause(error, request)
+
+
+def _answered(
+    session: requests.Session, settings: Settings, request: Request, exchange: Exchange
+) -> requests.Response:
+    prepared = session.prepare_request(
+        requests.Request(request.method, request.url, headers=request.headers, data=request.body)
     )
+    proxy = settings.proxy_for(request.url)
+    with exchange.current():
+        return session.send(
+            prepared,
+            timeout=(settings.connect_timeout, settings.timeout),
+            verify=settings.trusted,
+            # Session.send asks nothing of the environment: both clients use what the settings have read.
+            proxies={"all": proxy} if proxy else {},
+            cert=settings.cert if settings.api.is_own_host(request.url) else None,
+            allow_redirects=False,
+            stream=True,
+        )
+
+
+def check_time(exchange: Exchange, request: Request) -> None:
+    """Raise VaceTransportError if the exchange was ended by force: what has come may not be whole."""
+    if exchange.is_over:
+        raise _late(request, exchange)
+
+
+def _late(request: Request, exchange: Exchange, hint: str | None = None) -> VaceTransportError:
+    took = f"after {exchange.elapsed:.1f} s, of {exchange.seconds:g} s at most"
+    if not exchange.is_sent:
+        late = f"{request.shown}: {hint or 'the server was not reached'}; nothing was sent, {took}"
+    else:
+        late = f"{request.shown}: the answer was not whole {took}"
+    return VaceTransportError(late, sent=exchange.is_sent)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """A file on its way: `chunks` begin at byte `start`; `size` is the whole file's, None if untold."""
+    """A file on its way: `chunks` begin at byte `start`; `size` is the whole file's, None if untold.
 
-    start: int
+    `start` is None for a part that does not say where in the file it belongs.
+    """
+
+    start: int | None
     size: int | None
     etag: str | None
     chunks: Iterator[bytes]
@@ -101,10 +157,10 @@ class Download:
         part = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
         length = answer.headers.get("content-length", "")
         size = int(length) if length.isdecimal() and len(length) < _MOST_DIGITS else None
-        start = 0
-        if answer.status_code == 206 and part:
-            start = int(part[1])
-            size = int(part[2]) if part[2].isdecimal() else None
+        start: int | None = 0
+        if answer.status_code == 206:
+            start = int(part[1]) if part else None
+            size = int(part[2]) if part and part[2].isdecimal() else None
         etag = answer.headers.get("etag")
         is_strong = etag is not None and not etag.startswith("W/")
         # What there is at once: a trickle is seen as one, and whoever must stop need not wait for more.
@@ -112,25 +168,27 @@ class Download:
         return cls(start=start, size=size, etag=etag if is_strong else None, chunks=chunks)
 
 
-def refuse_private(request: Request, settings: Settings) -> None:
-    """Refuse to fetch from inside the network: a vendor's answer must not choose what a worker reads there.
+def refuse_private(request: Request, settings: Settings) -> bool:
+    """Refuse an address inside the network: a vendor's answer must not choose what a worker reads there.
 
     The connection's own host is the person's choice. What a proxy resolves is the proxy's to refuse.
 
-    :raises VaceProtocolError: if the host is, or resolves to, an address that is not public
-    :raises VaceTransportError: if it does not resolve
+    :return: True if a name must not resolve to an address that is not public, see :func:`streamed`
+    :raises VaceProtocolError: if the host is an address that is not public
     """
     if settings.api.is_own_host(request.url):
-        return
-    try:
-        address = private_address_of(request.url, resolve=not settings.proxy_for(request.url))
-    except OSError as error:
-        raise transport_error(request, error, sent=False) from error
+        return False
+    address = private_address_of(request.url, resolve=False)
     if address is not None:
-        raise VaceProtocolError(
-            f"The output is at {excerpt(request.url)}, and its address {address} is not public: it is not"
-            " fetched. Only the connection's own host may be in a private network."
-        )
+        raise _not_public(request.url, address)
+    return settings.proxy_for(request.url) is None
+
+
+def _not_public(url: str, address: str) -> VaceProtocolError:
+    return VaceProtocolError(
+        f"The output is at {excerpt(url)}, and its address {address} is not public: it is not"
+        " fetched. Only the connection's own host may be in a private network."
+    )
 
 
 def private_address_of(url: str, *, resolve: bool = True) -> str | None:
@@ -141,31 +199,23 @@ def private_address_of(url: str, *, resolve: bool = True) -> str | None:
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
-        found = {ip_address(host)}
+        found: tuple[str, ...] = (str(ip_address(host)),)
     except ValueError:
-        if not resolve:
-            return None
-        try:
-            known = socket.getaddrinfo(host, parts.port or 443, type=socket.SOCK_STREAM)
-        except UnicodeError as error:
-            raise OSError(str(error)) from error
-        found = {ip_address(str(address[4][0]).partition("%")[0]) for address in known}
-    for address in found:
-        meant = getattr(address, "ipv4_mapped", None) or address
-        if meant.is_multicast or not meant.is_global:
-            return str(address)
-    return None
+        found = addresses_of(host, parts.port or 443) if resolve else ()
+    return next((address for address in found if not is_public(address)), None)
 
 
-def read_whole(answer: requests.Response, settings: Settings, request: Request) -> Response:
-    """Read a body that may trickle or never end; the socket's time-out alone bounds neither."""
-    body, until = bytearray(), time.monotonic() + settings.timeout
+def read_whole(answer: requests.Response, exchange: Exchange, request: Request) -> Response:
+    """Read a body that may never end.
+
+    :raises VaceTransportError: if it was not whole in time
+    :raises VaceProtocolError: if it is too large
+    """
+    body = bytearray()
     while chunk := answer.raw.read1(_CHUNK, decode_content=True):
         body += chunk
         _check_size(len(body), request)
-        if time.monotonic() > until:
-            late = f"{request.shown}: the answer took over {settings.timeout:g} s"
-            raise VaceTransportError(late, sent=True)
+    check_time(exchange, request)
     return Response(answer.status_code, answer.headers, bytes(body))
 
 
@@ -175,6 +225,8 @@ class Session(requests.Session):
     def __init__(self) -> None:
         super().__init__()
         self.auth = _as_it_is
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, Adapter())
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         del resp
@@ -201,7 +253,10 @@ class AsyncClient:
         context = await asyncio.to_thread(settings.ssl_context)
         connector = aiohttp.TCPConnector(ssl=context, limit=connections, keepalive_timeout=keep_alive)
         session = aiohttp.ClientSession(
-            connector=connector, middlewares=(_once,), cookie_jar=aiohttp.DummyCookieJar()
+            connector=connector,
+            middlewares=(_once,),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[_traces()],
         )
         return cls(settings, session)
 
@@ -221,38 +276,94 @@ class AsyncClient:
         :raises VaceProtocolError: if the answer is too large
         """
         settings = self.settings.for_request(request)
+        proxy, flight = self._proxy_for(request.url), _Flight()
+        until = asyncio.get_running_loop().time() + settings.timeout
         try:
-            async with self._session.request(
-                request.method,
-                _url(request.url),
-                headers=request.headers,
-                data=request.body if isinstance(request.body, bytes) else None,
-                proxy=self._proxy_for(request.url),
-                timeout=_time_out(settings.timeout, settings.connect_timeout),
-                allow_redirects=False,
-            ) as answer:
-                if 0 <= (answer.content_length or -1) <= _CHUNK:
-                    return Response(answer.status, answer.headers, await answer.read())
-                body = bytearray()
-                async for chunk in answer.content.iter_chunked(_CHUNK):
-                    body += chunk
-                    _check_size(len(body), request)
-                return Response(answer.status, answer.headers, bytes(body))
-        except (
-            aiohttp.ClientConnectorError,
-            aiohttp.ConnectionTimeoutError,
-            aiohttp.ClientHttpProxyError,
-        ) as error:
-            raise transport_error(request, error, sent=False) from error
+            async with (
+                AsyncExitStack() as place,
+                self._session.request(
+                    request.method,
+                    _url(request.url),
+                    headers=request.headers,
+                    data=request.body if isinstance(request.body, bytes) else None,
+                    proxy=proxy,
+                    timeout=_time_out(settings.timeout, settings.connect_timeout),
+                    allow_redirects=False,
+                    trace_request_ctx=flight,
+                ) as answer,
+            ):
+                body = await _read(answer, request, place, until)
+                return Response(answer.status, answer.headers, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise transport_error(request, error, sent=True) from error
+            raise _failure(request, error, settings, flight) from shown_cause(error, request)
 
     def _proxy_for(self, url: str) -> str | None:
         """Return the proxy for a URL's origin, which is asked of the environment once."""
         origin = url[: url.find("/", url.find("//") + 2)]
         if origin not in self._proxies:
-            self._proxies[origin] = self.settings.proxy_for(url)
+            proxy = self.settings.proxy_for(url)
+            if proxy and proxy.lower().startswith("socks"):
+                remedy = "use an http proxy, or deferrable=False"
+                raise VaceInputError(
+                    f"A SOCKS proxy works on workers only, not in the triggerer: {remedy}. Nothing was sent.",
+                    field="proxies",
+                    value="***",
+                    remedy=remedy,
+                )
+            self._proxies[origin] = proxy
         return self._proxies[origin]
+
+
+@dataclass
+class _Flight:
+    """How far a request of aiohttp has come; nothing is sent before a connection stands, its TLS included."""
+
+    is_sent: bool = False
+    is_connected: bool = False
+    is_over: bool = False
+
+
+async def _note_connection(_: object, context: SimpleNamespace, __: object) -> None:
+    flight: _Flight = context.trace_request_ctx
+    flight.is_sent = True
+
+
+def _traces() -> aiohttp.TraceConfig:
+    traces = aiohttp.TraceConfig()
+    traces.on_connection_create_end.append(_note_connection)
+    traces.on_connection_reuseconn.append(_note_connection)
+    return traces
+
+
+# Where larger answers are read, one at a time, in each event loop.
+_large: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+
+
+async def _read(
+    answer: aiohttp.ClientResponse, request: Request, place: AsyncExitStack, until: float
+) -> bytes:
+    """Read a body. What is large waits for the loop's one place, which `place` gives up when it closes.
+
+    A caller that parses at once, without awaiting anything, has parsed before the next one reads.
+
+    :raises TimeoutError: if the place does not come `until` a time of the event loop's clock
+    """
+    is_plain = "Content-Encoding" not in answer.headers
+    if is_plain and 0 < (answer.content_length or 0) <= _LARGEST_SMALL_ANSWER:
+        return await answer.read()
+    body = bytearray()
+    async for chunk in answer.content.iter_chunked(_CHUNK):
+        body += chunk
+        if len(body) > _LARGEST_SMALL_ANSWER:
+            break
+    else:
+        return bytes(body)
+    async with asyncio.timeout_at(until):
+        await place.enter_async_context(_large.setdefault(asyncio.get_running_loop(), asyncio.Lock()))
+    async for chunk in answer.content.iter_chunked(_CHUNK):
+        body += chunk
+        _check_size(len(body), request)
+    return bytes(body)
 
 
 @lru_cache(maxsize=4096)
@@ -279,12 +390,84 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
         raise _BrokenOff(error) from error
 
 
-def transport_error(request: Request, error: Exception, *, sent: bool) -> VaceTransportError:
-    """Return the error of ours for a stranger's that ended a request."""
-    seen = "no answer came" if sent else "the server was not reached, nothing was sent"
-    if isinstance(_inner(error), NameResolutionError | socket.gaierror):
-        seen = "its host is not known, nothing was sent"
-    return VaceTransportError(f"{request.shown}: {seen} ({_innermost(error)})", sent=sent)
+def _failure(
+    request: Request, error: Exception, settings: Settings, flight: Exchange | _Flight
+) -> VaceTransportError:
+    """Return the error of ours for a library's that ended a request; it says whether the request was sent."""
+    is_plain = not request.url.startswith("https:")
+    if isinstance(flight, Exchange) and flight.is_over:
+        is_early = not (is_plain or flight.is_sent)
+        hint = _without_tls(request, (TimeoutError(),), settings, flight) if is_early else None
+        return _late(request, flight, hint)
+    chain, text = tuple(_chain(error)), _innermost(error, request)
+    refusal = next((str(link) for link in chain if _refuses_handshake(link)), None)
+    speaks_tls = is_plain and any(_TLS_ALERT.search(str(link)) for link in chain)
+    sent = flight.is_sent and refusal is None and not speaks_tls
+    host = urlsplit(request.url).hostname
+    if any(isinstance(link, NameResolutionError | socket.gaierror) for link in chain):
+        seen = "its host is not known"
+    elif speaks_tls:
+        seen = f"{host} speaks TLS: write https:// in the host"
+    elif refusal is not None:
+        is_asked = "certificate required" in refusal.lower()
+        remedy = ": it asks for a client certificate, see the connection's extra 'cert'" if is_asked else ""
+        seen = f"{host} refused the TLS handshake{remedy}"
+    else:
+        seen = (None if sent or is_plain else _without_tls(request, chain, settings, flight)) or (
+            "the server was not reached"
+        )
+    seen = "no answer came" if sent else f"{seen}; nothing was sent"
+    return VaceTransportError(f"{request.shown}: {seen} ({text})", sent=sent)
+
+
+def _refuses_handshake(error: BaseException) -> bool:
+    return isinstance(error, ssl.SSLError) and bool(_REFUSED_HANDSHAKE.search(str(error)))
+
+
+def _without_tls(
+    request: Request, chain: tuple[BaseException, ...], settings: Settings, flight: Exchange | _Flight
+) -> str | None:
+    """Return what failed if a server may not speak TLS, and the remedy; None if it did not come to that."""
+    reasons = {getattr(link, "reason", None) for link in chain if isinstance(link, ssl.SSLError)}
+    is_direct = settings.proxy_for(request.url) is None
+    ended = ssl.SSLEOFError | ConnectionResetError | ConnectionAbortedError | BrokenPipeError
+    if not reasons.isdisjoint(_NOT_TLS):
+        seen = "does not speak TLS"
+    elif is_direct and any(isinstance(link, ended) for link in chain):
+        seen = "does not speak TLS, or ended the handshake"
+    elif is_direct and flight.is_connected and any(isinstance(link, TimeoutError) for link in chain):
+        seen = "did not answer the TLS handshake in time"
+    else:
+        return None
+    whose = f"{urlsplit(request.url).hostname} {seen}"
+    is_own = settings.api.is_own_host(request.url)
+    return f"{whose}; if it is plain HTTP, write http:// in the host" if is_own else whose
+
+
+def shown_cause(error: BaseException, request: Request | None = None) -> BaseException | None:
+    """Return a library's error as the cause of ours, or None if its texts hold what ours hides.
+
+    Airflow logs the whole chain of causes, and these name the whole URL, or a proxy's password.
+    """
+    query = urlsplit(request.url).query if request else ""
+    for link in _chain(error):
+        text = f"{link} {link!r}"
+        if not is_showable(text) or (query and query in text):
+            return None
+    return error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that it wraps, was caused by, or came after."""
+    waiting, seen = [error], set()
+    while waiting:
+        link = waiting.pop(0)
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        inner = (link.__cause__, link.__context__, getattr(link, "reason", None), *link.args)
+        waiting += [found for found in inner if isinstance(found, BaseException)]
 
 
 def _check_size(size: int, request: Request) -> None:
@@ -293,33 +476,14 @@ def _check_size(size: int, request: Request) -> None:
         raise VaceProtocolError(f"{request.shown}: the answer is larger than {limit} MiB", is_torn=True)
 
 
-def _was_sent(error: Exception) -> bool:
-    """Whether a server may have seen the request that failed so."""
-    reason: object = error.args[0] if error.args else None
-    if isinstance(reason, MaxRetryError):
-        reason = reason.reason
-    if isinstance(reason, ProxyError):
-        # urllib3 says so of whatever befalls a proxied connection, the loss of an answer included.
-        reason = reason.original_error
-        if type(reason) is OSError:  # http.client's word for a tunnel that the proxy refused
-            return False
-    if isinstance(reason, SSLError):
-        reason = next(iter(reason.args), None)
-    never = NewConnectionError | ConnectTimeoutError | ssl.SSLCertVerificationError
-    return not isinstance(reason, never)
-
-
-def _innermost(error: BaseException) -> str:
+def _innermost(error: BaseException, request: Request) -> str:
     """Return what a chain of wrapped errors is about, in its innermost words."""
-    inner = _inner(error)
-    return excerpt(f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__, 300)
-
-
-def _inner(error: BaseException) -> BaseException:
     inner = error
     for _ in range(5):
         reason = getattr(inner, "reason", None) or next(iter(inner.args), None)
         if not isinstance(reason, BaseException):
             break
         inner = reason
-    return inner
+    text = f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
+    query = urlsplit(request.url).query
+    return excerpt(text.replace(query, "…") if query else text, 300)

@@ -96,7 +96,7 @@ def scale_waits(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
     names = {
         "polling.backoff": ("SHORTEST_INTERVAL", "LONGEST_INTERVAL"),
         "polling.schedule": ("FIRST_GAP", "SHORTEST_GAP", "LONGEST_LATENESS"),
-        "polling.waits": ("NOT_FOUND_GRACE_SECONDS",),
+        "polling.waits": ("NOT_FOUND_GRACE_SECONDS", "MISSING_GRACE_SECONDS"),
         "polling.pace": ("USUAL_HOLD", "FIRST_PROBE", "LAST_PROBE"),
         "poller": ("LEAST_LOOK_UP_SECONDS", "ROUND_SECONDS"),
     }

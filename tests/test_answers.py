@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_vace.api import (
     Api,
+    Page,
     Request,
     Response,
     may_create_again,
@@ -118,11 +119,20 @@ def test_prunas_answers_take_the_common_form() -> None:
 
 def test_a_list_is_read_page_by_page() -> None:
     page = {"results": [{"id": "abc", "status": "starting"}], "next": "/v1/predictions?cursor=2"}
-    found, following = read_list(REPLICATE, REPLICATE.list(), answer(200, page))
-    assert ([p.id for p in found], following) == (["abc"], "/v1/predictions?cursor=2")
-    assert read_list(REPLICATE, REPLICATE.list(), answer(200, {"results": []})) == ([], None)
+    found = read_list(REPLICATE, REPLICATE.list(), answer(200, page))
+    assert [p.id for p in found.predictions] == ["abc"]
+    assert found.following == "/v1/predictions?cursor=2"
+    assert read_list(REPLICATE, REPLICATE.list(), answer(200, {"results": []})) == Page()
     with pytest.raises(VaceProtocolError):
         read_list(REPLICATE, REPLICATE.list(), answer(200, {"detail": "?"}))
+
+
+def test_an_unreadable_item_does_not_hide_the_rest_of_a_page() -> None:
+    odd = {"id": "x y", "status": "starting"}
+    results: list[Any] = [odd, None, "text", {"id": "def"}, {"id": "abc", "status": "starting"}, [], 5]
+    page = read_list(REPLICATE, REPLICATE.list(), answer(200, {"results": results}))
+    assert [p.id for p in page.predictions] == ["abc"]
+    assert page.unreadable == (odd, {"id": "def"})
 
 
 @pytest.mark.parametrize(
@@ -224,7 +234,8 @@ def test_invalid_fields_are_named() -> None:
         (413, "", VaceAPIError, "too large"),
         (429, {"detail": "x"}, VaceRateLimited, "use a pool"),
         (503, {"error": {"message": "x", "code": "model_not_found"}}, VaceAPIError, "no channel"),
-        (503, {"message": "当前分组下无可用渠道"}, VaceAPIError, "no channel"),
+        (503, {"error": {"message": "无可用渠道", "type": "one_api_error"}}, VaceAPIError, "no channel"),
+        (503, {"message": "当前分组下无可用渠道"}, VaceAPIError, "in trouble"),
         (500, "", VaceAPIError, "in trouble"),
         (524, "<html></html>", VaceAPIError, "in trouble"),
         (302, "", VaceAPIError, "final address"),
@@ -328,17 +339,42 @@ def torn(*, is_torn: bool) -> VaceProtocolError:
     return VaceProtocolError("m", status_code=200, is_torn=is_torn)
 
 
+# What gateways also say after a vendor has accepted.
+WORDS = ("busy", "queue is full", "at capacity", "too many retries", "overloaded", "system_cpu_overloaded")
+
+
+def overloaded(code: str, status: int = 503) -> VaceAPIError:
+    error = {"message": "system overloaded", "type": "new_api_error", "code": code}
+    return error_of(status, {"error": error}, CREATE)
+
+
 @pytest.mark.parametrize(
     ("error", "again", "unknown"),
     [
         (VaceTransportError("refused", sent=False), True, False),
         (VaceTransportError("reset", sent=True), False, True),
         (error_of(429, "", CREATE), True, False),
-        (error_of(503, {"detail": "The model is busy"}, CREATE), True, False),
-        (error_of(503, {"detail": "queue is full"}, CREATE), True, False),
-        (error_of(503, {"message": "系统繁忙"}, CREATE), True, False),
+        (overloaded("system_cpu_overloaded"), True, False),
+        (overloaded("system_memory_overloaded"), True, False),
+        (overloaded("system_disk_overloaded"), True, False),
+        (overloaded("system_cpu_overloaded", status=502), False, True),
+        (overloaded("overloaded_error"), False, True),
+        (overloaded("busy"), False, True),
+        *(
+            (error_of(status, {"detail": said}, CREATE), False, True)
+            for status in (500, 503)
+            for said in WORDS
+        ),
+        (error_of(503, {"message": "系统繁忙, 无可用渠道"}, CREATE), False, True),
+        (
+            error_of(503, {"error": {"message": "无可用渠道", "code": "get_channel_failed"}}, CREATE),
+            False,
+            True,
+        ),
+        (error_of(503, {"error": {"message": "busy", "type": "new_api_error"}}, CREATE), False, True),
         (error_of(503, {"error": {"message": "busy", "code": "model_not_found"}}, CREATE), False, False),
-        (error_of(503, {"message": "无可用渠道, busy"}, CREATE), False, False),
+        (error_of(503, {"error": {"message": "无可用渠道", "type": "new_api_error"}}, CREATE), False, False),
+        (error_of(503, {"error": {"message": "无可用渠道", "type": "one_api_error"}}, CREATE), False, False),
         (error_of(503, "", CREATE), False, True),
         (error_of(503, "<html></html>", CREATE), False, True),
         (error_of(500, "", CREATE), False, True),

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import ssl
+from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import Connection
 
+from airflow_vace.api import Form
 from airflow_vace.connection import DEFAULT_TIMEOUT, Settings
 from airflow_vace.exceptions import VaceInputError
 
@@ -59,6 +62,83 @@ def test_proxies_are_an_object_a_json_text_or_one_for_all() -> None:
     assert found.proxies == both
     assert found.proxy_for("https://x.example") == "http://p:1"
     assert settings({"proxies": {"all": "http://p:2"}}).proxy_for("https://x.example") == "http://p:2"
+
+
+@pytest.mark.parametrize(
+    ("said", "size"), [(None, 256_000_000), ("", 256_000_000), (1000, 10**9), ("0.5", 500_000), (1e-9, 1)]
+)
+def test_the_largest_output_is_a_number_of_megabytes(said: object, size: int) -> None:
+    assert settings({"max_output_mb": said}).max_output_bytes == size
+
+
+@pytest.mark.parametrize("said", [0, -1, True, "much", "nan", "inf", [256], {"mb": 1}, 10**400])
+def test_a_largest_output_that_is_none_is_named(said: object) -> None:
+    with pytest.raises(VaceInputError, match="a number of megabytes such as 256") as caught:
+        settings({"max_output_mb": said})
+    assert caught.value.field == "max_output_mb"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("proxy:3128", "http://proxy:3128"),
+        (" me:5ecret@proxy:3128 ", "http://me:5ecret@proxy:3128"),
+        ("//me:5ecret@proxy:3128", "http://me:5ecret@proxy:3128"),
+        ("HTTPS://proxy", "HTTPS://proxy"),
+        ("[::1]:3128", "http://[::1]:3128"),
+        ("", None),
+    ],
+)
+def test_a_proxy_gets_its_scheme_wherever_it_is_named(
+    said: str, meant: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings({"proxies": {"https": said}}).proxy_for("https://x.example") == meant
+    monkeypatch.setenv("https_proxy", said)
+    assert settings().proxy_for("https://x.example") == meant
+
+
+MALFORMED = (
+    "http://me:5ecret@proxy:port",
+    "me:5ecret@proxy:99999",
+    "http:me:5ecret@proxy:3128",
+    "http://me:5ecret@",
+    "http://me:5ecret@[proxy",
+    "ftp://me:5ecret@proxy",
+    "me:5ecret@pro xy",
+)
+
+
+@pytest.mark.parametrize("proxy", MALFORMED)
+def test_a_proxy_that_is_no_address_is_named_without_its_password(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(VaceInputError, match="connection names is no address") as caught:
+        settings({"proxies": proxy})
+    assert "5ecret" not in repr(vars(caught.value)) + str(caught.value)
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(VaceInputError, match="environment names is no address") as caught:
+        settings().proxy_for("https://x.example")
+    assert "5ecret" not in repr(vars(caught.value)) + str(caught.value)
+
+
+@pytest.mark.skipif(find_spec("socks") is not None, reason="the library is there")
+def test_a_socks_proxy_without_its_library_is_found_before_any_request() -> None:
+    with pytest.raises(VaceInputError, match=r"requests\[socks\]"):
+        settings({"proxies": "socks5://me:5ecret@proxy:1080"})
+
+
+def test_a_proxy_may_be_meant_for_one_host() -> None:
+    found = settings({"proxies": {"https://x.example": "p:1", "https": "q:1"}})
+    assert found.proxy_for("https://x.example/a") == "http://p:1"
+    assert found.proxy_for("https://y.example/a") == "http://q:1"
+
+
+def test_a_large_upload_may_take_longer_than_a_request() -> None:
+    found = settings({"backend": "replicate", "timeout": 5})
+    large = Form(BytesIO(), name="a.mp4", content_type="video/mp4", size=100_000_000)
+    upload, create = found.api.upload(large), found.api.create({"prompt": "a fox"})
+    assert found.for_request(upload).time_for(upload) > 1000
+    assert found.for_request(create).time_for(create) == 5
 
 
 def test_a_certificate_is_one_file_or_two(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socketserver
@@ -9,11 +10,12 @@ import threading
 import time
 import zlib
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from faces import call  # noqa: F401 - a fixture
+from faces import FOX, call  # noqa: F401 - a fixture
 
 from airflow_vace.exceptions import (
     SubmissionUnknown,
@@ -285,3 +287,189 @@ def test_logs_that_mean_harm_are_read_in_no_time(logs: str, percent: int | None)
     with bounded(seconds=2, megabytes=100):
         found = Progress.from_logs(logs, 50)
     assert (found.percent if found else None) == percent
+
+
+# --- time: a request ends, whatever trickles -------------------------------------------------------
+
+TIMEOUT = 1.0
+
+
+def trickle(head: bytes, more: bytes = b"x") -> Callable[[Callable[[bytes], None]], None]:
+    """Send a head at once, and then bytes without end, each within the time-out of a socket."""
+
+    def send(write: Callable[[bytes], None]) -> None:
+        write(head)
+        while True:
+            write(more)
+            time.sleep(TIMEOUT / 5)
+
+    return send
+
+
+TRICKLES = {
+    "the first line": trickle(b"HTTP/1.1 200 "),
+    "a header": trickle(b"HTTP/1.1 200 OK\r\nX-Slow: "),
+    "headers": trickle(b"HTTP/1.1 200 OK\r\n", b"X-Slow: x\r\n"),
+    "interim answers": trickle(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+    "the size of a chunk": trickle(OPEN, b"0"),
+    "a body without a length": trickle(b"HTTP/1.1 200 OK\r\n\r\n" + told(), b" "),
+}
+
+
+def within(seconds: float, connect: Callable[[str], None], url: str, **extra: Any) -> Any:
+    fields = {"conn_type": "vace", "host": url, "password": "key", "extra": {"timeout": TIMEOUT, **extra}}
+    connect(json.dumps(fields))
+    return bounded(seconds=seconds, megabytes=300)
+
+
+@pytest.mark.parametrize("verb", ["get", "create", "cancel"])
+@pytest.mark.parametrize("name", TRICKLES)
+def test_a_trickled_answer_ends_at_the_time_out(
+    call: Call,  # noqa: F811 - the fixture
+    connect: Callable[[str], None],
+    name: str,
+    verb: str,
+) -> None:
+    kind = SubmissionUnknown if verb == "create" else VaceTransportError
+    with serving(TRICKLES[name]) as url, within(8, connect, url), pytest.raises(kind):
+        call(verb, FOX if verb == "create" else "abc")
+
+
+def test_a_proxys_trickled_answer_to_a_tunnel_has_sent_nothing(
+    call: Call,  # noqa: F811 - the fixture
+    connect: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("airflow_vace.polling.backoff.MOST_CREATES", 1)
+    with (
+        serving(TRICKLES["headers"]) as proxy,
+        within(8, connect, "https://far.example", proxies=proxy),
+        pytest.raises(VaceTransportError) as caught,
+    ):
+        call("create", FOX)
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize("name", ["the first line", "headers"])
+def test_a_files_trickled_head_ends_at_the_time_out(connect: Callable[[str], None], name: str) -> None:
+    from airflow_vace.hooks import VaceHook
+
+    with (
+        serving(TRICKLES[name]) as url,
+        within(8, connect, url),
+        pytest.raises(VaceTransportError, match=r"the answer was not whole after [1-4]\.\d s"),
+        VaceHook().open_file(f"{url}/a.mp4"),
+    ):
+        raise AssertionError("a file came")
+
+
+def test_a_file_may_take_longer_than_the_time_out_of_a_request(connect: Callable[[str], None]) -> None:
+    from airflow_vace.hooks import VaceHook
+
+    def send(write: Callable[[bytes], None]) -> None:
+        write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(10):
+            time.sleep(TIMEOUT / 5)
+            write(b"x")
+
+    with (
+        serving(send) as url,
+        within(8, connect, url),
+        VaceHook().open_file(f"{url}/a.mp4") as download,
+    ):
+        assert b"".join(download.chunks) == b"x" * 10
+
+
+def test_requests_leave_no_descriptor_open(connect: Callable[[str], None]) -> None:
+    from airflow_vace.hooks import VaceHook
+
+    with serving(once(http(told(), "Connection: close"))) as url, within(20, connect, url):
+        hook = VaceHook()
+        hook.get_prediction("abc")
+        before = psutil.Process().num_fds()
+        for _ in range(50):
+            hook.get_prediction("abc")
+        # The server's own ends of these connections may be closed a moment later.
+        assert psutil.Process().num_fds() <= before + 5
+
+
+# --- memory: large answers, one at a time in an event loop -----------------------------------------
+
+
+def test_large_answers_at_once_take_no_more_memory_than_one(connect: Callable[[str], None]) -> None:
+    from airflow_vace.hooks import VaceHook
+
+    large = http(told(logs="x" * (30 * MEGABYTE)))
+
+    async def look() -> list[str]:
+        async with VaceHook() as hook:
+            return [found.id for found in await asyncio.gather(*(one(hook) for _ in range(12)))]
+
+    async def one(hook: VaceHook) -> Any:
+        found = await hook.aget_prediction("abc")
+        return replace(found, logs=None)
+
+    with serving(once(large)) as url, within(60, connect, url, timeout=60):
+        assert asyncio.run(look()) == ["abc"] * 12
+
+
+@pytest.mark.parametrize("end", ["time-out", "cancellation", "break"])
+def test_a_large_answer_that_ends_early_gives_its_place_up(connect: Callable[[str], None], end: str) -> None:
+    from airflow_vace.hooks import VaceHook
+
+    large = http(told(logs="x" * (4 * MEGABYTE)))
+    asked: list[int] = []
+    has_begun = threading.Event()
+
+    def send(write: Callable[[bytes], None]) -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            write(large)
+            return
+        write(large[: 3 * MEGABYTE])
+        has_begun.set()
+        if end != "break":
+            time.sleep(4 * TIMEOUT)
+
+    async def run() -> None:
+        async with VaceHook() as hook:
+            first = asyncio.create_task(hook.aget_prediction("abc"))
+            await asyncio.to_thread(has_begun.wait, 10)
+            if end == "cancellation":
+                await asyncio.sleep(TIMEOUT / 5)  # so that it holds its place
+                first.cancel()
+            with pytest.raises((VaceTransportError, asyncio.CancelledError)):
+                await first
+            assert (await hook.aget_prediction("abc")).id == "abc"
+
+    with serving(send) as url, within(20, connect, url):
+        asyncio.run(run())
+
+
+def test_small_answers_pass_a_large_one_that_waits(connect: Callable[[str], None]) -> None:
+    from airflow_vace.hooks import VaceHook
+
+    large = http(told(logs="x" * (4 * MEGABYTE)))
+    asked: list[int] = []
+    may_end, has_begun = threading.Event(), threading.Event()
+
+    def send(write: Callable[[bytes], None]) -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            write(http(told()))
+            return
+        write(large[: 3 * MEGABYTE])
+        has_begun.set()
+        may_end.wait(10)
+        write(large[3 * MEGABYTE :])
+
+    async def run() -> None:
+        async with VaceHook() as hook:
+            first = asyncio.create_task(hook.aget_prediction("abc"))
+            await asyncio.to_thread(has_begun.wait, 10)
+            assert (await hook.aget_prediction("abc")).id == "abc"
+            may_end.set()
+            assert (await first).id == "abc"
+
+    with serving(send) as url, within(20, connect, url, timeout=20):
+        asyncio.run(run())

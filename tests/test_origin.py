@@ -1,20 +1,14 @@
-"""The key goes to one origin, whatever lies between: redirects, proxies, certificates, other hosts."""
+"""The key goes to one origin, whatever lies between: redirects, proxies, other hosts."""
 
 from __future__ import annotations
 
 import json
+import socket
 import socketserver
-import ssl
 import threading
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_vace.emulator import Emulator
 from airflow_vace.exceptions import (
@@ -223,6 +217,95 @@ def test_a_name_that_a_proxy_resolves_is_the_proxys_to_refuse(
         fetched(VaceHook(), "http://10.0.0.5/a.mp4")
 
 
+class Resolver:
+    """Stands for a name server whose answer changes, and for the way to a public address.
+
+    :param port: of the server on loopback that is reached at the public address
+    """
+
+    PUBLIC = "93.184.216.34"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, port: int, *answers: str) -> None:
+        self.answers, self.reached = list(answers), []  # type: ignore[var-annotated]
+        resolve, connect = socket.getaddrinfo, socket.socket.connect
+
+        def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+            if host == "films.example":
+                host = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            return resolve(host, *args, **kwargs)
+
+        def redirect(connection: socket.socket, address: Any) -> None:
+            self.reached.append(address[0])
+            connect(connection, ("127.0.0.1", port) if address[0] == self.PUBLIC else address)
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(socket.socket, "connect", redirect)
+
+
+def test_a_file_comes_from_the_address_that_was_checked(
+    slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Emulator() as public, Emulator() as private:
+        for server, content in ((public, "film"), (private, "secret")):
+            server.faults.add(path="/a.mp4", status=200, body=content)
+        resolver = Resolver(monkeypatch, public.port, Resolver.PUBLIC, "127.0.0.1")
+        assert fetched(VaceHook(), f"http://films.example:{private.port}/a.mp4") == b"film"
+        assert resolver.reached == [Resolver.PUBLIC]
+        assert [request.host for request in public.requests] == [f"films.example:{private.port}"]
+        assert private.requests == slow.requests == []
+
+
+def test_one_private_address_among_public_ones_is_refused(
+    slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+    resolver = Resolver(monkeypatch, slow.port, Resolver.PUBLIC)
+    public = socket.getaddrinfo
+
+    def both(host: Any, *args: Any, **kwargs: Any) -> Any:
+        more = real("127.0.0.1", *args, **kwargs) if host == "films.example" else []
+        return [*public(host, *args, **kwargs), *more]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    with pytest.raises(VaceProtocolError, match=r"127\.0\.0\.1 is not public"):
+        fetched(VaceHook(), f"http://films.example:{slow.port}/a.mp4")
+    assert resolver.reached == []
+
+
+def test_a_connection_to_a_private_address_is_not_used_for_a_file(
+    slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Emulator() as public, Emulator() as private:
+        public.faults.add(path="/a.mp4", status=200, body="film")
+        private.faults.add(path="/a.mp4", status=200, body="secret")
+        resolver = Resolver(monkeypatch, public.port, "127.0.0.1", Resolver.PUBLIC)
+        url, hook = f"http://films.example:{private.port}/a.mp4", VaceHook()
+        assert hook._session.get(url).text == "secret"  # kept open for the next request
+        private.faults.add(path="/a.mp4", status=200, body="secret")
+        assert fetched(hook, url) == b"film"
+        assert resolver.reached == ["127.0.0.1", Resolver.PUBLIC]
+        assert slow.requests == []
+
+
+def test_a_server_is_found_at_its_second_address(
+    call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = socket.getaddrinfo
+
+    def both(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host != "gateway.example":
+            return resolve(host, port, *args, **kwargs)
+        return [
+            found for name in ("127.0.0.9", "127.0.0.1") for found in resolve(name, port, *args, **kwargs)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    fields = json.loads(slow.connection) | {"host": f"http://gateway.example:{slow.port}"}
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", json.dumps(fields))
+    assert call("create", FOX).status == "starting"
+    assert [request.host for request in slow.requests] == [f"gateway.example:{slow.port}"]
+
+
 def test_a_name_that_nobody_knows_was_never_asked(slow: Emulator) -> None:
     with pytest.raises(VaceTransportError, match="nothing was sent"):
         fetched(VaceHook(), "https://films.invalid/a.mp4")
@@ -244,51 +327,3 @@ def test_a_file_comes_with_the_key_only_from_the_own_origin(slow: Emulator) -> N
         slow.faults.add(path="/nowhere", status=302, headers={"Location": "http://[bad"})
         with pytest.raises(VaceProtocolError, match="redirected to nowhere"):
             fetched(hook, f"{slow.url}/nowhere")
-
-
-# --- TLS -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "server.pem"
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
-    path.write_bytes(private + signed.public_bytes(pem))
-    return path
-
-
-def test_a_server_that_is_not_trusted_is_not_told_anything(
-    call: Call, slow: Emulator, certificate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("airflow_vace.polling.backoff.MOST_CREATES", 1)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    with Emulator(time_scale=100.0, tls=context) as trusted:
-        assert trusted.url.startswith("https://")
-        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", trusted.connection)
-        with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
-            call("create", FOX)
-        assert not caught.value.sent
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", requests.utils.DEFAULT_CA_BUNDLE_PATH)
-        for verify in (str(certificate), False):
-            monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", trusted.connection_to(verify=verify))
-            assert call("create", FOX).status == "starting"
-        assert trusted.bill["charged"] == 2
-    assert slow.requests == []

@@ -5,8 +5,8 @@ synchronous and the asynchronous client cannot come to differ. The key goes into
 requests to one origin, the connection's own; see :meth:`Api.get`.
 """
 
-from airflow_vace.api.answers import read_list, read_prediction, read_probe, read_upload
-from airflow_vace.api.refusals import may_create_again, read_error, read_failed_create
+from airflow_vace.api.answers import Page, read_list, read_prediction, read_probe, read_upload
+from airflow_vace.api.refusals import may_create_again, read_error, read_failed_create, served_at
 from airflow_vace.api.requests import (
     BACKENDS,
     Api,
@@ -23,6 +23,7 @@ __all__ = (
     "Api",
     "Backend",
     "Form",
+    "Page",
     "Request",
     "Response",
     "may_create_again",
@@ -34,4 +35,5 @@ __all__ = (
     "read_probe",
     "read_reference",
     "read_upload",
+    "served_at",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin
 
@@ -43,8 +44,22 @@ def read_prediction(api: Api, request: Request, response: Response) -> Predictio
     return prediction
 
 
-def read_list(api: Api, request: Request, response: Response) -> tuple[list[Prediction], str | None]:
-    """Return one page of predictions and the address of the next page.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of the account's predictions.
+
+    :param predictions: those that could be read, in the server's order
+    :param following: address of the next page, None on the last one
+    :param unreadable: objects of the page that are no readable predictions, as the server wrote them
+    """
+
+    predictions: tuple[Prediction, ...] = ()
+    following: str | None = None
+    unreadable: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+
+
+def read_list(api: Api, request: Request, response: Response) -> Page:
+    """Return one page of predictions; an unreadable item does not hide the others.
 
     :raises VaceAPIError: (or what is below it) if the server refused
     :raises VaceProtocolError: if the answer is no page of predictions
@@ -53,9 +68,17 @@ def read_list(api: Api, request: Request, response: Response) -> tuple[list[Pred
     results, following = data.get("results"), data.get("next")
     if not isinstance(results, list):
         raise _unexpected(request, response, text_of(api, response))
-    return (
-        [_prediction_of(item) for item in results],
-        following if isinstance(following, str) and following else None,
+    predictions, unreadable = [], []
+    for item in results:
+        try:
+            predictions.append(_prediction_of(item))
+        except VaceProtocolError:
+            if isinstance(item, dict):
+                unreadable.append(item)
+    return Page(
+        predictions=tuple(predictions),
+        following=following if isinstance(following, str) and following else None,
+        unreadable=tuple(unreadable),
     )
 
 
@@ -101,9 +124,10 @@ def read_probe(api: Api, request: Request, response: Response) -> None:
 
 
 def _prediction_of(data: Any) -> Prediction:
-    """Read a prediction; `files` are what we have saved, so that no server has any to tell."""
+    """Read a prediction without the members that only a task can know; a server may send any name."""
+    ours = ("files", "label", "map_index", "seed")
     told = (
-        {name: value for name, value in data.items() if name != "files"} if isinstance(data, dict) else data
+        {name: value for name, value in data.items() if name not in ours} if isinstance(data, dict) else data
     )
     return Prediction.from_json(told)
 

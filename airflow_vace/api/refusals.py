@@ -192,6 +192,15 @@ def _served_at(date: str | None) -> float:
     return time.time() if moment is None else moment
 
 
+def served_at(response: Response) -> float | None:
+    """Return the server's time when it sent an answer, in seconds since the epoch; None if it shows none.
+
+    An answer from a cache is older by its `Age` (RFC 9111, 5.1).
+    """
+    moment = _epoch(response.header("date"))
+    return None if moment is None else moment + (_seconds(response.header("age")) or 0.0)
+
+
 def _epoch(date: str | None) -> float | None:
     try:
         moment = parsedate_to_datetime(date or "")
@@ -208,28 +217,39 @@ def read_detail(text: str) -> str:
 
 # --- what may be sent again ------------------------------------------------------------------------
 
-_BUSY = re.compile(r"busy|overloaded|capacity|queue (?:is )?full|too many|繁忙|负载|饱和", re.IGNORECASE)
+# new-api refuses with these before it has chosen a channel, so nothing was forwarded to a vendor:
+# https://github.com/QuantumNous/new-api/blob/main/middleware/performance.go
+_OVERLOADED = ("system_cpu_overloaded", "system_memory_overloaded", "system_disk_overloaded")
+# The same, where no channel serves the model. one-api names no code, only its own type:
+# https://github.com/QuantumNous/new-api/blob/main/middleware/distributor.go
+# https://github.com/songquanpeng/one-api/blob/main/middleware/distributor.go
+_NO_CHANNEL = "model_not_found"
+_GATEWAY_TYPES = ("new_api_error", "one_api_error")
 
 
 def _says_no_channel(status: int, code: str | None, detail: str) -> bool:
-    return status == 503 and (code == "model_not_found" or "无可用渠道" in detail)
+    is_worded = code in _GATEWAY_TYPES and "无可用渠道" in detail
+    return status == 503 and (code == _NO_CHANNEL or is_worded)
 
 
-def _says_busy(error: VaceAPIError) -> bool:
-    return error.status_code == 503 and bool(_BUSY.search(f"{error.code} {error.detail}"))
+def _says_overloaded(error: VaceAPIError) -> bool:
+    """Return True if a known gateway refused the request before forwarding it.
+
+    Words such as "busy" prove nothing: gateways also say so after a vendor has accepted.
+    """
+    return error.status_code == 503 and error.code in _OVERLOADED
 
 
 def may_create_again(error: Exception) -> bool:
-    """Whether a create was certainly not accepted, and may be sent again after a while.
+    """Return True if a create was certainly not accepted, and may be sent again after a while.
 
-    There is no idempotency key: only what was never sent, or refused at the door for being one too
-    many, may be repeated.
+    There is no idempotency key, so a create is repeated only if it was never sent, or refused with 429
+    or with a known gateway's code for overload.
     """
     if isinstance(error, VaceTransportError):
         return not error.sent
     if isinstance(error, VaceAPIError):
-        no_channel = _says_no_channel(error.status_code, error.code, error.detail)
-        return isinstance(error, VaceRateLimited) or (_says_busy(error) and not no_channel)
+        return isinstance(error, VaceRateLimited) or _says_overloaded(error)
     return False
 
 

@@ -434,8 +434,10 @@ def read_known(prediction: object) -> Prediction:
     :raises VaceInputError: if there is no prediction in it
     """
     identifier, url = read_reference(prediction)
-    told = prediction if isinstance(prediction, Mapping) else {}
-    kept = {name: told.get(name) for name in ("model", "version", "created_at")}
+    is_payload = isinstance(prediction, str) and prediction.lstrip().startswith("{")
+    told = literal(str(prediction)) if is_payload else prediction
+    told = told if isinstance(told, Mapping) else {}
+    kept = {name: told.get(name) for name in ("model", "version", "created_at", "seed", "label")}
     urls = told.get("urls") or ({"get": url} if url else {})
     return Prediction.from_json({**kept, "id": identifier, "status": "unknown", "urls": urls})
 

@@ -8,10 +8,14 @@ from typing import Any, get_args
 from airflow_vace.emulator.faults import JSON, LOGIN_PAGE, Fault, RetryForm, rate_limited
 
 # Every way in which API and files are known to fail: what is asked, what comes back, how a prediction ends.
-_BUSY = {"detail": "busy"}
+# Only a known gateway's code proves that nothing was forwarded; words such as "busy" prove nothing.
+_BUSY = {
+    "error": {"message": "system cpu overloaded", "type": "new_api_error", "code": "system_cpu_overloaded"}
+}
 _NO_CHANNEL = {"error": {"message": "no channel", "code": "model_not_found"}}
 _UNKNOWN: tuple[dict[str, Any], ...] = (
     *({"status": status, "body": "trouble"} for status in (408, 500, 502, 504, 524)),
+    {"status": 503, "headers": JSON, "body": {"detail": "all workers are busy"}},
     {"reset": "before"},
     {"hang": "before"},
     {"status": 200, "headers": {"Content-Type": "text/html"}, "body": LOGIN_PAGE},
@@ -43,7 +47,7 @@ def chaos(share: float) -> list[Fault]:
         ("POST", "*/predictions"): [*_UNKNOWN, *accepted, *after, *busy, *_REFUSED, *ends],
         ("GET", "*/predictions*"): [*_UNKNOWN, *after, *busy, *_REFUSED],
         ("POST", "*/cancel"): [*_UNKNOWN, *after, *busy],
-        ("GET", "*/_delivery/*"): [*_UNKNOWN[:6], {"truncate": 1000}, {"status": 403}, {"status": 404}],
+        ("GET", "*/_delivery/*"): [*_UNKNOWN[:7], {"truncate": 1000}, {"status": 403}, {"status": 404}],
     }
     found = []
     for (method, path), ways in kinds.items():

@@ -41,6 +41,7 @@ class Fault:
     :param truncate: send only so many bytes of the true answer, then break off
     :param patch: members to set in the true answer's JSON object
     :param drop: members to leave out of it
+    :param clock: how far, in seconds, the server's clock is ahead in the true answer's `Date`
     :param logs: append so many lines to the true answer's logs
     :param outcome: a prediction created so will end like this: `{"status": "failed", "error": "..."}`
     """
@@ -61,6 +62,7 @@ class Fault:
     truncate: int | None = None
     patch: dict[str, Any] = field(default_factory=dict)
     drop: tuple[str, ...] = ()
+    clock: float = 0.0
     logs: int = 0
     outcome: dict[str, Any] = field(default_factory=dict)
 
@@ -130,6 +132,7 @@ _WANTED: dict[str, Callable[[Any], bool]] = {
     "truncate": lambda value: value is None or _count(value),
     "patch": lambda value: isinstance(value, dict),
     "drop": lambda value: isinstance(value, list | tuple),
+    "clock": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "logs": _count,
     "outcome": lambda value: isinstance(value, dict),
 }

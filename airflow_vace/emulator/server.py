@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import shutil
 import tempfile
 import threading
@@ -37,6 +38,7 @@ class Emulator:
     :param limit: requests a second that it answers, after a second's worth at once; the rest get a 429
     :param state: file in which accepted predictions are kept; what it holds already goes on as if nothing had
         happened, and ends when it would have
+    :param signs: outputs have signed URLs, as on a CDN, and are refused without the signature
     :raises ValueError: if the file holds something else
     """
 
@@ -52,11 +54,13 @@ class Emulator:
         tls: SSLContext | None = None,
         limit: float | None = None,
         state: Path | None = None,
+        signs: bool = False,
     ) -> None:
         self.host = host
         self.port = port
         self.api_key = api_key
         self.tls = tls
+        self.signature = secrets.token_hex(16) if signs else ""
         self.limit = limit
         self.throttled = 0
         self.journal = Journal(state)

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from dataclasses import asdict, dataclass
+from email.utils import formatdate
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -295,6 +296,8 @@ class Service:
         status = run.status_at(now)
         gone = self.world.is_gone(run, now)
         output = run.outcome.get("output") if "output" in run.outcome else _output_of(face, origin, run)
+        if self.emulator.signature and isinstance(output, str):
+            output += f"?X-Signature={self.emulator.signature}"
         if status != "succeeded" or gone:
             output = None
         error = run.outcome.get("error") if status == "failed" else None
@@ -334,6 +337,8 @@ class Service:
         now = time.time()
         if run is None or run.status_at(now) != "succeeded" or self.world.is_gone(run, now):
             return web.Response(status=404, text="Not found")
+        if self.emulator.signature and request.query.get("X-Signature") != self.emulator.signature:
+            return web.Response(status=403, text="The signature is missing or wrong")
         path = self.folder / f"{run.id}.mp4"
         async with self._rendering.setdefault(run.id, asyncio.Lock()):
             if not path.exists():
@@ -442,6 +447,8 @@ async def _spoiled(
 ) -> web.StreamResponse:
     if isinstance(answer, web.Response) and (fault.patch or fault.drop or fault.logs):
         answer = _patched(answer, fault)
+    if fault.clock:
+        answer.headers["Date"] = formatdate(time.time() + fault.clock, usegmt=True)
     if fault.truncate is not None:
         return await _truncated(request, answer, fault.truncate)
     if fault.drip is not None:

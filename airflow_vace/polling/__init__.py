@@ -1,6 +1,7 @@
 """When to look at a prediction next, and what an answer or an error means: decisions, no I/O, no sleep."""
 
 from airflow_vace.polling.backoff import Backoff, next_create
+from airflow_vace.polling.clock import Clock
 from airflow_vace.polling.ends import read_end, timed_out
 from airflow_vace.polling.pace import Pace
 from airflow_vace.polling.pages import Pages
@@ -18,6 +19,7 @@ from airflow_vace.polling.waits import (
 
 __all__ = (
     "Backoff",
+    "Clock",
     "Decision",
     "Experience",
     "Final",

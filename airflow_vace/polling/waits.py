@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from airflow_vace.exceptions import (
     VaceAPIError,
     VaceAuthError,
+    VaceConnectionMissing,
     VaceError,
     VaceInputError,
     VaceTransportError,
@@ -20,6 +21,9 @@ from airflow_vace.prediction import Prediction, PredictionStatus, Progress
 MOST_REFUSALS = 5
 MOST_NOT_FOUND = 8
 NOT_FOUND_GRACE_SECONDS = 10.0
+# The same of a connection that Airflow does not know: a secrets back-end in trouble says so for a moment.
+FEWEST_MISSING = 5
+MISSING_GRACE_SECONDS = 60.0
 
 # Starting for so long is worth a line; the next one when it has taken twice as long.
 COLD_BOOT_SECONDS = 30.0
@@ -69,6 +73,8 @@ class Wait:
     _backoff: Backoff | None = field(init=False, default=None)
     _refusals: int = field(init=False, default=0)
     _refused_since: float = field(init=False, default=0.0)
+    _missing: int = field(init=False, default=0)
+    _missing_since: float = field(init=False, default=0.0)
     _trouble: str | None = field(init=False, default=None)
     _told: PredictionStatus | None = field(init=False, default=None)
     _told_tenth: int = field(init=False, default=-1)
@@ -92,7 +98,7 @@ class Wait:
         if self._trouble and not self.news:
             self.news = f"Prediction {self.prediction.id}: {self.prediction.status}, answers come again"
         self.is_troubled = not self.prediction.status.is_known
-        self._refusals, self._trouble, self._backoff = 0, None, None
+        self._refusals, self._missing, self._trouble, self._backoff = 0, 0, None, None
         if self.prediction.status.is_final:
             return Final(self.prediction)
         if self._is_over(now):
@@ -109,6 +115,9 @@ class Wait:
         self._refusals = self._refusals + 1 if is_refusal(error) else 0
         if self._refusals == 1:
             self._refused_since = now
+        self._missing = self._missing + 1 if isinstance(error, VaceConnectionMissing) else 0
+        if self._missing == 1:
+            self._missing_since = now
         if self._is_settled(error, now):
             return GiveUp(error)
         if self._is_over(now):
@@ -154,6 +163,9 @@ class Wait:
 
     def _is_settled(self, error: VaceError, now: float) -> bool:
         """Whether a refusal has come so often in a row, and a 404 for so long, that it will stay."""
+        if isinstance(error, VaceConnectionMissing):
+            waited = now - self._missing_since
+            return self._missing >= FEWEST_MISSING and waited >= MISSING_GRACE_SECONDS
         if is_not_found(error):
             waited = now - self._refused_since
             return self._refusals >= MOST_NOT_FOUND and waited >= NOT_FOUND_GRACE_SECONDS

@@ -66,11 +66,12 @@ def _looked(api: Api, response: Response) -> None:
 
 
 def _listed(api: Api, response: Response) -> None:
-    found, following = read_list(api, api.list(), response)
-    for prediction in found:
+    page = read_list(api, api.list(), response)
+    for prediction in page.predictions:
         kept(prediction)
-    if following is not None:
-        assert api.page(following).url.startswith("https://gateway.example")
+    assert all(isinstance(item, dict) for item in page.unreadable)
+    if page.following is not None:
+        assert api.page(page.following).url.startswith("https://gateway.example")
 
 
 def _uploaded(api: Api, response: Response) -> None:
