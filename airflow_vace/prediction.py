@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow_vace.exceptions import VaceProtocolError, excerpt
 from airflow_vace.inputs import FIELDS
+from airflow_vace.redaction import is_shortened, unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,7 +168,8 @@ class Prediction:
 
     `input` and `output` are verbatim JSON; times are verbatim ISO 8601 text; `error` is text or None;
     `metrics` are in seconds; `files` are what was saved of the output:
-    `{"uri", "size", "sha256", "content_type"}` each.
+    `{"uri", "size", "sha256", "content_type"}` each. `seed` is the one that was sent or echoed, None if it
+    is not known; `label` and `map_index` say which task's it is, None where nobody has said it.
     """
 
     id: str
@@ -185,6 +187,9 @@ class Prediction:
     files: list[dict[str, Any]] = field(default_factory=list)
     input: dict[str, Any] = field(default_factory=dict, repr=False)
     logs: str | None = field(default=None, repr=False)
+    seed: int | None = None
+    label: str | None = None
+    map_index: int | None = None
 
     @classmethod
     def from_json(cls, data: object) -> Self:
@@ -226,23 +231,33 @@ class Prediction:
             files=[item for item in _list(data.get("files")) if isinstance(item, dict)],
             input=_object(data.get("input")),
             logs=data.get("logs") if isinstance(data.get("logs"), str) else None,
+            seed=first_count(data.get("seed"), _object(data.get("input")).get("seed")),
+            label=_text(data.get("label")),
+            map_index=first_count(data.get("map_index")),
         )
 
     def payload(self) -> dict[str, Any]:
-        """Return the JSON form for events and XCom: without input and logs, and without `data:` outputs."""
+        """Return the JSON form for events and XCom: small, and without anything that opens a URL.
+
+        Input and logs are left out, and so is an output that XCom can't hold, see :attr:`fits_payload`. Of
+        an address with a query, a fragment or user info its place is kept, with `?…` at its end.
+        """
         payload: dict[str, Any] = {
             "id": self.id,
             "status": str(self.status),
             "model": self.model,
             "version": self.version,
-            "urls": self.urls,
-            "output": _kept(_without_data(self.output)),
+            "urls": {name: unsigned(url) for name, url in self.urls.items()},
+            "output": _kept(_shortened(self.output)),
             "error": self.error,
             "created_at": self.created_at,
             "started_at": self.started_at,
             "completed_at": self.completed_at,
-            "metrics": self.metrics,
+            "metrics": {name: _shortened(value) for name, value in self.metrics.items()},
             "data_removed": self.data_removed,
+            "seed": self.seed,
+            "map_index": self.map_index,
+            "label": self.label,
         }
         if self.files:
             payload["files"] = self.files
@@ -260,6 +275,9 @@ class Prediction:
             created_at=newer.created_at or self.created_at,
             started_at=newer.started_at or self.started_at,
             input=newer.input or self.input,
+            seed=self.seed if newer.seed is None else newer.seed,
+            label=newer.label or self.label,
+            map_index=self.map_index if newer.map_index is None else newer.map_index,
         )
 
     @cached_property
@@ -273,6 +291,17 @@ class Prediction:
     def has_output(self) -> bool:
         """Whether the output, of whatever form, holds anything."""
         return _holds_anything(self.output)
+
+    @property
+    def is_shortened(self) -> bool:
+        """Whether an address in the output lacks what opens it: the back-end tells the whole one again."""
+        return any(is_shortened(url) for url in self.output_urls)
+
+    @property
+    def fits_payload(self) -> bool:
+        """Whether a payload holds all of the output: XCom is no place for a `data:` URL, or for thousands."""
+        has_data = any(url[:5].lower() == "data:" for url in self.output_urls)
+        return not self.has_output or not (has_data or _kept(_shortened(self.output)) is None)
 
     @cached_property
     def progress(self) -> Progress | None:
@@ -337,6 +366,16 @@ def _first(value: object) -> Iterator[tuple[str, Any]]:
     return ((name, item) for name, item in islice(_object(value).items(), _MOST_MEMBERS) if _text(name))
 
 
+def first_count(*values: object) -> int | None:
+    """Return the first number from 0 on, also as text; None if there is none, as for a random seed."""
+    for value in values:
+        if isinstance(value, str) and len(value) <= _MOST_DIGITS and value.isascii() and value.isdigit():
+            return int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**_MOST_DIGITS:
+            return value
+    return None
+
+
 def _kept(output: Any) -> Any:
     """Return an output as far as a row of a database should hold it."""
     is_small = isinstance(output, str) and len(output) <= _LONGEST_TEXT
@@ -371,6 +410,7 @@ _DEEPEST_OUTPUT = 8
 _LONGEST_TEXT = 8192
 _LARGEST_OUTPUT = 65536
 _MOST_MEMBERS = 40
+_MOST_DIGITS = 19
 
 
 def _collect_urls(output: object, found: list[str], depth: int = 0) -> None:
@@ -389,13 +429,14 @@ def _holds_anything(output: object, depth: int = 0) -> bool:
     return output is not None and output not in ("", [], {})
 
 
-def _without_data(output: Any, depth: int = 0) -> Any:
+def _shortened(output: Any, depth: int = 0) -> Any:
+    """Return an output without files and without what opens its addresses."""
     if isinstance(output, str):
-        return None if output[:5].lower() == "data:" else output
+        return None if output[:5].lower() == "data:" else unsigned(output)
     if isinstance(output, list | dict) and depth >= _DEEPEST_OUTPUT:
         return None
     if isinstance(output, list):
-        return [_without_data(item, depth + 1) for item in output]
+        return [_shortened(item, depth + 1) for item in output]
     if isinstance(output, dict):
-        return {key: _without_data(item, depth + 1) for key, item in output.items()}
+        return {unsigned(str(key)): _shortened(item, depth + 1) for key, item in output.items()}
     return output

@@ -80,6 +80,7 @@ def test_what_the_wire_tells_comes_back_from_a_payload_without_input_and_logs() 
     assert set(payload) == {
         *("id", "status", "model", "version", "urls", "output", "error"),
         *("created_at", "started_at", "completed_at", "metrics", "data_removed"),
+        *("seed", "map_index", "label"),
     }
 
 
@@ -92,6 +93,7 @@ def test_everything_but_id_and_status_may_lack_or_be_odd() -> None:
     prediction = told(urls=None, metrics=[1], logs=5, model=3, created_at=1589478378, files="x", input=[])
     assert prediction.payload() | {"id": "", "status": ""} == {
         **dict.fromkeys(("model", "version", "output", "error", "created_at", "started_at")),
+        **dict.fromkeys(("seed", "map_index", "label")),
         "id": "",
         "status": "",
         "urls": {},

@@ -20,8 +20,9 @@ from cluster import table
 from films import MP4, box, film
 from s3 import S3
 
+from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
-from airflow_vace.media import Destination, Sources, save_output
+from airflow_vace.media import Destination, Sources, find_saved, save_output
 from airflow_vace.sensors import VacePredictionSensor
 
 if TYPE_CHECKING:
@@ -266,3 +267,30 @@ def test_a_video_in_s3_says_what_it_is(s3: S3, large: tuple[Prediction, bytes]) 
     assert (
         s3.client.head_object(Bucket="clips", Key="said/clip.mp4.json")["ContentType"] == "application/json"
     )
+
+
+@pytest.mark.parametrize("save_to", ["found/", "found/clip.mp4"])
+def test_a_video_in_s3_is_found_by_its_manifest(
+    s3: S3, large: tuple[Prediction, bytes], save_to: str
+) -> None:
+    destination = Destination.of(f"s3://store@clips/{save_to}")
+    assert destination is not None
+    log = VaceHook().log
+    assert find_saved(destination, large[0].id, log) is None
+    files = save_output(VaceHook(), large[0], destination)
+    assert find_saved(destination, large[0].id, log) == files
+    key = str(files[0]["uri"]).removeprefix("s3://clips/")
+    s3.client.put_object(Bucket="clips", Key=f"{key}.json", Body=b"")
+    assert find_saved(destination, large[0].id, log) is None
+
+
+def test_the_longest_key_that_is_accepted_is_saved_in_s3(s3: S3, large: tuple[Prediction, bytes]) -> None:
+    assert s3.url
+    longest = Destination.of(f"s3://store@clips/{'k' * 1012}.mp4")
+    too_long = Destination.of(f"s3://store@clips/{'k' * 1013}.mp4")
+    assert longest is not None
+    assert too_long is not None
+    with pytest.raises(VaceInputError, match="at most 1024"):
+        too_long.check()
+    assert longest.check() is None
+    assert save_output(VaceHook(), large[0], longest)

@@ -9,10 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
-from airflow_vace.exceptions import VaceInputError, excerpt, without_signatures
+from airflow_vace.exceptions import VaceInputError, excerpt
 from airflow_vace.inputs import path_text
 from airflow_vace.media.content import SUFFIXES
-from airflow_vace.media.places import Place
+from airflow_vace.media.manifests import manifest_at
+from airflow_vace.media.places import Place, bytes_of
+from airflow_vace.redaction import unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +26,12 @@ _FILE_SUFFIXES = frozenset({*SUFFIXES.values(), ".m4v", ".mov"})
 _DATA = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*,\S", re.IGNORECASE)
 # Before a bucket stands the name of an Airflow connection, before a web host what opens it.
 _CONNECTION = re.compile(r"((?!https?:)[a-z][a-z0-9+.-]*://)([\w.-]+@)", re.IGNORECASE)
+# What follows a prediction's name: the number of one output among many, a suffix, and a manifest's.
+_ENDING = len("-9999.webm.json")
+# The shortest form of a name that is too long: a letter of it, and a digest.
+_DIGEST_LETTERS = 20
+_SHORTEST_NAME = 2 + _DIGEST_LETTERS + _ENDING
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T_ ][\d:.+]+)?")
 _REMEDY = (
     "give an absolute directory with a slash at its end, such as '/data/clips/' or 's3://bucket/clips/', or a"
     " file's name, such as 's3://bucket/clip.mp4'"
@@ -107,7 +115,16 @@ class Destination:
         :raises VaceInputError: if they can't
         :raises VaceTransportError: if that can't be told now, and may be told later
         """
-        return self.place_of("any", None, ".mp4").parent.check_writable("save_to")
+        place = self.place_of("any", None, ".mp4")
+        if self.is_directory:
+            size, what = _SHORTEST_NAME, "the shortest one, with its manifest's suffix"
+        else:
+            size = bytes_of(f"{place.name}-99.json")
+            what = "with the number of an output and the suffix of a manifest"
+        place.parent.check_name("save_to", self.save_to, size, what)
+        if not self.is_directory:
+            place.check_replaceable("save_to")
+        return place.parent.check_writable("save_to")
 
     def place_of(self, prediction_id: str, number: int | None, suffix: str) -> Place:
         """Return where one output goes, `number` telling several of a prediction apart.
@@ -118,21 +135,30 @@ class Destination:
         place = Place.of(self.save_to, "save_to")
         if self.is_directory:
             *folders, start = self.names or ("",)
+            for folder in folders:
+                place = place.below(_fitted(folder, place.longest_name))
             name = f"{start}-{prediction_id}" if start else prediction_id
-            return place.below(*folders, f"{name}{count}{suffix}")
+            return place.below(f"{_fitted(name, place.room - _ENDING)}{count}{suffix}")
         index = "".join(self.names)
         return place.renamed(
             lambda name: f"{PurePosixPath(name).stem}{index}{count}{PurePosixPath(name).suffix}"
         )
 
     def holds(self, prediction: Prediction) -> bool:
-        """Whether the files that were saved of a prediction are at their places here."""
+        """Return True if the files that were saved of a prediction are at their places here.
+
+        A file's name that an author has chosen may have been taken over by another prediction since, so its
+        manifest must not name another one.
+        """
         for number, file in enumerate(prediction.files, start=1):
             many = len(prediction.files) > 1
             suffix = PurePosixPath(str(file.get("uri"))).suffix
             try:
                 place = self.place_of(prediction.id, number if many else None, suffix)
-                is_here = place.uri == file.get("uri") and place.size() == file.get("size")
+                with place.locked():
+                    is_here = place.uri == file.get("uri") and place.size() == file.get("size")
+                    if is_here and not self.is_directory:
+                        is_here = (manifest_at(place) or {}).get("id", prediction.id) == prediction.id
             except Exception:  # noqa: BLE001 - who may only write can't look; then the record is believed
                 is_here = True
             if not is_here:
@@ -143,7 +169,10 @@ class Destination:
 def _is_folder(text: str) -> bool:
     has_scheme = "://" in text
     path = unquote(text.partition("://")[2]) if has_scheme else text
-    return not text.endswith("/") and Path(path).is_dir()
+    try:
+        return not text.endswith("/") and Path(path).is_dir()
+    except OSError:  # a name that is too long is not there; that it is too long is found when it is checked
+        return False
 
 
 def _names_in_directory(ti: Any) -> tuple[str, ...]:
@@ -154,15 +183,27 @@ def _names_in_directory(ti: Any) -> tuple[str, ...]:
 
 
 def _names_of_file(ti: Any, stem: str) -> tuple[str, ...]:
-    """Return what tells the files of a mapped task apart, if their author's name does not."""
+    """Return what tells the files of a mapped task apart, if their author's name does not.
+
+    Only the name's last number counts as the index, and dates do not count. Any number would not do: with the
+    same name for all, such as `2026-11-28.mp4`, the instances 11 and 28 would both write to it.
+    """
     index = _index_of(ti)
-    is_told = re.search(rf"(?<!\d){index[1:]}(?!\d)", stem) is not None
-    return (index,) if index and not is_told else ()
+    numbers = re.findall(r"\d+", _DATE.sub("", stem))
+    return (index,) if index and numbers[-1:] != [index[1:]] else ()
 
 
 def _index_of(ti: Any) -> str:
     index = getattr(ti, "map_index", -1)
     return f"-{index}" if isinstance(index, int) and index >= 0 else ""
+
+
+def _fitted(name: str, limit: int) -> str:
+    """Return a name of at most `limit` bytes; the same one for the same name, so that it is found again."""
+    if len(name) <= limit:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_LETTERS]
+    return f"{name[: max(limit - _DIGEST_LETTERS - 1, 1)]}-{digest}"
 
 
 def _safe(name: str, limit: int) -> str:
@@ -184,7 +225,9 @@ def without_secrets(value: Any, name: str | None = None) -> Any:
     if _DATA.match(value):
         digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
         return f"{value[:100].partition(',')[0].partition(';')[0]};sha256={digest}"
-    shown = without_signatures(value)
     if of_store := _CONNECTION.match(value):
-        shown = of_store[0] + shown.removeprefix(of_store[1])
-    return redact(shown, name)
+        place = unsigned(of_store[1] + value[of_store.end() :])
+        return redact(of_store[0] + place.removeprefix(of_store[1]), name)
+    shown = unsigned(value)
+    # An input's place is whole without its user info; an output's must say that something is missing.
+    return redact(shown if "?" in value or "#" in value else shown.removesuffix("?…"), name)

@@ -17,6 +17,7 @@ from airflow_vace.exceptions import (
     PredictionExpired,
     VaceAPIError,
     VaceError,
+    VaceInputError,
     VaceProtocolError,
     VaceTransportError,
     excerpt,
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
 
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
+    from airflow_vace.transport import Download
 
 _MOST_ATTEMPTS = 5
 # How often a long transfer tells how far it is.
 _TELL_SECONDS = 10.0
 # Slower than so many bytes in so many seconds is no transfer, but a server in trouble.
 _SLOW_BYTES, _SLOW_SECONDS = 64 * 1024, 30.0
+# One output may take this long over all attempts; after an hour its server deletes the file.
+_LONGEST_FETCH_SECONDS = 1800.0
 # What a server says of a file that is gone, or for a moment.
 _GONE = (403, 404, 410)
 
@@ -55,6 +59,8 @@ class Fetch:
         self.log = hook.log
         self._digest = hashlib.sha256()
         self._etag: str | None = None
+        self._size: int | None = None
+        self._until = 0.0
 
     @property
     def url(self) -> str:
@@ -67,7 +73,9 @@ class Fetch:
         :raises VaceTransportError: if it could not be had, in several attempts
         :raises VaceAPIError: if it was refused
         :raises VaceProtocolError: if it is at no address that may be fetched, or can't be decoded
+        :raises VaceInputError: if it is larger than the connection's extra `max_output_mb` allows
         """
+        self._until = time.monotonic() + _LONGEST_FETCH_SECONDS
         if self.url[:5].lower() == "data:":
             content = _decoded(self.url)
             file.write(content)
@@ -88,28 +96,72 @@ class Fetch:
                     # Without a mark of the file its rest may be another's; and some servers refuse ranges.
                     self._begin_anew(file)
                 delay = backoff.next_delay(error.retry_after if isinstance(error, VaceAPIError) else None)
+                if time.monotonic() + delay >= self._until:
+                    raise
                 self.log.warning("Fetching the file again in %.1f s: %s", delay, error)
                 pause(delay, self.stop)
 
     def _once(self, file: BinaryIO, at: int) -> tuple[str, str]:
         with self.hook.open_file(self.url, start=at, etag=self._etag) as download:
-            self._etag = download.etag
-            if download.start != at:
-                self._begin_anew(file)
-            watch = _Watch(self.log, "Fetched", self.stop, download.size, file.tell())
+            self._take_up(download, file, at)
+            watch = _Watch(self.log, "Fetched", self.stop, self._size, file.tell())
             for chunk in download.chunks:
+                self._check_size(file.tell() + len(chunk), is_counted=True)
                 self._digest.update(chunk)
                 file.write(chunk)
+                self._check_time(file.tell())
                 watch.at(file.tell())
                 watch.check_speed(file.tell(), self.url)
-        if download.size not in (None, file.tell()):
-            short = f"GET {excerpt(self.url)}: {file.tell()} bytes came of {download.size}"
+        if self._size not in (None, file.tell()):
+            short = f"GET {excerpt(self.url)}: {file.tell()} bytes came of {self._size}"
             raise VaceTransportError(short, sent=True)
         try:
             return self._digest.hexdigest(), self._checked(file)
         except VaceProtocolError as error:
             self._etag = None  # what the server has is not the file, or not yet
             raise VaceTransportError(f"GET {excerpt(self.url)}: {error}", sent=True) from error
+
+    def _take_up(self, download: Download, file: BinaryIO, at: int) -> None:
+        """Go on behind what is there only with the rest of the same file, else from the start.
+
+        Some servers ignore If-Range, and behind one address there may be several servers.
+        """
+        if download.start == 0:
+            if at:
+                self._begin_anew(file)
+            self._etag, self._size = download.etag, download.size
+        elif not (
+            download.start == at
+            and self._etag is not None
+            and download.etag == self._etag
+            and (self._size is None or download.size in (None, self._size))
+        ):
+            self._etag = None
+            other = f"GET {excerpt(self.url)}: a part came that is not the rest of the file that was begun"
+            raise VaceTransportError(other, sent=True)
+        elif self._size is None:
+            self._size = download.size
+        self._check_size(self._size or 0)
+
+    def _check_size(self, size: int, *, is_counted: bool = False) -> None:
+        limit = self.hook.settings.max_output_bytes
+        if size <= limit:
+            return
+        has = "is larger than" if is_counted else f"has {size / 1e6:.1f} MB, more than"
+        remedy = "raise the connection's extra 'max_output_mb', and clear the task within the hour"
+        raise VaceInputError(
+            f"Prediction {self.prediction.id} succeeded, but its output {has} the {limit / 1e6:g} MB that the"
+            f" connection allows, and was not saved. {self.prediction.bill} Its file lives for an hour:"
+            f" {remedy}.",
+            field="max_output_mb",
+            value=limit / 1e6,
+            remedy=remedy,
+        )
+
+    def _check_time(self, count: int) -> None:
+        if time.monotonic() >= self._until:
+            late = f"GET {excerpt(self.url)}: not whole after {_LONGEST_FETCH_SECONDS / 60:.0f} minutes"
+            raise VaceTransportError(f"{late}, {count / 1e6:.1f} MB came", sent=True)
 
     def _begin_anew(self, file: BinaryIO) -> None:
         file.seek(0)

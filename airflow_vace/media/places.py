@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import glob
 import inspect
 import os
@@ -19,7 +20,7 @@ from airflow_vace.exceptions import VaceInputError, VaceTransportError, excerpt
 from airflow_vace.inputs import is_path, path_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
 # What a local directory will not get over by itself.
@@ -39,6 +40,16 @@ _ATOMIC = frozenset(
 )
 # How old a temporary file is that nobody writes any more.
 _STALE_SECONDS = 3600.0
+# Limits in bytes: a name on most file systems, a path on Linux, a key in S3 and its kin:
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+_LONGEST_NAME = 255
+_LONGEST_PATH = 4096
+_LONGEST_KEY = 1024
+# A temporary name is the start of the final one, and so much more.
+_PART_START = 100
+_PART_EXTRA = len("..01234567.part")
+# Both files of a pair are put in place within milliseconds; longer waits mean that a lock was left behind.
+_LONGEST_LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +78,8 @@ class Place:
         text = path_text(value)
         if text is None:
             raise _unusable(field, value, "is no path")
+        if "\0" in text:
+            raise _unusable(field, value, "contains a NUL character")
         scheme, has_scheme, rest = text.partition("://")
         if not has_scheme or scheme.lower() == "file":
             path = Path(unquote(rest.removeprefix("localhost")) if has_scheme else text)
@@ -155,6 +168,30 @@ class Place:
     def bucket(self) -> str:
         return self.path.lstrip("/").partition("/")[0]
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The names of which this directory's path consists, without the bucket."""
+        if self.local:
+            return self.local.parts[1:]
+        return tuple(part for part in self.path.lstrip("/").partition("/")[2].split("/") if part)
+
+    @property
+    def longest_name(self) -> int:
+        """The number of bytes that one name in this path may have; keys of object stores have no names."""
+        if self.local:
+            return _limit_at(self.local, "PC_NAME_MAX", _LONGEST_NAME)
+        return _LONGEST_KEY if self.is_atomic else _LONGEST_NAME
+
+    @property
+    def room(self) -> int:
+        """The number of bytes that the name of a file in this directory may have, its path included."""
+        if self.local:
+            path = _limit_at(self.local, "PC_PATH_MAX", _LONGEST_PATH) - 1  # the NUL at its end
+            left = path - bytes_of(str(self.local)) - 1 - _PART_EXTRA
+        else:
+            left = _LONGEST_KEY - bytes_of("/".join((*self.folders, "")))
+        return min(self.longest_name, left)
+
     # --- reading -----------------------------------------------------------------------------------
 
     def size(self) -> int | None:
@@ -208,17 +245,38 @@ class Place:
     # --- writing -----------------------------------------------------------------------------------
 
     def new_part(self, kind: str) -> Path:
-        """Return a new temporary file for what shall be put here; beside it, if it is local."""
+        """Return a new temporary file for what shall be put here; beside it, if it is local.
+
+        A local one has the mode of a file that a plain open() makes, since it becomes the final file. To ask
+        for the umask is not safe: it is the whole process's, so files of other threads would get other modes.
+        """
         if self.local is None:
             _sweep(Path(tempfile.gettempdir()), "vace-*.part.*")
             handle, name = tempfile.mkstemp(prefix="vace-", suffix=f".part{kind}")
         else:
             self.local.parent.mkdir(parents=True, exist_ok=True)
-            prefix = f".{self.local.name[:100]}."
-            _sweep(self.local.parent, f"{glob.escape(prefix)}*.part")
-            handle, name = tempfile.mkstemp(dir=self.local.parent, prefix=prefix, suffix=".part")
+            _sweep(self.local.parent, f".{glob.escape(_start_of(self.name))}.*.part")
+            name = str(self.local.parent / _part_name(self.name))
+            handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         os.close(handle)
         return Path(name)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other tasks from putting files into the directory of a local file meanwhile.
+
+        A file system without locks, such as many a network's, goes on without; and so does a store.
+        """
+        handle: int | None = None
+        try:
+            if self.local:
+                with contextlib.suppress(OSError):
+                    handle = os.open(self.local.parent, os.O_RDONLY | os.O_DIRECTORY)
+                    _lock(handle)
+            yield
+        finally:
+            if handle is not None:
+                os.close(handle)
 
     def take(self, part: Path, callback: Any = None) -> None:
         """Put a whole file here, at once: nobody ever sees a piece of it.
@@ -226,11 +284,7 @@ class Place:
         :raises OSError: (or whatever the store raises) if it can't be written
         """
         if self.local:
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            part.chmod(0o666 & ~mask)  # what a plain open() would have given, for other readers
+            flush(part)
             part.replace(self.local)
             return
         options = _understood(self.fs, chunksize=_CHUNK, max_concurrency=2, overwrite=True)
@@ -241,7 +295,7 @@ class Place:
             return
         parent = self.path.rpartition("/")[0]
         self.fs.makedirs(parent, exist_ok=True)
-        aside = f"{parent}/.{self.name[:100]}.{secrets.token_hex(4)}.part"
+        aside = f"{parent}/{_part_name(self.name)}"
         try:
             self.fs.put_file(str(part), aside, **options)
             self.fs.mv(aside, self.path)
@@ -249,6 +303,11 @@ class Place:
             with contextlib.suppress(Exception):
                 self.fs.rm_file(aside)
             raise
+
+    def remove(self) -> None:
+        """Remove a local file, if it is there."""
+        if self.local:
+            self.local.unlink(missing_ok=True)
 
     def check_writable(self, field: str) -> str | None:
         """Look whether files can be put below this directory, before money is spent.
@@ -281,7 +340,7 @@ class Place:
                 field, self.uri, f"is in {self.bucket!r}, which does not exist", remedy
             ) from error
         except Exception as error:  # stores are strangers, and may throw anything
-            if not _is_refusal(error):
+            if not is_refusal(error):
                 raise VaceTransportError(
                     f"{field}: the store of {self.uri} did not answer ({said(error)}); nothing was sent",
                     sent=False,
@@ -289,6 +348,35 @@ class Place:
             # Whoever may only write is not told more; nor is who may not even that.
             return f"Whether {self.uri} can be written to could not be told: {said(error)}"
         return None
+
+    def check_replaceable(self, field: str) -> None:
+        """Raise VaceInputError if a directory is in the way of a local file or of its manifest."""
+        for place in (self, self.renamed(lambda name: f"{name}.json")):
+            with contextlib.suppress(OSError):  # what may not be seen is found when the directory is checked
+                if place.local and place.local.is_dir():
+                    raise _unusable(field, str(place.local), "is a directory", "give another name")
+
+    def check_name(self, field: str, value: object, size: int, what: str) -> None:
+        """Raise VaceInputError if a name of so many bytes, or one of this directory's own, is too long."""
+        limit = self.longest_name
+        for name in self.folders:
+            if (length := bytes_of(name)) > limit:
+                problem = f"has a directory name of {length} bytes where at most {limit} are possible"
+                raise _unusable(field, value, problem, "shorten the name")
+        if size > (room := max(self.room, 0)):
+            problem = f"makes a file name of {size} bytes ({what}) where at most {room} are possible"
+            raise _unusable(field, value, problem, "shorten the name or its directory's")
+
+
+def bytes_of(name: str) -> int:
+    """Return how many bytes a name has, locally and in stores."""
+    return len(name.encode(errors="surrogatepass"))
+
+
+def flush(part: Path) -> None:
+    """Bring a file to the disk."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def store_error(what: str, error: Exception) -> OSError:
@@ -302,7 +390,7 @@ def said(error: Exception) -> str:
     return excerpt(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, 300)
 
 
-def _is_refusal(error: Exception) -> bool:
+def is_refusal(error: Exception) -> bool:
     """Whether a store answered, and said no; libraries of stores tell it in ways of their own."""
     codes = {str(getattr(error, name, "")) for name in ("code", "status", "status_code")}
     return isinstance(error, PermissionError) or bool(codes & {"401", "403"})
@@ -316,6 +404,35 @@ def _understood(fs: Any, **options: Any) -> dict[str, Any]:
     """Return those options that the store's `put_file` has by name; others would go to its server."""
     known = inspect.signature(getattr(fs, "_put_file", fs.put_file)).parameters
     return {name: value for name, value in options.items() if name in known}
+
+
+def _limit_at(path: Path, name: str, usual: int) -> int:
+    """Return a limit of the file system that a path is on, or will be."""
+    for there in (path, *path.parents):
+        with contextlib.suppress(OSError, ValueError):
+            limit = os.pathconf(there, name)
+            return limit if limit > 0 else usual
+    return usual
+
+
+def _start_of(name: str) -> str:
+    """Return the start of a name, cut between characters, which may have several bytes each."""
+    return name.encode(errors="surrogatepass")[:_PART_START].decode(errors="ignore")
+
+
+def _part_name(name: str) -> str:
+    return f".{_start_of(name)}.{secrets.token_hex(4)}.part"
+
+
+def _lock(handle: int) -> None:
+    until = time.monotonic() + _LONGEST_LOCK_SECONDS
+    while time.monotonic() < until:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _sweep(folder: Path, pattern: str) -> None:

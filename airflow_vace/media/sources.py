@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError, excerpt
-from airflow_vace.inputs import FILE_FIELDS, paths_in
+from airflow_vace.inputs import FILE_FIELDS, path_text, paths_in
 from airflow_vace.media.content import HEAD, dimensions_of, type_of
 from airflow_vace.media.lineage import report_input
 from airflow_vace.media.places import Place, said, store_error
 from airflow_vace.polling import is_passing
+from airflow_vace.redaction import secrets_in
 from airflow_vace.transport import private_address_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
     from airflow_vace.hooks import VaceHook
 
@@ -33,8 +34,6 @@ _LONGEST_SIGNED = 7 * 86400
 _SHORTEST_SIGNED = 3600
 # What is read at once of a file's beginning: most tell there all that is asked.
 _FIRST = 64 * 1024
-_SIGNING = re.compile(r"sig|token|credential|policy", re.IGNORECASE)
-_SHORTEST_SECRET = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,20 +227,32 @@ class Sources:
 
 
 def mask_signatures(value: Any) -> None:
-    """Let Airflow mask what signs the URLs in an input wherever it might be written."""
+    """Let Airflow mask what opens the URLs in a value, in containers too, wherever it might be written.
+
+    User info and all values of queries and fragments are masked, since CDNs call their signatures what they
+    like. Airflow masks nothing that is shorter than `[logging] min_length_masked_secret` (5).
+    """
+    from airflow.providers.common.compat.sdk import conf
     from airflow.sdk.log import mask_secret
 
-    is_many = isinstance(value, list | tuple)
-    for item in value.values() if isinstance(value, dict) else value if is_many else ():
-        mask_signatures(item)
-    if not isinstance(value, str) or not value.lstrip().lower().startswith(("http://", "https://")):
-        return
-    with suppress(ValueError):  # what is no URL is told later
-        for part in urlsplit(value.strip()).query.split("&"):
-            name, _, secret = part.partition("=")
-            if _SIGNING.search(name) and len(secret) >= _SHORTEST_SECRET:
-                mask_secret(secret)
-                mask_secret(unquote(secret))
+    shortest = conf.getint("logging", "min_length_masked_secret", fallback=5)
+    for secret in sorted({secret for text in _texts_in(value) for secret in secrets_in(text)}):
+        if len(secret) >= shortest:
+            mask_secret(secret)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    todo, seen = [value], set()
+    while todo:
+        item = todo.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping | list | tuple | set | frozenset) and id(item) not in seen:
+            seen.add(id(item))  # a container may hold itself
+            todo.extend([*item, *item.values()] if isinstance(item, Mapping) else item)
+        elif item is not None and not isinstance(item, int | float):
+            with suppress(Exception):  # Airflow keeps the text of an object that is no JSON, if it has one
+                yield path_text(item) or str(item)
 
 
 def _replaced(value: Any, urls: Mapping[str, str]) -> Any:
