@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from airflow.providers.common.compat.sdk import (
@@ -15,8 +14,10 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION
 
+from airflow_vace.arguments import handed_over
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import VaceInput
+from airflow_vace.ledger import digest_of_arguments
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.view import KEY
 from airflow_vace.waiting import translated
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
     from airflow.sdk.bases.decorator import Task
 
-    from airflow_vace.ledger import OnOrphanedIntent, Order
+    from airflow_vace.ledger import OnOrphanedIntent
     from airflow_vace.waiting import SaveIn
 
     FParams = ParamSpec("FParams")
@@ -56,6 +57,7 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
     }
     custom_operator_name = "@task.vace"
     overwrite_rtif_after_execution = True
+    argument_fields: ClassVar[tuple[str, ...]] = ("op_args", "op_kwargs")
 
     def __init__(
         self,
@@ -81,6 +83,8 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
     def execute(self, context: Context) -> Any:
         from airflow_vace.media import mask_signatures
 
+        if self._arguments is None:  # nothing was rendered
+            self._arguments = digest_of_arguments([self.op_args, self.op_kwargs])
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
         returned = self.python_callable(*self.op_args, **kwargs)
@@ -88,6 +92,9 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
             self.input = _input_of(returned, self.python_callable)
         mask_signatures(self.input)
         return VacePredictionOperator.execute(self, context)
+
+    def _argument(self, name: str, given: Any, resolved: set[int]) -> Any:
+        return handed_over(given, getattr(self, name), resolved, literals=True)
 
     def enter(self, context: Context) -> None:
         """Take up, after a deferral, what the function has returned in this attempt, as it was noted."""
@@ -102,16 +109,6 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
             view = None
         if isinstance(view, dict) and isinstance(view.get("input"), dict):
             self.input = self._known_input = view["input"]
-
-    def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
-        """Mask signatures in arguments too, before Airflow keeps the rendered fields."""
-        from airflow_vace.media import mask_signatures
-
-        super()._do_render_template_fields(*args, **kwargs)
-        mask_signatures([self.op_args, self.op_kwargs])
-
-    def _order(self) -> Order:
-        return replace(super()._order(), is_computed=True)
 
 
 def _input_of(returned: object, function: Callable[..., Any]) -> dict[str, Any]:
@@ -158,6 +155,7 @@ def vace_task(
     durable: bool = True,
     reuse: bool = True,
     on_orphaned_intent: OnOrphanedIntent = "fail",
+    label: str | None = None,
     multiple_outputs: bool = False,
     **kwargs: Any,
 ) -> Callable[[Callable[FParams, VaceInput | dict[str, Any] | str]], Task[FParams, dict[str, Any]]]: ...

@@ -220,6 +220,13 @@ def _read_str(field: InputField, value: object) -> str:
     if not text:
         raise _error(field.name, value, "is empty", "say it, or leave it out")
     if field.name == "prompt":
+        if text.lower() in ("none", "null"):
+            raise _error(
+                field.name,
+                value,
+                "is what a template makes of a value that is not there",
+                "let the task before it return the prompt, and give xcom_pull its task_ids (and map_indexes)",
+            )
         return value
     if field.name == "size" and (match := _SIZE.fullmatch(text)):
         return f"{match[1]}*{match[2]}"

@@ -54,7 +54,8 @@ class Order:
     """What a create would ask for: normalised input, model, version, and over which connection.
 
     `values` are the input as its author means it, files by their paths; `sent` is what goes out, with URLs
-    in place of the paths, if they differ. `is_computed`: each attempt works the input out anew.
+    in place of the paths, if they differ. `arguments` is the digest of what other tasks, or the caller of a
+    function, handed to the task; None if that is nothing, or not known.
     """
 
     values: Mapping[str, Any] = field(repr=False)
@@ -62,7 +63,7 @@ class Order:
     version: str | None
     conn_id: str
     sent: Mapping[str, Any] | None = field(default=None, repr=False)
-    is_computed: bool = False
+    arguments: str | None = None
 
     @property
     def wire(self) -> Mapping[str, Any]:
@@ -114,6 +115,25 @@ def _digest(value: object) -> str:
     return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
+def digest_of_arguments(value: object) -> str:
+    """Return a digest of a task's arguments that is the same in each of its processes."""
+    return _digest(_steady(value))
+
+
+def _steady(value: Any) -> Any:
+    """Return a value as JSON without what differs from process to process: addresses, the order of a set."""
+    if isinstance(value, dict):
+        return {str(name): _steady(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_steady(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if value is None or isinstance(value, str | int | float):
+        return _unsigned(value)
+    text = str(value)
+    return type(value).__qualname__ if " at 0x" in text else text
+
+
 def _unsigned(value: Any) -> Any:
     if isinstance(value, list):
         return [_unsigned(item) for item in value]
@@ -160,6 +180,11 @@ class Record:
     :class:`Order`'s, of the inputs named in `marked`; `is_exact` says that no other input matters.
     `max_tries` is Airflow's, which grows when a person clears the task and stays when Airflow retries
     it. `prediction` is a payload without its output; `earlier` are the ids that the task had before.
+
+    `origin` is the address that the create went to, and `account` a salted digest of the key that went along:
+    only the same account can say that it has no such prediction. `arguments` is the :class:`Order`'s.
+    `is_own` is False for a prediction that may be another task's. `deferred` says that the attempt waits in
+    the triggerer. Records of an older version lack these.
     """
 
     phase: Phase
@@ -179,9 +204,23 @@ class Record:
     max_tries: int | None = None
     prediction: dict[str, Any] | None = None
     earlier: tuple[str, ...] = ()
+    origin: str | None = None
+    account: str | None = None
+    arguments: str | None = None
+    is_own: bool = True
+    deferred: bool = False
 
     @classmethod
-    def of(cls, order: Order, *, deadline: float, max_tries: int | None, before: Record | None) -> Self:
+    def of(  # noqa: PLR0913 - what an intent consists of
+        cls,
+        order: Order,
+        *,
+        deadline: float,
+        max_tries: int | None,
+        before: Record | None,
+        origin: str | None = None,
+        key: str | None = None,
+    ) -> Self:
         """Return the intent to submit an order, `before` being what the task has submitted last.
 
         After a lone intent whose prediction was not found, its seed and time are kept, so that a create
@@ -196,6 +235,7 @@ class Record:
             is_same = orphan is not None and orphan.fingerprint == order.fingerprint
             seed = orphan.seed if orphan and is_same and orphan.is_seed_drawn else secrets.randbelow(_SEEDS)
         sent = order if seed is None else order.with_seed(seed)
+        nonce = secrets.token_hex(8)
         return cls(
             phase=Phase.INTENT,
             fingerprint=order.fingerprint,
@@ -207,12 +247,15 @@ class Record:
             version=order.version,
             seed=seed,
             is_seed_drawn=order.is_random,
-            nonce=secrets.token_hex(8),
+            nonce=nonce,
             intended_at=datetime.now(UTC).isoformat(),
             lost_since=(orphan.lost_since or orphan.intended_at) if orphan else None,
             deadline=deadline,
             max_tries=max_tries,
             earlier=earlier,
+            origin=origin,
+            account=None if key is None else _account_of(key, nonce),
+            arguments=order.arguments,
         )
 
     @classmethod
@@ -229,6 +272,10 @@ class Record:
             known["marked"] = tuple(known["marked"])
             known["earlier"] = tuple(known.get("earlier", ()))
             known["deadline"] = float(known["deadline"])
+            for name in ("origin", "account", "arguments"):
+                known[name] = known[name] if isinstance(known.get(name), str) else None
+            known["is_own"] = known.get("is_own") is not False
+            known["deferred"] = known.get("deferred") is True
             datetime.fromisoformat(known["intended_at"])
             record = cls(**known)
             datetime.fromisoformat(record.listed_from)
@@ -249,12 +296,17 @@ class Record:
     def submitted(self, prediction: Prediction) -> Record:
         return replace(self, phase=Phase.SUBMITTED, prediction=_kept_of(prediction))
 
+    def is_at(self, origin: str, key: str) -> bool:
+        """Return True if this server and account are those of the create, as far as the record says."""
+        is_same_server = self.origin in (None, origin)
+        return is_same_server and self.account in (None, _account_of(key, self.nonce))
+
     def settled(self, prediction: Prediction) -> Record:
         """Return the record of a prediction that has ended; what was saved of it once stays known."""
         kept = _kept_of(prediction)
         if not prediction.files and self.known.files:
             kept["files"] = self.known.files
-        return replace(self, phase=Phase.SETTLED, prediction=kept)
+        return replace(self, phase=Phase.SETTLED, prediction=kept, deferred=False)
 
     @property
     def known(self) -> Prediction:
@@ -285,6 +337,19 @@ class Record:
         # Without a seed of its own it may as well be a sibling's, made from other files.
         return True if self.is_exact else None
 
+    def may_be(self, item: Mapping[str, Any]) -> bool:
+        """Return True if an unreadable object of the list may be the prediction intended."""
+        created = parse_time(item.get("created_at") if isinstance(item.get("created_at"), str) else None)
+        if created is not None and created < datetime.fromisoformat(self.listed_from):
+            return False
+        known = Prediction.from_json({**item, "id": "unreadable", "status": "unknown"})
+        return self.is_of(known) is not False
+
+
+def _account_of(key: str, nonce: str) -> str:
+    """Return a digest that distinguishes accounts; the salt makes the digests of one key differ."""
+    return sha256(f"{nonce}:{key}".encode()).hexdigest()[:16]
+
 
 def _kept_of(prediction: Prediction) -> dict[str, Any]:
     urls = {name: url for name, url in prediction.urls.items() if name in ("get", "cancel", "web")}
@@ -312,13 +377,14 @@ class Gone:
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """What the back-end's list shows of a lone intent; None: this back-end does not list.
+    """What the back-end's list shows of a lone intent; None: nobody can be asked, since `why`.
 
     `is_unclear`: something in the list may be it, but can't be told from others.
     """
 
     found: tuple[Prediction, ...] | None
     is_unclear: bool = False
+    why: str = "this back-end does not list its predictions"
 
 
 Told = Prediction | Gone | Listed | None
@@ -391,6 +457,9 @@ def decide(  # noqa: PLR0913 - all that a decision about money depends on
     may_differ: bool = False,
     reuse: bool = True,
     on_orphaned_intent: OnOrphanedIntent = "fail",
+    only_submits: bool = False,
+    is_adopted: bool = False,
+    can_deny: bool = True,
 ) -> Decision:
     """Say what an attempt does about what an earlier one has left.
 
@@ -399,9 +468,13 @@ def decide(  # noqa: PLR0913 - all that a decision about money depends on
     :param told: what the back-end has said since; None if it was not asked yet
     :param now: seconds since the epoch
     :param is_cleared: a person has cleared the task since the record was made
-    :param may_differ: the input is a function's, which a retry has run anew: that it differs is no wish
+    :param may_differ: Airflow retries the task by itself: an input that renders differently is no wish
     :param reuse: whether a success is returned to a task that was cleared
     :param on_orphaned_intent: what to do about a lone intent that can't be looked up
+    :param only_submits: the task's result is the prediction's id, not its video
+    :param is_adopted: this attempt has found the prediction of a create whose answer was lost
+    :param can_deny: the server that was asked is the one, and the account, of the create: it can say that
+        there is no such prediction
     """
     if record is None:
         return Submit()
@@ -411,28 +484,36 @@ def decide(  # noqa: PLR0913 - all that a decision about money depends on
     if record.phase is Phase.SETTLED and known.status is not PredictionStatus.SUCCEEDED:
         return Submit(why=_ended_badly(known))
     if fingerprint != record.fingerprint and not may_differ:
-        is_over = record.phase is Phase.SETTLED
-        return Submit(
-            why=f"Prediction {known.id} of an earlier attempt was made from another input, model, version or"
-            f" connection. {known.bill if is_over else 'It is canceled, if it still runs.'}",
-            cancel=None if is_over else known,
-        )
+        return _about_another_order(record, known)
     if told is None:
         return LookAt(known)
     if isinstance(told, Gone):
-        return _about_gone(record, known, told, now)
+        return _about_gone(record, told, now, only_submits=only_submits, can_deny=can_deny)
     if not isinstance(told, Prediction):
         raise TypeError(f"a prediction that is {record.phase} is looked at, not listed")
     if told.status is PredictionStatus.SUCCEEDED:
-        return _about_success(record, told, is_wanted=reuse or not is_cleared)
-    return Submit(why=_ended_badly(told)) if told.status.is_final else Reattach(record, told)
+        is_wanted = reuse or not is_cleared
+        return _about_success(record, told, is_wanted=is_wanted, only_submits=only_submits)
+    if told.status.is_final and not (is_adopted and not is_cleared):
+        return Submit(why=_ended_badly(told))
+    return Reattach(record, told)
 
 
-def _about_success(record: Record, told: Prediction, *, is_wanted: bool) -> Decision:
-    files = record.known.files
+def _about_another_order(record: Record, known: Prediction) -> Submit:
+    was = f"Prediction {known.id} of an earlier attempt was made from another input, model, version or"
+    was += " connection"
+    if record.phase is Phase.SETTLED:
+        return Submit(why=f"{was}. {known.bill}")
+    if not record.is_own:
+        return Submit(why=f"{was}. It is left running, since it may be another task's.")
+    return Submit(why=f"{was}. It is canceled, if it still runs.", cancel=known)
+
+
+def _about_success(record: Record, told: Prediction, *, is_wanted: bool, only_submits: bool) -> Decision:
+    files = record.known.files or told.files
     if not is_wanted:
         return Submit(why=f"Prediction {told.id} has succeeded, but reuse=False asks for a new one.")
-    if not files and (told.has_expired or record.known.data_removed):
+    if not files and not only_submits and (told.has_expired or record.known.data_removed):
         return Submit(why=_expired(told))
     return Return(record, replace(told, files=files))
 
@@ -451,11 +532,7 @@ def _about_intent(record: Record, told: Told, on_orphaned_intent: OnOrphanedInte
             why=f"A create that was begun at {record.intended_at} never arrived: the back-end lists no such"
             " prediction, so nothing was paid for it."
         )
-    reason = (
-        "this back-end does not list its predictions"
-        if told.found is None
-        else "the back-end's list shows some that can't be told from it"
-    )
+    reason = told.why if told.found is None else "the back-end's list shows some that can't be told from it"
     lost = f"A create was begun at {record.intended_at}, its answer was lost, and {reason}"
     if on_orphaned_intent == "resubmit":
         return Submit(
@@ -469,12 +546,23 @@ def _about_intent(record: Record, told: Told, on_orphaned_intent: OnOrphanedInte
     )
 
 
-def _about_gone(record: Record, known: Prediction, gone: Gone, now: float) -> Decision:
+def _about_gone(record: Record, gone: Gone, now: float, *, only_submits: bool, can_deny: bool) -> Decision:
+    known = record.known
     if known.files:
         return Return(record, replace(known, data_removed=True))
+    if not can_deny:
+        where = f"at {record.origin}" if record.origin else "over this connection"
+        return Refuse(
+            LedgerError(
+                f"Prediction {known.id} was submitted {where}, and the connection {record.conn_id!r} leads to"
+                " another server or account now, which does not know it. Nothing was submitted since: point"
+                f" the connection back, or {HOW_TO_ANEW}. What came: {gone.error}"
+            )
+        )
     ended = parse_time(known.completed_at)
     if now > (ended.timestamp() if ended else record.deadline) + RETENTION_SECONDS:
-        return Submit(why=_expired(known))
+        is_enough = only_submits and known.status not in _ENDED_BADLY
+        return Return(record, replace(known, data_removed=True)) if is_enough else Submit(why=_expired(known))
     # The wrong server, or another account's key, would say the same.
     return Refuse(gone.error)
 
@@ -505,6 +593,10 @@ class Store(Protocol):
     def delete(self, key: str) -> None: ...
 
 
+class IntentLostError(LedgerError):
+    """Raised when an intent is no longer this attempt's: another one owns the task now."""
+
+
 class Ledger:
     """The record of one task instance, in the state store that outlives its attempts."""
 
@@ -512,6 +604,16 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._latest: Record | None = None
+        self._was_read = False
+
+    @property
+    def latest(self) -> Record | None:
+        """The record as this process knows it: last written, or read, which happens once.
+
+        :raises LedgerError: if it could not be read
+        """
+        return self._latest if self._was_read else self.read()
 
     def read(self) -> Record | None:
         """Return what an earlier attempt has left, None if that is nothing.
@@ -525,7 +627,9 @@ class Ledger:
                 f"What this task has submitted before could not be read ({type(error).__name__}: {error})."
                 " Nothing was submitted: that might pay twice."
             ) from error
-        return None if data is None else Record.from_json(data)
+        self._latest = None if data is None else Record.from_json(data)
+        self._was_read = True
+        return self._latest
 
     def intend(self, record: Record, before: Record | None) -> None:
         """Write an intent in the place of what was there `before`, and make sure that it is there.
@@ -558,6 +662,20 @@ class Ledger:
             raise LedgerError(
                 f"The state of this task's prediction could not be recorded ({type(error).__name__}: {error})"
             ) from error
+        self._latest, self._was_read = record, True
+
+    def confirm(self, intent: Record) -> None:
+        """Return if an intent is still what the store holds, so that its create may be sent once more.
+
+        :raises IntentLostError: if another attempt has taken over, or the store knows this attempt no more
+        :raises LedgerError: if it could not be read
+        """
+        found = self.read()
+        if found is None or found.nonce != intent.nonce:
+            raise IntentLostError(
+                "The create was not accepted, and is not sent again: another attempt of this task has taken"
+                " over. Nothing was submitted by this one."
+            )
 
     def withdraw(self, before: Record | None) -> None:
         """Forget an intent whose create was certainly not accepted; what was there `before` is again.
@@ -573,6 +691,7 @@ class Ledger:
             raise LedgerError(
                 f"An intent could not be withdrawn ({type(error).__name__}: {error})"
             ) from error
+        self._latest = None
 
 
 class AttemptLedger(Ledger):
@@ -585,20 +704,26 @@ class AttemptLedger(Ledger):
 
     def __init__(self, ti: Any) -> None:
         self._ti = ti
-        self._written: Record | None = None
+        self._latest: Record | None = None
+        self._was_read = ti is None
 
     def read(self) -> Record | None:
-        if self._ti is None or self._written is not None:
-            return self._written
+        if self._was_read:
+            return self._latest
         ti = self._ti
         data = ti.xcom_pull(task_ids=ti.task_id, key=KEY, map_indexes=ti.map_index)
-        return None if data is None else Record.from_json(data)
+        self._latest = None if data is None else Record.from_json(data)
+        self._was_read = True
+        return self._latest
 
     def intend(self, record: Record, before: Record | None) -> None:
         """Nobody would read it."""
 
+    def confirm(self, intent: Record) -> None:
+        """No other attempt can have taken over what only this one knows."""
+
     def write(self, record: Record) -> None:
-        self._written = record
+        self._latest, self._was_read = record, True
         if self._ti is None:
             return
         try:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
+from airflow_vace.redaction import is_shortened, unsigned
+
 if TYPE_CHECKING:
     from airflow_vace.prediction import Prediction
 
@@ -31,7 +33,10 @@ class PredictionPageLink(BaseOperatorLink):
 
 
 class PredictionOutputLink(BaseOperatorLink):
-    """The video, at the vendor, as long as it lives there."""
+    """The video, at the vendor, as long as it lives there; empty if its address is signed.
+
+    Airflow keeps links in its database, and a signature must not stand there.
+    """
 
     name = "Video"
 
@@ -45,7 +50,9 @@ class PredictionOutputLink(BaseOperatorLink):
 
 
 def _web(url: str | None) -> str:
-    return url if url and url.startswith(("https://", "http://")) else ""
+    if url is None or not url.startswith(("https://", "http://")):
+        return ""
+    return url if url == unsigned(url) and not is_shortened(url) else ""
 
 
 LINKS = (PredictionPageLink(), PredictionOutputLink())

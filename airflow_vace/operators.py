@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
 
 from airflow_vace.api import may_create_again
+from airflow_vace.arguments import handed_over
 from airflow_vace.exceptions import (
     LedgerError,
     PredictionExpired,
@@ -19,11 +20,18 @@ from airflow_vace.exceptions import (
     VaceError,
     VaceInputError,
 )
-from airflow_vace.inputs import literal
-from airflow_vace.ledger import AttemptLedger, Ledger, OnOrphanedIntent, Order, Phase
-from airflow_vace.polling import LookAgain, Wait
+from airflow_vace.ledger import (
+    AttemptLedger,
+    Ledger,
+    OnOrphanedIntent,
+    Order,
+    Phase,
+    digest_of_arguments,
+)
+from airflow_vace.polling import LookAgain, Wait, read_end
 from airflow_vace.prediction import Prediction, PredictionStatus
-from airflow_vace.submission import Policy, Submission
+from airflow_vace.submission import Attempt, Policy, Submission
+from airflow_vace.task_state import is_test_of_a_task
 from airflow_vace.waiting import (
     MOST_DEFERRALS,
     WaitsForPrediction,
@@ -40,10 +48,13 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context, ObjectStoragePath
 
+    from airflow_vace.ledger import Record
     from airflow_vace.waiting import SaveIn
 
 # How long after a task's own deadline a back-end may still fetch its input: it is canceled by then.
 SIGNED_GRACE_SECONDS = 900.0
+# Two readings of one clock may differ by the time between them.
+_CLOCK_SLACK_SECONDS = 1.0
 
 
 class VacePredictionOperator(WaitsForPrediction):
@@ -72,12 +83,16 @@ class VacePredictionOperator(WaitsForPrediction):
     :param reuse: return a prediction that has succeeded to a task that is cleared; False submits a new one
     :param on_orphaned_intent: `fail` or `resubmit` where a create was cut off and the back-end has no
         list to look it up in: it may have been accepted, and be billed
+    :param label: whom the video is for; the payload, the manifest and the asset's event hold it (templated;
+        default: the rendered `map_index_template`)
     """
 
-    template_fields: Sequence[str] = ("input", "model", "version", "vace_conn_id", "save_to")
+    template_fields: Sequence[str] = ("input", "model", "version", "vace_conn_id", "save_to", "video_label")
     template_fields_renderers: ClassVar[dict[str, str]] = {"input": "json"}
     ui_color = "#e9e3f7"
     owns_prediction = True
+    # What other tasks hand over in these belongs to the order.
+    argument_fields: ClassVar[tuple[str, ...]] = ("input",)
 
     def __init__(  # noqa: PLR0913 - a DAG author's parameters
         self,
@@ -98,6 +113,7 @@ class VacePredictionOperator(WaitsForPrediction):
         durable: bool = True,
         reuse: bool = True,
         on_orphaned_intent: OnOrphanedIntent = "fail",
+        label: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -117,7 +133,11 @@ class VacePredictionOperator(WaitsForPrediction):
         self.durable = durable
         self.reuse = reuse
         self.on_orphaned_intent = on_orphaned_intent
+        self.video_label = label
         self._submission: Submission | None = None
+        self._arguments: str | None = None
+        self._began = time.monotonic()
+        self._was_deferred = False
         self._known_input: Mapping[str, Any] = {}
         checked_save_in(save_in, save_to, defers=wait_for_completion and deferrable)
         checked_end(end_from_trigger, save_to, save_in)
@@ -138,14 +158,15 @@ class VacePredictionOperator(WaitsForPrediction):
     def execute(self, context: Context) -> dict[str, Any]:
         ledger = self._begin(context)
         if not ledger.is_durable:
-            why = "Airflow below 3.3 keeps no state across attempts" if self.durable else "durable=False"
-            self.log.warning("%s: a retry of this task, or a clear, may pay again", why)
+            self._warn_of_what_is_not_kept()
         with self.until_canceled():
             prediction, deadline = self._owned(ledger)
             with self._ended(prediction):
                 self.show(prediction)
+                if prediction.status.is_final and prediction.status is not PredictionStatus.SUCCEEDED:
+                    read_end(prediction)
             if not self.wait_for_completion:
-                return prediction.payload()
+                return self.marked(prediction).payload()
             return self._wait_on(self._wait_for(prediction, deadline), may_defer=self.deferrable)
 
     def execute_complete(
@@ -157,8 +178,12 @@ class VacePredictionOperator(WaitsForPrediction):
     ) -> dict[str, Any]:
         """Go on after the triggerer: with the end, or by looking for ourselves."""
         self._begin(context)
+        self._was_deferred = True
         with translated():
             prediction = self._prediction = Prediction.from_json(event)
+        self._known_label = prediction.label
+        if not prediction.status.is_final:
+            self._note_deferred(prediction, is_deferred=False)
         self._is_landed = bool(prediction.files)
         deadline = time.time() if deadline is None else deadline
         wait = self._wait_for(prediction, deadline)
@@ -178,6 +203,7 @@ class VacePredictionOperator(WaitsForPrediction):
             "".join(failure.get("traceback") or ()),
         )
         ledger = self._begin(context)
+        self._was_deferred = True
         with translated(can_be_looked_at_again):
             record = ledger.read()
             if ledger.is_durable and (record is None or record.phase is Phase.INTENT):
@@ -187,6 +213,7 @@ class VacePredictionOperator(WaitsForPrediction):
                     " submits anew."
                 )
             prediction = self._prediction = Prediction.from_json(record.prediction if record else None)
+        self._note_deferred(prediction, is_deferred=False)
         deadline = record.deadline if record else None
         return self._wait_on(self._wait_for(prediction, deadline), may_defer=False)
 
@@ -208,13 +235,26 @@ class VacePredictionOperator(WaitsForPrediction):
     def _begin(self, context: Context) -> Ledger:
         """Take up, in each of the task's processes, what it has submitted before."""
         self.enter(context)
+        self._began = time.monotonic()
         store: Any = context.get("task_state_store")
-        if self.durable and store is not None:
+        if is_test_of_a_task():
+            self._ledger: Ledger = AttemptLedger(None)
+        elif self.durable and store is not None:
             self._ledger = Ledger(store)
         else:
             is_deferred = self.wait_for_completion and self.deferrable
             self._ledger = AttemptLedger(self._ti if is_deferred else None)
         return self._ledger
+
+    def _warn_of_what_is_not_kept(self) -> None:
+        if is_test_of_a_task():
+            self.log.warning(
+                "`airflow tasks test` leaves the record and the prediction of this run alone: it submits a"
+                " prediction of its own, which is billed, and which no other run of the task knows of"
+            )
+            return
+        why = "Airflow below 3.3 keeps no state across attempts" if self.durable else "durable=False"
+        self.log.warning("%s: a retry of this task, or a clear, may pay again", why)
 
     def _owned(self, ledger: Ledger) -> tuple[Prediction, float]:
         """Return this task's prediction and its deadline; Airflow may only retry what can't pay twice."""
@@ -224,7 +264,7 @@ class VacePredictionOperator(WaitsForPrediction):
             Destination.of(self.save_to)
             submission = self._submission = self._new_submission(ledger)
             try:
-                self._prediction, deadline = submission.prediction_of(self._order())
+                self._prediction, deadline = submission.prediction_of(self._order_since)
             except AirflowTaskTimeout:
                 if submission.prediction is None:
                     raise
@@ -235,11 +275,22 @@ class VacePredictionOperator(WaitsForPrediction):
             self.on_kill()
         return self._prediction, deadline
 
-    def _order(self) -> Order:
-        values, model, version = self.hook.resolved(
-            self.input, model=self.model or None, version=self.version or None
+    def _order_since(self, record: Record | None) -> Order:
+        """Return what is asked for now; what the task leaves to the connection is as the record has it.
+
+        :raises VaceInputError: for what cannot work
+        """
+        model = self.model or (record.model if record is not None else None)
+        values, model, version = self.hook.resolved(self.input, model=model, version=self.version or None)
+        if record is not None and not self.version:
+            version = record.version
+        return Order(
+            values=values,
+            model=model,
+            version=version,
+            conn_id=self.vace_conn_id,
+            arguments=self._arguments,
         )
-        return Order(values=values, model=model, version=version, conn_id=self.vace_conn_id)
 
     def _new_submission(self, ledger: Ledger) -> Submission:
         policy = Policy(
@@ -247,10 +298,19 @@ class VacePredictionOperator(WaitsForPrediction):
             cancel_on_timeout=self.cancel_on_timeout,
             reuse=self.reuse,
             on_orphaned_intent=self.on_orphaned_intent,
+            only_submits=not self.wait_for_completion,
         )
-        max_tries = getattr(self._ti, "max_tries", None)
+        attempt = Attempt(
+            try_number=getattr(self._ti, "try_number", None), max_tries=getattr(self._ti, "max_tries", None)
+        )
         return Submission(
-            self.hook, ledger, policy, log=self.log, reachable=self._prepared, max_tries=max_tries
+            self.hook,
+            ledger,
+            policy,
+            log=self.log,
+            reachable=self._prepared,
+            saved=self.files_saved,
+            attempt=attempt,
         )
 
     def _prepared(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -264,19 +324,50 @@ class VacePredictionOperator(WaitsForPrediction):
     def known_input(self) -> Mapping[str, Any]:
         if not self._known_input:
             with suppress(Exception):  # a nicety of the manifest: no video is lost for want of it
-                order, record = self._order(), self._ledger.read()
+                record = self._ledger.latest
+                order = self._order_since(record)
                 if record is not None and record.fingerprint != order.fingerprint:
                     return {}  # the prediction was made from another input
                 seed = record.seed if record is not None else None
                 self._known_input = order.values if seed is None else order.with_seed(seed).values
         return self._known_input
 
-    def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
-        """Mask signatures before Airflow keeps the rendered fields."""
-        from airflow_vace.media import mask_signatures
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Any, context: Context, jinja_env: Any, seen_oids: set[int]
+    ) -> None:
+        """Note what was handed to the task, which is known only while its templates are rendered."""
+        given = {name: getattr(self, name) for name in self.argument_fields}
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        parts = [self._argument(name, value, seen_oids) for name, value in given.items()]
+        if parent is self and any(part is not None for part in parts):
+            self._arguments = digest_of_arguments(parts)
 
-        super()._do_render_template_fields(*args, **kwargs)
-        mask_signatures(literal(self.input) if isinstance(self.input, str) else self.input)
+    def _argument(self, name: str, given: Any, resolved: set[int]) -> Any:
+        return handed_over(given, getattr(self, name), resolved)
+
+    def may_cancel(self) -> bool:
+        if self._submission is not None:
+            return self._submission.is_own
+        try:
+            record = self._ledger.latest
+        except LedgerError:
+            return False
+        return record is None or record.is_own
+
+    def _note_deferred(self, prediction: Prediction, *, is_deferred: bool) -> None:
+        """Record that this attempt waits in the triggerer, or waits there no more.
+
+        An attempt that Airflow never retries needs no such note: whatever comes after it is a person's.
+        """
+        try:
+            record = self._ledger.latest
+            if record is None or record.phase is not Phase.SUBMITTED or not self._ledger.is_durable:
+                return
+            if record.known.id != prediction.id or not record.max_tries or record.deferred == is_deferred:
+                return
+            self._ledger.write(replace(record, deferred=is_deferred))
+        except LedgerError as error:
+            self.log.warning("%s", error)
 
     def _is_kept(self) -> bool:
         is_recorded = self._submission is None or self._submission.is_recorded
@@ -289,10 +380,7 @@ class VacePredictionOperator(WaitsForPrediction):
 
     def _wait_on(self, wait: Wait, *, may_defer: bool, gave_up: int = 0) -> dict[str, Any]:
         with self._ended(wait.prediction):
-            try:
-                prediction = self._end_of(wait, may_defer=may_defer, gave_up=gave_up)
-            except PredictionTimeout as error:
-                prediction = self._end_at_deadline(error)
+            prediction = self._final(wait, may_defer=may_defer, gave_up=gave_up)
             result = self.result_of(prediction)
             self._settle()
             return result
@@ -349,14 +437,39 @@ class VacePredictionOperator(WaitsForPrediction):
         except LedgerError as error:
             self.log.warning("The end of prediction %s was not recorded: %s", prediction.id, error)
 
+    def _final(self, wait: Wait, *, may_defer: bool, gave_up: int) -> Prediction:
+        """Wait for the end; cancel at the deadline, once another clock confirms it."""
+        while True:
+            try:
+                return self._end_of(wait, may_defer=may_defer, gave_up=gave_up)
+            except PredictionTimeout as error:
+                if self._is_overdue(wait.deadline):
+                    return self._end_at_deadline(error)
+                if not self.hook.clock.is_known:
+                    wait.deadline = time.time() + self.timeout
+                self.log.warning(
+                    "By this machine's clock alone the deadline of prediction %s is over: it is not canceled,"
+                    " and the task waits on",
+                    wait.prediction.id,
+                )
+
+    def _is_overdue(self, deadline: float | None) -> bool:
+        """Return True if a second clock confirms it: the server's, a triggerer's, or a monotonic one."""
+        if deadline is None or self._was_deferred:
+            return True
+        if self.hook.clock.is_known:
+            return self.hook.clock.earlier(time.time()) >= deadline - _CLOCK_SLACK_SECONDS
+        return time.monotonic() - self._began >= self.timeout - _CLOCK_SLACK_SECONDS
+
     def _end_of(self, wait: Wait, *, may_defer: bool, gave_up: int) -> Prediction:
         if wait.prediction.status.is_final:
             return wait.prediction
         if not may_defer:
-            left = None if wait.deadline is None else wait.deadline - time.time()
+            left = None if wait.deadline is None else wait.deadline - self.hook.clock.earlier(time.time())
             return self.hook.wait_for_prediction(wait.prediction, left, poll_interval=self.poll_interval)
         seen = self.look(wait)
         if isinstance(seen, LookAgain):
+            self._note_deferred(wait.prediction, is_deferred=True)
             self.defer_until_final(wait, gave_up)
         return seen
 
@@ -364,7 +477,7 @@ class VacePredictionOperator(WaitsForPrediction):
         """Cancel; a prediction that succeeded in its last moment is a success all the same."""
         if not self.cancel_on_timeout:
             raise error
-        canceled = self.cancel(error.prediction)
+        canceled = self.cancel(error.prediction) if self.may_cancel() else None
         prediction = canceled or error.prediction
         if not prediction.status.is_final:
             with suppress(VaceError):
@@ -372,6 +485,8 @@ class VacePredictionOperator(WaitsForPrediction):
         if prediction.status is PredictionStatus.SUCCEEDED:
             return prediction
         told = "was told to stop" if canceled else "could not be told to stop"
+        if not self.may_cancel():
+            told = "is left running, since it may be another task's"
         raise PredictionTimeout(
             f"Prediction {prediction.id} was not final {self.timeout:g} s after its submission and {told};"
             f" it is {prediction.status}. {prediction.bill} Raise the timeout if it needs longer.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,10 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_vace.api import read_known
-from airflow_vace.exceptions import PredictionTimeout, VaceError
-from airflow_vace.polling import LookAgain, Wait
-from airflow_vace.prediction import Prediction
+from airflow_vace.exceptions import PredictionTimeout, VaceAPIError, VaceError
+from airflow_vace.polling import LookAgain, Wait, is_not_found
+from airflow_vace.prediction import Prediction, PredictionStatus
+from airflow_vace.rendering import label_text
 from airflow_vace.waiting import (
     DEFERRAL_GRACE_SECONDS,
     MOST_DEFERRALS,
@@ -62,9 +64,11 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         whenever nothing is lost by it)
     :param poke_interval: seconds between two looks; when deferred, at most so many (default: 60 s,
         deferred 10 s, or 5 % of the time waited)
+    :param label: whom the video is for; the payload, the manifest and the asset's event hold it (templated;
+        default: the rendered `map_index_template`, else the label in the payload that is waited for)
     """
 
-    template_fields: Sequence[str] = ("prediction", "vace_conn_id", "save_to")
+    template_fields: Sequence[str] = ("prediction", "vace_conn_id", "save_to", "video_label")
     template_fields_renderers: ClassVar[dict[str, str]] = {"prediction": "json"}
     ui_color = "#e9e3f7"
     start_trigger_args = MappedStart()
@@ -81,6 +85,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         start_from_trigger: bool = False,
         end_from_trigger: bool | None = None,
         poke_interval: timedelta | float | None = None,
+        label: str | None = None,
         **kwargs: Any,
     ) -> None:
         if poke_interval is not None:
@@ -93,13 +98,14 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         self.save_to = save_to
         self.save_in = save_in
         self.end_from_trigger = end_from_trigger
+        self.video_label = label
         checked_save_in(save_in, save_to, defers=deferrable)
         self._bound = None if poke_interval is None else self.poke_interval
         self._wait: Wait | None = None
         checked_end(end_from_trigger, save_to, save_in)
-        self.start_from_trigger = start_from_trigger and self._can_start_there()
+        self.start_from_trigger = start_from_trigger and self._can_start_there(label)
 
-    def _can_start_there(self) -> bool:
+    def _can_start_there(self, label: Any) -> bool:
         """Prepare to begin in the triggerer, where that can be; warn where this Airflow can't."""
         if not self.deferrable or self.save_in == "triggerer":
             raise ValueError("start_from_trigger needs deferrable=True and save_in='worker'")
@@ -108,7 +114,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
                 "start_from_trigger needs Airflow 3.3: the task defers from a worker instead", stacklevel=3
             )
             return False
-        source = source_of(self, self.prediction) if is_plain(self.vace_conn_id) else None
+        source = source_of(self, self.prediction) if is_plain([self.vace_conn_id, label]) else None
         if source is None:
             return False
         kwargs = {
@@ -120,6 +126,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
             "end_from_trigger": self.end_from_trigger,
             "do_xcom_push": self.do_xcom_push,
             "saves": self.save_to is not None or self._post_execute_hook is not None,
+            "label": label_text(label),
         }
         grace = timedelta(seconds=self.timeout + DEFERRAL_GRACE_SECONDS)
         start = replace(type(self).start_trigger_args, trigger_kwargs=kwargs, timeout=grace)
@@ -154,7 +161,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
             if self._wait is None:
                 self.check_destination()
                 self._wait = self._new_wait(None)
-            seen = self.look(self._wait)
+            seen = self._seen(self._wait)
             if isinstance(seen, LookAgain):
                 # A server may ask for more time than there is between two pokes.
                 time.sleep(min(max(seen.seconds - self.poke_interval, 0.0), _LONGEST_HOLD_SECONDS))
@@ -185,12 +192,30 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
             return self.look_then_defer(context)
         with translated(can_be_looked_at_again):
             prediction = Prediction.from_json(event)
+            self._known_label = prediction.label
             self._is_landed = bool(prediction.files)
             if deadline is None and isinstance(event, dict):
                 deadline = event.get("deadline")
             deadline = time.time() if deadline is None else deadline
             wait = Wait(prediction=prediction, deadline=deadline, poll_interval=self._bound)
             return self._wait_on(wait, gave_up + 1)
+
+    def _seen(self, wait: Wait) -> Prediction | LookAgain:
+        """Look once; a prediction that its server has forgotten is a success if it is saved."""
+        try:
+            return self.look(wait)
+        except VaceAPIError as error:
+            files = self.files_saved(wait.prediction.id) if is_not_found(error) else None
+            if not files:
+                raise
+            self.log.info("Prediction %s is not known any more, and is saved", wait.prediction.id)
+            return replace(wait.prediction, status=PredictionStatus.SUCCEEDED, files=files, data_removed=True)
+
+    def marked(self, prediction: Prediction) -> Prediction:
+        """Return a prediction with label and seed; what this task does not know, its argument may."""
+        with suppress(VaceError):
+            prediction = read_known(self.prediction).updated(prediction)
+        return super().marked(prediction)
 
     def _new_wait(self, deadline: float | None) -> Wait:
         known = read_known(self.prediction)
@@ -200,7 +225,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         if wait.prediction.status.is_final:
             return self.result_of(wait.prediction)
         try:
-            seen = self.look(wait)
+            seen = self._seen(wait)
             if isinstance(seen, LookAgain) and gave_up <= MOST_DEFERRALS:
                 self.defer_until_final(wait, gave_up)
             if isinstance(seen, LookAgain):

@@ -29,6 +29,7 @@ from airflow_vace.ledger import (
     HOW_TO_GO_ON,
     Adopt,
     Gone,
+    IntentLostError,
     Listed,
     LookAt,
     LookUp,
@@ -42,13 +43,14 @@ from airflow_vace.ledger import (
     decide,
 )
 from airflow_vace.polling import Backoff, LookAgain, Wait, is_not_found
+from airflow_vace.prediction import Prediction, PredictionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from airflow_vace.api import Page
     from airflow_vace.hooks import VaceHook
     from airflow_vace.ledger import Decision, Ledger, Order, Told
-    from airflow_vace.prediction import Prediction
 
 # The server is asked to cancel by itself some time after we would have: a net below our own cancel.
 CANCEL_AFTER_GRACE_SECONDS = 60.0
@@ -67,29 +69,58 @@ _MOST_LOST = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What the author of a task says about its money; `timeout` is in seconds from the submission."""
+    """What the author of a task says about its money; `timeout` is in seconds from the submission.
+
+    `only_submits`: the task's result is the prediction's id, so a video that has expired since is no loss.
+    """
 
     timeout: float
     cancel_on_timeout: bool = True
     reuse: bool = True
     on_orphaned_intent: OnOrphanedIntent = "fail"
+    only_submits: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """Airflow's numbers of an attempt, None where they are unknown; they tell a clear from a retry."""
+
+    try_number: int | None = None
+    max_tries: int | None = None
+
+    def is_cleared_since(self, record: Record) -> bool:
+        """Return True if a person has cleared the task since a record was made.
+
+        A clear raises `max_tries`, unless the task runs at that moment; an attempt beyond those that Airflow
+        makes by itself can still only come from a person (Airflow 3.3.2, `clear_task_instances` and
+        `_is_eligible_to_retry`).
+        """
+        if record.max_tries is None or record.max_tries != self.max_tries:
+            return True
+        return self.try_number is not None and self.try_number > record.max_tries + 1
 
 
 def _as_it_is(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
+def _nothing(_: str) -> None:
+    return None
+
+
 class Submission:
     """One attempt of a task to have exactly one prediction for its order.
 
     `prediction` is the task's as soon as it is known, for whoever must cancel it; `is_recorded` says whether
-    another attempt would know of it; after `is_killed` is set, no create is sent any more.
+    another attempt would know of it; after `is_killed` is set, no create is sent any more. `is_own` is False
+    for a prediction that may be another task's, which must not be canceled.
 
     :param hook: the hook of the order's connection
     :param ledger: what earlier attempts have left
     :param log: the task's log: what was found, what was decided, what it means for money
     :param reachable: makes URLs of the paths in an input, as late as possible: they may be valid for a time
-    :param max_tries: Airflow's, which tells a clear from a retry; None if unknown
+    :param saved: returns the files of a prediction's id that are at their places already, None for none
+    :param attempt: which attempt this is
     """
 
     def __init__(  # noqa: PLR0913 - what an attempt has
@@ -100,73 +131,109 @@ class Submission:
         *,
         log: Any,
         reachable: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_it_is,
-        max_tries: int | None = None,
+        saved: Callable[[str], list[dict[str, Any]] | None] = _nothing,
+        attempt: Attempt | None = None,
     ) -> None:
         self.hook = hook
         self.ledger = ledger
         self.policy = policy
         self.log = log
         self.reachable = reachable
-        self.max_tries = max_tries
+        self.saved = saved
+        self.attempt = attempt or Attempt()
         self.prediction: Prediction | None = None
         self.is_submitting = False
         self.is_killed = False
         self.is_recorded = True
+        self.is_own = True
 
-    def prediction_of(self, order: Order) -> tuple[Prediction, float]:
+    def prediction_of(self, order_since: Callable[[Record | None], Order]) -> tuple[Prediction, float]:
         """Return the order's prediction, the one that is there or a new one, and its deadline.
 
         The deadline is that of the attempt which submitted it, unless the time-out was raised since.
 
+        :param order_since: makes the order; what its author leaves to the connection is as in the record, if
+            there is one
         :raises LedgerError: if it is not known what has been submitted; nothing was submitted
         :raises SubmissionUnknown: if one may have been submitted that can't be found
         :raises VaceError: if looking or submitting failed
         """
         record = self.ledger.read()
+        order = order_since(record)
         told: Told = None
         lost = 0
+        is_adopted = False
         if record is not None:
             self._tell_found(record)
         while True:
-            decision = self._decision(record, order, told)
+            decision = self._decision(record, order, told, is_adopted=is_adopted)
             match decision:
                 case Submit():
-                    order = replace(order, sent=self.reachable(order.values))
+                    order = self._sendable(order_since, order, record)
                     before, record, told = record, self._intended(order, decision, record), None
+                    is_adopted = False
                     submitted = self._submitted(order, record, before, is_last=lost + 1 == _MOST_LOST)
                     if submitted is not None:
-                        return submitted, record.deadline
+                        return submitted, self.hook.clock.at_server(record.deadline)
                     lost += 1
                 case LookAt(prediction):
-                    self.prediction = prediction
+                    self.prediction, self.is_own = prediction, record is None or record.is_own
                     told = self._look_at(prediction)
                 case LookUp(intent):
                     told = self._look_up(intent)
                 case Adopt(intent, prediction, others):
                     record, told = self._adopted(intent, prediction, others), prediction
+                    is_adopted = True
                 case Reattach(found, prediction) | Return(found, prediction):
                     self._tell_reused(decision, order)
                     return prediction, self._taken_up(found)
                 case Refuse(error):
                     raise error
 
-    def _decision(self, record: Record | None, order: Order, told: Told) -> Decision:
-        before = record.max_tries if record is not None else None
-        is_cleared = before is None or before != self.max_tries
-        asked = (order.model, order.version, order.conn_id)
-        is_alike = record is not None and (record.model, record.version, record.conn_id) == asked
+    def _decision(self, record: Record | None, order: Order, told: Told, *, is_adopted: bool) -> Decision:
+        is_cleared = record is None or self._is_cleared(record, told)
         return decide(
             record,
             order.fingerprint,
             told,
-            now=time.time(),
+            now=self.hook.clock.earlier(time.time()),
             is_cleared=is_cleared,
-            may_differ=order.is_computed and is_alike and not is_cleared,
+            may_differ=record is not None and not is_cleared and _is_same_wish(record, order),
             reuse=self.policy.reuse,
             on_orphaned_intent=self.policy.on_orphaned_intent,
+            only_submits=self.policy.only_submits,
+            is_adopted=is_adopted,
+            can_deny=record is None or not isinstance(told, Gone) or self._leads_to(record),
         )
 
+    def _is_cleared(self, record: Record, told: Told) -> bool:
+        """Return True if a person asks for this attempt.
+
+        A wait in the triggerer ends by itself only with the prediction, or at its deadline. An attempt that
+        comes earlier, after one that waits there, is a person's: Airflow leaves `max_tries` as it is if it
+        takes the task for a running one.
+        """
+        is_early = isinstance(told, Prediction) and not told.status.is_final
+        is_waiting = record.deferred and is_early and self.hook.clock.earlier(time.time()) < record.deadline
+        return is_waiting or self.attempt.is_cleared_since(record)
+
+    def _leads_to(self, record: Record) -> bool:
+        """Return True if the record's connection still leads to the server and account of its create."""
+        try:
+            hook = self._hook_of(record)
+            return record.is_at(_address_of(hook), hook.settings.api.key)
+        except (AirflowNotFoundException, VaceError):
+            return False
+
     # --- submitting --------------------------------------------------------------------------------
+
+    def _sendable(
+        self, order_since: Callable[[Record | None], Order], order: Order, before: Record | None
+    ) -> Order:
+        """Return the order with URLs in place of paths; after a clear, with the connection's new defaults."""
+        if before is not None and self.attempt.is_cleared_since(before):
+            order = order_since(None)
+        return replace(order, sent=self.reachable(order.values))
 
     def _intended(self, order: Order, decision: Submit, before: Record | None) -> Record:
         if decision.why:
@@ -174,9 +241,16 @@ class Submission:
         if decision.cancel is not None and before is not None:
             self._hook_of(before).stop_prediction(decision.cancel)
         self.prediction = None
-        deadline = time.time() + self.policy.timeout
-        intent = Record.of(order, deadline=deadline, max_tries=self.max_tries, before=before)
+        intent = Record.of(
+            order,
+            deadline=time.time() + self.policy.timeout,
+            max_tries=self.attempt.max_tries,
+            before=before,
+            origin=_address_of(self.hook),
+            key=self.hook.settings.api.key,
+        )
         self.ledger.intend(intent, before)
+        self.is_own = True
         return intent
 
     def _submitted(
@@ -185,7 +259,7 @@ class Submission:
         """Submit; return the prediction, None if there may be one that this attempt can look up."""
         sent = order if intent.seed is None else order.with_seed(intent.seed)
         try:
-            prediction = self.prediction = self._created(sent, intent.deadline)
+            prediction = self.prediction = self._created(sent, intent)
         except (SubmissionUnknown, VaceProtocolError) as error:
             if not self.ledger.is_durable:
                 raise
@@ -201,6 +275,8 @@ class Submission:
                 status_code=error.status_code,
                 may_be_retried=can_look_up or self.policy.on_orphaned_intent == "resubmit",
             ) from error.__cause__
+        except IntentLostError:
+            raise  # the record is another attempt's
         except (AirflowTaskTimeout, Exception):
             self._withdraw(before)
             raise
@@ -208,20 +284,29 @@ class Submission:
         self.log.info(
             "Submitted prediction %s of %s (%s%s)", prediction.id, order.model, prediction.status, seed
         )
-        self._note(intent.submitted(prediction))
+        at_server = self.hook.clock.at_server(intent.deadline)
+        self._note(replace(intent.submitted(prediction), deadline=at_server))
         return prediction
 
-    def _created(self, order: Order, deadline: float) -> Prediction:
+    def _check_wanted(self, intent: Record) -> None:
+        """Raise if a create that was refused is no longer this attempt's to send."""
+        if self.is_killed:
+            raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
+        self.ledger.confirm(intent)
+
+    def _created(self, order: Order, intent: Record) -> Prediction:
         """Create; whatever ends that with a request still open is :class:`SubmissionUnknown`."""
         if self.is_killed:
             raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
+        deadline = intent.deadline + CANCEL_AFTER_GRACE_SECONDS
         self.is_submitting = True
         try:
             return self.hook.create_prediction(
                 order.wire,
                 model=order.model,
                 version=order.version,
-                deadline=deadline + CANCEL_AFTER_GRACE_SECONDS if self.policy.cancel_on_timeout else None,
+                deadline=deadline if self.policy.cancel_on_timeout else None,
+                before_resend=lambda: self._check_wanted(intent),
             )
         except (VaceError, AirflowException):
             raise
@@ -270,12 +355,15 @@ class Submission:
         prediction = decision.prediction
         if decision.record.fingerprint != order.fingerprint:
             self.log.warning(
-                "The task's function has returned another input than in the attempt before, from which"
-                " prediction %s was made; going on with that one, so that nothing is paid twice. Let the"
-                " function return the same for the same arguments (no clock, no chance), or clear the task"
-                " to submit what it returns now.",
+                "This attempt has another input than the one before, from which prediction %s was made. The"
+                " task goes on with that prediction, so nothing is paid twice. A template or a function must"
+                " give the same input in each attempt: no clock, no chance, no try_number. Clear the task to"
+                " submit the new input; clear it once more if it was cleared while it ran, since Airflow does"
+                " not show that to a task.",
                 prediction.id,
             )
+        if prediction.status.is_final and isinstance(decision, Reattach):
+            return  # its end, an error, says all
         if isinstance(decision, Reattach):
             self.log.info(
                 "Prediction %s is %s: going on with it. Nothing new is submitted, there is one bill",
@@ -292,13 +380,33 @@ class Submission:
 
     def _taken_up(self, record: Record) -> float:
         """Take over what an earlier attempt has recorded, and return its deadline."""
-        if record.max_tries != self.max_tries:  # a retry from here on is no clear
+        self.is_own = record.is_own
+        if record.max_tries != self.attempt.max_tries or record.deferred:  # a retry from here on is no clear
             with suppress(LedgerError):  # what is recorded already serves the next attempt too
-                self.ledger.write(replace(record, max_tries=self.max_tries))
+                self.ledger.write(replace(record, max_tries=self.attempt.max_tries, deferred=False))
         intended = datetime.fromisoformat(record.intended_at).timestamp()
-        return max(record.deadline, intended + self.policy.timeout)
+        deadline = max(record.deadline, intended + self.policy.timeout)
+        if deadline > record.deadline + CANCEL_AFTER_GRACE_SECONDS and self.policy.cancel_on_timeout:
+            self.log.warning(
+                "The timeout was raised after prediction %s was submitted: a server that heeds Cancel-After"
+                " cancels it by the first deadline all the same",
+                record.known.id,
+            )
+        return deadline
 
     def _look_at(self, prediction: Prediction) -> Prediction | Gone:
+        """Return what is known of a prediction; one whose files its server has deleted may be saved."""
+        told = self._asked(prediction)
+        if isinstance(told, Prediction) and not (told.has_expired or prediction.data_removed):
+            return told
+        files = self.saved(prediction.id)
+        if not files:
+            return told
+        self.log.info("Prediction %s is saved: its files are at save_to", prediction.id)
+        known = told if isinstance(told, Prediction) else prediction
+        return replace(known, status=PredictionStatus.SUCCEEDED, files=files, data_removed=True, error=None)
+
+    def _asked(self, prediction: Prediction) -> Prediction | Gone:
         wait = Wait(prediction=prediction, deadline=time.time() + MOST_TROUBLE_SECONDS)
         while True:
             try:
@@ -321,8 +429,8 @@ class Submission:
     def _look_up(self, intent: Record) -> Listed:
         """Look for a lost create until it is found, or had the time to come through."""
         hook = self._lister(intent)
-        if hook is None:
-            return Listed(found=None)
+        if isinstance(hook, Listed):
+            return hook
         self.log.info("Looking into the back-end's list whether it was accepted")
         began = time.time()
         age = began - datetime.fromisoformat(intent.intended_at).timestamp()
@@ -332,7 +440,7 @@ class Submission:
         while True:
             looked = time.time()
             try:
-                seen = [(p, intent.is_of(p)) for p in hook.list_predictions(intent.listed_from)]
+                pages = list(hook.list_pages(intent.listed_from))
             except _LASTING:
                 raise
             except VaceError as error:
@@ -348,19 +456,36 @@ class Submission:
                     ) from error
                 self.log.warning("The list of predictions could not be read: %s", error)
             else:
-                found = tuple(prediction for prediction, is_it in seen if is_it)
-                if found or looked - began >= grace:
-                    return Listed(found=found, is_unclear=any(is_it is None for _, is_it in seen))
+                listed = self._listed(intent, pages)
+                if listed.found or looked - began >= grace:
+                    return listed
             time.sleep(backoff.next_delay())
 
-    def _lister(self, intent: Record) -> VaceHook | None:
-        """Return what can list the predictions of the connection that a create went over, if anything can."""
+    def _listed(self, intent: Record, pages: list[Page]) -> Listed:
+        """Return what pages show of a lost create; only the same account can deny it."""
+        seen = [(p, intent.is_of(p)) for page in pages for p in page.predictions]
+        found = tuple(prediction for prediction, is_it in seen if is_it)
+        if found or self._leads_to(intent):
+            may_be = any(intent.may_be(item) for page in pages for item in page.unreadable)
+            return Listed(found=found, is_unclear=may_be or any(is_it is None for _, is_it in seen))
+        why = (
+            f"the key of the connection {intent.conn_id!r} was changed since: its account may be another one"
+        )
+        return Listed(found=None, why=why)
+
+    def _lister(self, intent: Record) -> VaceHook | Listed:
+        """Return what can list the predictions of the server that a create went to, or why nothing can."""
         hook = self._hook_of(intent)
         try:
-            return hook if hook.lists_predictions else None
+            if not hook.lists_predictions:
+                return Listed(found=None)
         except AirflowNotFoundException as error:
             self.log.warning("%s: what it was submitted over can't be asked any more", error)
-            return None
+            return Listed(found=None)
+        if intent.origin in (None, _address_of(hook)):
+            return hook
+        why = f"the connection {intent.conn_id!r} led to {intent.origin} then, and leads elsewhere now"
+        return Listed(found=None, why=why)
 
     def _adopted(self, intent: Record, prediction: Prediction, others: tuple[Prediction, ...]) -> Record:
         self.log.warning(
@@ -371,10 +496,22 @@ class Submission:
         for other in others:
             self.log.warning("Prediction %s is of the same create, and one too many", other.id)
             self._hook_of(intent).stop_prediction(other)
-        record = intent.submitted(prediction)
+        record = replace(intent.submitted(prediction), is_own=intent.is_seed_drawn)
         self._note(record)
         return record
 
     def _hook_of(self, record: Record) -> VaceHook:
         same = record.conn_id == self.hook.vace_conn_id
         return self.hook if same else type(self.hook)(record.conn_id)
+
+
+def _address_of(hook: VaceHook) -> str:
+    api = hook.settings.api
+    return f"{api.base_url}{api.prefix}"
+
+
+def _is_same_wish(record: Record, order: Order) -> bool:
+    """Return True if an order has the record's model, version, connection and arguments."""
+    if (record.model, record.version, record.conn_id) != (order.model, order.version, order.conn_id):
+        return False
+    return None in (record.arguments, order.arguments) or record.arguments == order.arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,3 +53,12 @@ def _state_in(answer: Any, ti: Any) -> str | None:
     key = ti.task_id if ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
     run = states.get(ti.run_id, {})
     return str(run[key] or "cleared") if key in run else None
+
+
+def is_test_of_a_task() -> bool:
+    """Return True inside of `airflow tasks test`, which may run in a run that exists, on its state store.
+
+    Airflow sets the variable there, and not in `airflow dags test`:
+    https://airflow.apache.org/docs/apache-airflow/stable/core-concepts/debug.html
+    """
+    return os.environ.get("AIRFLOW_TEST_MODE", "").lower() == "true"

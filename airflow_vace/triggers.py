@@ -22,6 +22,7 @@ from airflow_vace.api import read_known, read_reference
 from airflow_vace.exceptions import excerpt
 from airflow_vace.links import LINKS, PredictionOutputLink
 from airflow_vace.prediction import PredictionStatus
+from airflow_vace.rendering import label_text
 from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class VacePredictionTrigger(BaseTrigger):
             # An older triggerer waits as well as it can: the task is told the end in any case.
             self.log.info("A later version deferred this; left alone: %s", ", ".join(sorted(self.later)))
         # The poller is left before the event: what comes after a yield can be cut off.
-        prediction = await self._end()
+        prediction = self._marked(await self._end())
         if await self._succeeds(prediction):
             yield TaskSuccessEvent()
             return
@@ -127,6 +128,11 @@ class VacePredictionTrigger(BaseTrigger):
         if self.not_before is not None and self.task_instance is not None:
             await asyncio.sleep(max(self.not_before - time.time(), 0.0))
         yield TriggerEvent(prediction.payload())  # type: ignore[no-untyped-call]
+
+    def _marked(self, prediction: Prediction) -> Prediction:
+        """Return a prediction with the map index of the task, which a row of an older version lacks."""
+        index = getattr(self.task_instance, "map_index", -1)
+        return replace(prediction, map_index=index) if index >= 0 else prediction
 
     async def _end(self) -> Prediction:
         # What this imports takes half a second, and a triggerer's loop has others to run.
@@ -146,7 +152,7 @@ class VacePredictionTrigger(BaseTrigger):
         """Leave the result where a worker would, if the task can end with it here and now."""
         ti = self.task_instance
         is_success = prediction.status is PredictionStatus.SUCCEEDED and bool(prediction.output_urls)
-        is_whole = is_success and not any(url[:5].lower() == "data:" for url in prediction.output_urls)
+        is_whole = is_success and prediction.fits_payload
         if ti is None or not self.end_from_trigger or not is_whole:
             return False
         if self.destination is not None and not prediction.files:
@@ -229,6 +235,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
         task, which has all the rest in its serialised form too
     :param timeout: of the sensor, in seconds from its beginning
     :param end_from_trigger: None for whenever nothing is lost by it
+    :param label: the sensor's own; None passes on that of the payload
     """
 
     links = LINKS
@@ -245,6 +252,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
         end_from_trigger: bool | None = None,  # noqa: FBT001 - likewise
         do_xcom_push: bool = True,  # noqa: FBT001, FBT002 - likewise
         saves: bool = False,  # noqa: FBT001, FBT002 - likewise
+        label: str | None = None,
         **later: Any,
     ) -> None:
         super().__init__(
@@ -259,6 +267,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
         self.timeout = timeout
         self.asked_to_end = end_from_trigger
         self.saves = saves
+        self.label = label
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         given = {
@@ -270,6 +279,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
             "end_from_trigger": self.asked_to_end,
             "do_xcom_push": self.do_xcom_push,
             "saves": self.saves,
+            "label": self.label,
         }
         return "airflow_vace.triggers.VacePredictionStartTrigger", self._needed(given)
 
@@ -290,6 +300,9 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
                 event.payload["deadline"] = self.deadline
             yield event
 
+    def _marked(self, prediction: Prediction) -> Prediction:
+        return replace(super()._marked(prediction), label=self.label or prediction.label)
+
     async def _prepare(self) -> None:
         """Find out what is waited for, and how, as a worker would.
 
@@ -303,6 +316,8 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
             raise NotHere("this Airflow does not tell a trigger its task")
         if self.source is None:
             self._take_arguments(task.partial_kwargs)
+        if self.label is None and getattr(task, "map_index_template", None) is not None:
+            raise NotHere("its label is a template")
         prediction = await found(self.source or {}, ti)
         read_reference(prediction)
         self.prediction = prediction
@@ -333,5 +348,8 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
         self.asked_to_end = given.get("end_from_trigger")
         self.do_xcom_push = bool(given.get("do_xcom_push", True))
         self.saves = given.get("save_to") is not None
+        if not is_plain(given.get("label")):
+            raise NotHere("its label is a template")
+        self.label = label_text(given.get("label"))
         if given.get("save_in") == "triggerer":
             raise NotHere("it saves in the triggerer, to a place that a worker renders")

@@ -27,5 +27,5 @@ def view_of(
         "prediction": None if prediction is None else prediction.payload(),
         "vace_conn_id": vace_conn_id,
         "input": without_secrets(dict(known)),
-        "error": None if error is None else str(error)[:_LONGEST_ERROR],
+        "error": None if error is None else without_secrets(str(error))[:_LONGEST_ERROR],
     }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
+    AirflowNotFoundException,
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
@@ -25,22 +26,25 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_vace.exceptions import (
     LedgerError,
+    VaceConnectionMissing,
     VaceError,
     VaceInputError,
     VaceProtocolError,
     VaceTransportError,
     excerpt,
 )
+from airflow_vace.inputs import literal
 from airflow_vace.links import LINKS
 from airflow_vace.polling import Backoff, Final, GiveUp, LookAgain, Wait, is_passing, is_refusal, read_end
-from airflow_vace.prediction import PredictionStatus
-from airflow_vace.task_state import RUNNING, is_ended, read_state
+from airflow_vace.prediction import PredictionStatus, first_count
+from airflow_vace.rendering import label_text, oids_of_data, oids_of_references
+from airflow_vace.task_state import RUNNING, is_ended, is_test_of_a_task, read_state
 from airflow_vace.view import KEY as VIEW_KEY
 from airflow_vace.view import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import NoReturn
+    from typing import NoReturn, Self
 
     from airflow.sdk import Context
 
@@ -79,8 +83,15 @@ class WaitsForPrediction(BaseOperator):
     save_in: SaveIn
     cancel_on_kill: bool
     end_from_trigger: bool | None
+    # The parameter `label`: Airflow's tasks have an attribute of that name, which its graph shows.
+    video_label: Any = None
     _prediction: Prediction | None = None
     _ti: Any = None
+    _context: Any = None
+    # The label that an earlier leg has given the prediction.
+    _known_label: str | None = None
+    # The arguments of an instance of a mapped task, as Airflow has them until its templates are rendered.
+    _given: Mapping[str, Any] | None = None
     _outlet_events: Any = None
     # Whether the triggerer has saved the files.
     _is_landed = False
@@ -89,6 +100,30 @@ class WaitsForPrediction(BaseOperator):
 
     # Whether it is for this task to stop a prediction that nobody waits for any more.
     owns_prediction = False
+
+    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
+        made = super().__new__(cls)
+        if kwargs.get("_airflow_from_mapped"):
+            object.__setattr__(made, "_given", kwargs)
+        return made
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Any, context: Context, jinja_env: Any, seen_oids: set[int]
+    ) -> None:
+        """Render what the DAG's file says, and nothing that came from XCom; mask what opens URLs in it."""
+        from airflow_vace.media import mask_signatures
+
+        given, is_own = self._given, parent is self
+        if is_own:
+            index = getattr(context.get("ti"), "map_index", -1)
+            seen_oids.update(oids_of_data(self, given, index, jinja_env))
+            seen_oids.difference_update(oids_of_references(given))
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        if is_own:
+            self._given = None
+            # Airflow keeps the rendered fields in its database, masked.
+            fields = [getattr(self, name, None) for name in self.template_fields]
+            mask_signatures([fields, [literal(field) for field in fields if isinstance(field, str)]])
 
     @cached_property
     def hook(self) -> VaceHook:
@@ -99,6 +134,7 @@ class WaitsForPrediction(BaseOperator):
     def enter(self, context: Context) -> None:
         """Take from the context what is used of it; first thing in each of the task's processes."""
         self._ti = context.get("ti")
+        self._context = context
         self._outlet_events = context.get("outlet_events")
 
     def show(self, prediction: Prediction | None, error: BaseException | None = None) -> None:
@@ -107,7 +143,8 @@ class WaitsForPrediction(BaseOperator):
         if self._ti is None or not self.do_xcom_push or (self._shown == status and error is None):
             return
         try:
-            view = view_of(prediction, self.vace_conn_id, self.known_input, error)
+            marked = self.marked(prediction) if prediction else None
+            view = view_of(marked, self.vace_conn_id, self.known_input, error)
             self._ti.xcom_push(VIEW_KEY, view)
         except Exception as trouble:  # noqa: BLE001 - Airflow's own, of any kind: it is but a view
             self.log.warning("The video tab will not show this: %s", trouble)
@@ -121,7 +158,10 @@ class WaitsForPrediction(BaseOperator):
         from airflow_vace.media import Destination
 
         known = self.known_input if self.save_to else {}
-        return Destination.of(self.save_to, self._ti, known)
+        found = Destination.of(self.save_to, self._ti, known)
+        if found is None or self._known_label is None:
+            return found
+        return replace(found, task={**found.task, "label": self._known_label})
 
     def check_destination(self) -> None:
         """Look whether what `save_to` names can be written to.
@@ -148,6 +188,26 @@ class WaitsForPrediction(BaseOperator):
         """The input as far as this task knows it; a sensor knows what the back-end echoes."""
         return {}
 
+    def marked(self, prediction: Prediction) -> Prediction:
+        """Return a prediction with this task's label and map index, and with the seed that was sent."""
+        self._known_label = self._own_label() or prediction.label
+        return replace(
+            prediction,
+            label=self._known_label,
+            map_index=first_count(getattr(self._ti, "map_index", None)),
+            seed=first_count(self.known_input.get("seed"), prediction.seed),
+        )
+
+    def _own_label(self) -> str | None:
+        """Return the task's label, else that of an earlier leg, else the rendered `map_index_template`."""
+        label = label_text(self.video_label) or self._known_label
+        if label is not None or self.map_index_template is None:
+            return label
+        with suppress(Exception):  # Airflow renders it after the task once more, and says why it can't be
+            template = self.get_template_env().from_string(self.map_index_template)
+            return label_text(template.render(self._context))
+        return label_text(getattr(self._ti, "rendered_map_index", None))
+
     def look(self, wait: Wait) -> Prediction | LookAgain:
         """Look once; return the prediction if it is final, else when to look again.
 
@@ -160,10 +220,15 @@ class WaitsForPrediction(BaseOperator):
         while True:
             refused = False
             try:
-                decision = wait.answered(self.hook.get_prediction(wait.prediction), time.time())
+                seen = self.hook.get_prediction(wait.prediction)
+                decision = wait.answered(seen, self.hook.clock.earlier(time.time()))
             except VaceError as error:
-                decision = wait.failed(error, time.time())
+                decision = wait.failed(error, self.hook.clock.earlier(time.time()))
                 refused = is_refusal(error)
+            except AirflowNotFoundException:  # some secrets back-ends answer so while they are in trouble
+                missing = VaceConnectionMissing(self.vace_conn_id)
+                decision = wait.failed(missing, self.hook.clock.earlier(time.time()))
+                refused = True
             self.hook.tell(wait)
             self._prediction = wait.prediction
             match decision:
@@ -181,16 +246,18 @@ class WaitsForPrediction(BaseOperator):
         """Hand the wait over to the triggerer; `execute_complete` goes on, with the deadline kept."""
         from airflow_vace.triggers import VacePredictionTrigger
 
-        left = None if wait.deadline is None else max(wait.deadline - time.time(), 0.0)
+        now = self.hook.clock.earlier(time.time())
+        left = None if wait.deadline is None else max(wait.deadline - now, 0.0)
+        prediction = self.marked(wait.prediction)
         destination = self.destination() if self.save_in == "triggerer" else None
         self.log.info("Waiting for prediction %s in the triggerer", wait.prediction.id)
         self.defer(
             trigger=VacePredictionTrigger(
-                prediction=wait.prediction.payload(),
+                prediction=prediction.payload(),
                 vace_conn_id=self.vace_conn_id,
                 deadline=wait.deadline,
                 poll_interval=wait.poll_interval,
-                cancel_on_kill=self.cancel_on_kill,
+                cancel_on_kill=self.cancel_on_kill and self.may_cancel(),
                 destination=destination.as_json() if destination else None,
                 end_from_trigger=self._may_end_there(),
                 do_xcom_push=self.do_xcom_push,
@@ -222,6 +289,7 @@ class WaitsForPrediction(BaseOperator):
         """
         from airflow_vace.media import save_output
 
+        prediction = self.marked(prediction)
         destination = self.destination()
         is_saved = self._is_landed or destination is None or destination.holds(prediction)
         if prediction.files and not is_saved and prediction.has_expired:
@@ -233,7 +301,13 @@ class WaitsForPrediction(BaseOperator):
             self._prediction = prediction
             self._announce(self._with_input(prediction))
             return prediction.payload()
-        prediction = self._prediction = self._with_output(replace(prediction, files=[]))
+        is_to_save = destination is not None
+        prediction = self._prediction = self._with_output(replace(prediction, files=[]), is_to_save)
+        if prediction.has_expired and (saved := self.files_saved(prediction.id)):
+            self.log.info("Prediction %s is saved already: its files are at save_to", prediction.id)
+            prediction = self._prediction = replace(prediction, files=saved)
+            self._announce(self._with_input(prediction))
+            return prediction.payload()
         read_end(prediction)
         if destination is not None:
             if not prediction.output_urls:
@@ -244,17 +318,20 @@ class WaitsForPrediction(BaseOperator):
             prediction = self._with_input(prediction)
             files = save_output(self.hook, prediction, destination)
             prediction = self._prediction = replace(prediction, files=files)
-        elif any(url[:5].lower() == "data:" for url in prediction.output_urls):
-            raise VaceInputError(
-                f"Prediction {prediction.id} succeeded, and its output is a data: URL, which is too large"
-                f" for XCom. {prediction.bill} Set save_to, and fetch it with a VacePredictionSensor on"
-                " this id within the hour.",
-                field="save_to",
-                remedy="set save_to to a directory",
-            )
+        elif not prediction.fits_payload:
+            raise _too_large(prediction)
         self.log.info("Prediction %s succeeded after %s", prediction.id, _duration(prediction))
         self._announce(self._with_input(prediction))
         return prediction.payload()
+
+    def files_saved(self, prediction_id: str) -> list[dict[str, Any]] | None:
+        """Return what `save_to` holds of a prediction already, by its manifests; None if that is nothing."""
+        destination = self.destination()
+        if destination is None:
+            return None
+        from airflow_vace.media import find_saved
+
+        return find_saved(destination, prediction_id, self.log)
 
     def _with_input(self, prediction: Prediction) -> Prediction:
         """Return a prediction with its input, which payloads leave out, if somebody is to be told of it."""
@@ -289,23 +366,35 @@ class WaitsForPrediction(BaseOperator):
             "prediction_id": prediction.id,
             "uri": first.get("uri"),
             "sha256": first.get("sha256"),
-            "seed": {**prediction.input, **self.known_input}.get("seed"),
+            "seed": first_count(prediction.seed, prediction.input.get("seed")),
+            "map_index": prediction.map_index,
+            "label": prediction.label,
             "metrics": prediction.metrics,
         }
 
-    def _with_output(self, prediction: Prediction) -> Prediction:
-        """Return a success with its output: a payload leaves `data:` out, and some servers lag behind."""
+    def _with_output(self, prediction: Prediction, is_to_save: bool) -> Prediction:  # noqa: FBT001 - one call
+        """Return a success with its output: some servers lag behind, and a payload holds no `data:` URL.
+
+        What signs an address stands in no payload either, so the back-end is asked again before a download.
+
+        :raises VaceError: if that address could not be had
+        """
         backoff = Backoff()
+        trouble: VaceError | None = None
         for attempt in range(_MOST_LOOKS_FOR_OUTPUT):
             succeeded = prediction.status is PredictionStatus.SUCCEEDED
-            if not succeeded or prediction.has_output or prediction.has_expired:
-                break
+            is_there = prediction.has_output and not (is_to_save and prediction.is_shortened)
+            if not succeeded or is_there or prediction.has_expired:
+                return prediction
             if attempt:
                 time.sleep(backoff.next_delay())
             try:
                 prediction = prediction.updated(self.hook.get_prediction(prediction))
             except VaceError as error:
+                trouble = error
                 self.log.warning("Prediction %s told no output: %s", prediction.id, error)
+        if is_to_save and prediction.is_shortened and trouble is not None:
+            raise trouble
         return prediction
 
     def on_kill(self) -> None:
@@ -318,7 +407,9 @@ class WaitsForPrediction(BaseOperator):
         prediction = self._prediction
         if prediction is None or prediction.status.is_final:
             return
-        if not self.cancel_on_kill:
+        if not self.may_cancel():
+            self.log.warning("Killed; prediction %s may be another task's: it is left running", prediction.id)
+        elif not self.cancel_on_kill:
             self.log.warning(
                 "Killed; prediction %s is left running and is billed (cancel_on_kill=False)",
                 prediction.id,
@@ -341,6 +432,10 @@ class WaitsForPrediction(BaseOperator):
         finally:
             if self._canceling is not None:
                 self._canceling.join(_LONGEST_ON_KILL)
+
+    def may_cancel(self) -> bool:
+        """Return True unless the prediction is another task's, or may be."""
+        return not is_test_of_a_task()
 
     def _is_kept(self) -> bool:
         """Whether another attempt, if one comes, knows of the prediction and goes on with it."""
@@ -429,6 +524,18 @@ def checked_seconds(name: str, value: object) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < value <= _LONGEST_SECONDS:  # type: ignore[operator]
         raise ValueError(f"{name} is {value!r}; it must be a positive number of seconds, a year at most")
+
+
+def _too_large(prediction: Prediction) -> VaceInputError:
+    count = len(prediction.output_urls)
+    what = "a data: URL" if count == 1 else f"a list of {count} URLs" if count else "text"
+    return VaceInputError(
+        f"Prediction {prediction.id} succeeded, and its output is {what}, which is too large for XCom."
+        f" {prediction.bill} Set save_to, and fetch it with a VacePredictionSensor on this id within the"
+        " hour.",
+        field="save_to",
+        remedy="set save_to to a directory",
+    )
 
 
 def _duration(prediction: Prediction) -> str:

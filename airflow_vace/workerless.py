@@ -6,8 +6,8 @@ its questions to Airflow are never answered. What can be found so is found; all 
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
+import asyncio
+import weakref
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
     from airflow.triggers.base import StartTriggerArgs
 
-# All instances of a mapped task ask how many they are.
-_COUNT_SECONDS = 20.0
-_MOST_COUNTS = 256
-_counts: OrderedDict[tuple[str, str, str], tuple[float, int]] = OrderedDict()
+# All instances of a mapped task ask the same at the same time.
+_Questions = dict[tuple[str, ...], "asyncio.Future[dict[str, str | None]]"]
+_questions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Questions] = weakref.WeakKeyDictionary()
 
 
 class NotHere(Exception):  # noqa: N818 - no error: a worker finds it
@@ -97,10 +96,9 @@ async def _element(expanded: Any, name: str, ti: Any) -> Any:
         upstream = argument.operator
         if not hasattr(upstream, "expand_input") and not list(upstream.iter_mapped_task_groups()):
             argument = await _xcom(ti, upstream.task_id, argument.key, -1)
-        elif await _count(ti, upstream.task_id) == await _count(ti, ti.task_id):
-            return await _xcom(ti, upstream.task_id, argument.key, ti.map_index)
         else:
-            raise NotHere("some of the mapped tasks before it have no result")
+            await _check_instances(ti, upstream.task_id)
+            return await _xcom(ti, upstream.task_id, argument.key, ti.map_index)
     if not isinstance(argument, list) or not 0 <= ti.map_index < len(argument):
         raise NotHere(f"it is mapped over a {type(argument).__name__}")
     element = argument[ti.map_index]
@@ -130,21 +128,39 @@ def _has_own_xcoms() -> bool:
     return XCom is not BaseXCom
 
 
-async def _count(ti: Any, task_id: str) -> int:
-    """Return how many instances of a task there are in this run, asked for once."""
-    from airflow.sdk.execution_time.comms import GetTICount
+async def _check_instances(ti: Any, task_id: str) -> None:
+    """Return if the n-th instance of this task is the one of the n-th result of a mapped task before it.
+
+    Airflow counts results, and leaves out instances without one: after a skip, or a failure, all that follow
+    move up by one (`airflow/models/expandinput.py`, 3.3.2).
+
+    :raises NotHere: unless all instances have succeeded, and there are as many of this task
+    """
+    states = await _states(ti, task_id)
+    own = [name for name in states if name.rpartition("_")[0] == ti.task_id]
+    theirs = [state for name, state in states.items() if name.rpartition("_")[0] == task_id]
+    if set(theirs) != {"success"} or len(own) != len(theirs):
+        raise NotHere("some of the mapped tasks before it have no result")
+
+
+async def _states(ti: Any, task_id: str) -> dict[str, str | None]:
+    """Return the states of all instances of this task and of another one; who asks meanwhile shares it."""
+    key = (ti.dag_id, ti.run_id, ti.task_id, task_id)
+    questions = _questions.setdefault(asyncio.get_running_loop(), {})
+    if key not in questions:
+        question = questions[key] = asyncio.ensure_future(_asked(ti, task_id))
+        question.add_done_callback(lambda _: questions.pop(key, None))
+    return await asyncio.shield(questions[key])
+
+
+async def _asked(ti: Any, task_id: str) -> dict[str, str | None]:
+    from airflow.sdk.execution_time.comms import GetTaskStates
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
-    key, now = (ti.dag_id, ti.run_id, task_id), time.monotonic()
-    known = _counts.get(key)
-    if known is not None and now - known[0] < _COUNT_SECONDS:
-        return known[1]
-    question = GetTICount(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=[task_id])
+    question = GetTaskStates(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=[ti.task_id, task_id])
     answer: Any = await SUPERVISOR_COMMS.asend(question)
-    _counts[key] = now, int(answer.count)
-    while len(_counts) > _MOST_COUNTS:
-        _counts.popitem(last=False)
-    return _counts[key][1]
+    states: dict[str, str | None] = answer.task_states.get(ti.run_id, {})
+    return states
 
 
 def can_end_tasks() -> bool:

@@ -1,5 +1,8 @@
 """A clip for each product of a campaign, in parallel; one that fails does not sink the rest.
 
+Airflow hands on the results of a mapped task without those of the instances that failed, so each clip carries
+the name of its product as its label, and the summary pairs by it.
+
 Needs a connection `vace_default` of type `vace`. Put the clips that may run at once under a bound with
 `max_active_tis_per_dagrun`, or with a pool, according to what your account allows.
 
@@ -56,15 +59,11 @@ def shot_of(product: dict[str, str], place: str) -> VaceInput:
 
 
 @task(trigger_rule="all_done")
-def summary() -> dict[str, Any]:
+def summary(clips_made: list[dict[str, Any]]) -> dict[str, Any]:
     """Say which products have a clip; those without failed, and their logs say why."""
-    context = get_current_context()
-    products = context["params"]["products"]
-    found = context["ti"].xcom_pull(task_ids="clip", map_indexes=list(range(len(products))))
-    clips: dict[str, Any] = {
-        product["name"]: prediction["files"][0]["uri"] if prediction else None
-        for product, prediction in zip(products, found, strict=True)
-    }
+    found = {clip["label"]: clip["files"][0]["uri"] for clip in clips_made}
+    products = get_current_context()["params"]["products"]
+    clips: dict[str, Any] = {product["name"]: found.get(product["name"]) for product in products}
     for name, uri in clips.items():
         print(f"{name}: {uri or 'no clip, see its task'}")
     if not any(clips.values()):
@@ -75,10 +74,13 @@ def summary() -> dict[str, Any]:
 @dag(schedule=None, tags=["vace", "video"], doc_md=__doc__, params=PARAMS)
 def vace_campaign() -> None:
     @task
-    def inputs() -> list[VaceInput]:
-        """Return the inputs of one prediction for each product."""
+    def clips_wanted() -> list[dict[str, Any]]:
+        """Return, for each product, the inputs of its prediction and whom the clip is for."""
         params = get_current_context()["params"]
-        return [shot_of(product, params["place"]) for product in params["products"]]
+        return [
+            {"input": shot_of(product, params["place"]), "label": product["name"]}
+            for product in params["products"]
+        ]
 
     clips = VacePredictionOperator.partial(
         task_id="clip",
@@ -86,9 +88,9 @@ def vace_campaign() -> None:
         deferrable=True,
         save_to="{{ params.save_to }}",
         max_active_tis_per_dagrun=8,
-    ).expand(input=inputs())
+    ).expand_kwargs(clips_wanted())
 
-    clips >> summary()
+    summary(clips.output)  # type: ignore[arg-type]  # Airflow resolves it before the call
 
 
 @dag(schedule=None, tags=["vace", "video"], doc_md=__doc__, params=PARAMS)
@@ -103,13 +105,14 @@ def vace_campaign_taskflow() -> None:
         wait_for_completion=True,
         deferrable=True,
         save_to="{{ params.save_to }}",
+        label="{{ task.op_kwargs['product']['name'] }}",
         max_active_tis_per_dagrun=8,
     )
     def clip(product: dict[str, str]) -> VaceInput:
         """Return the inputs of one clip; runs once in each attempt, so the same for the same product."""
         return shot_of(product, get_current_context()["params"]["place"])
 
-    clip.expand(product=products()) >> summary()
+    summary(clip.expand(product=products()))  # type: ignore[arg-type]  # likewise
 
 
 vace_campaign()

@@ -4,7 +4,8 @@ Needs a connection `vace_default` of type `vace`, and one for the store if it ha
 library's address, such as `s3://aws_default@my-bucket/videos/`. A local library must lie in a directory that
 the connection's extra `input_roots` allows.
 
-Each video that is ready is an event of the asset `vace_restyled_videos`, with its address, checksum and seed;
+Each video that is ready is an event of the asset `vace_restyled_videos`, with its address, checksum and seed,
+and with the name of the video that it was made from as its label;
 `vace_restyled_catalog`, in this file too, runs on it.
 """
 
@@ -71,6 +72,7 @@ def vace_restyle_library() -> None:
         wait_for_completion=True,
         deferrable=True,
         save_to="{{ params.library }}restyled/",
+        label="{{ task.input['src_video'].rpartition('/')[2] }}",
         max_active_tis_per_dagrun=8,
         outlets=[RESTYLED],
     ).expand(input=videos())
@@ -84,7 +86,7 @@ def vace_restyled_catalog() -> None:
         events = get_current_context()["triggering_asset_events"][RESTYLED]
         entries = [dict(event.extra) for event in events]
         for entry in entries:
-            print(f"{entry['uri']}: sha256 {entry['sha256']}, seed {entry['seed']}")
+            print(f"{entry['label']}: {entry['uri']}, sha256 {entry['sha256']}, seed {entry['seed']}")
         return entries
 
     catalog()

@@ -37,6 +37,26 @@ def test_a_video_that_was_not_saved_plays_from_the_back_end_for_an_hour() -> Non
     assert "save_to" in (card.note or "")
 
 
+def test_a_signed_address_plays_by_a_question_or_the_card_says_why_not() -> None:
+    signed = {**PAYLOAD, "output": f"{PAYLOAD['output']}?…"}
+    (card,) = cards_of([task(result=signed)], nowhere, NOON, lambda task, number: f"/{task.task_id}/{number}")
+    assert card.videos == [{"src": "/t/0", "type": None, "size": None, "where": "back-end"}]
+    (card,) = cards_of([task(result=signed)], nowhere, NOON)
+    assert not card.videos
+    assert "signed" in (card.note or "")
+    assert "save_to" in (card.note or "")
+
+
+def test_a_card_says_whom_it_is_for_and_its_seed() -> None:
+    named = {**PAYLOAD, "label": "Trail shoe", "seed": 7}
+    tasks = [task(task_id="submit", result={**named, "status": "starting"}), task(result=PAYLOAD)]
+    for order in (tasks, tasks[::-1]):
+        (card,) = cards_of(order, nowhere, NOON)
+        assert (card.status, card.label) == ("succeeded", "Trail shoe")
+    (card,) = cards_of([task(result=named)], nowhere, NOON)
+    assert (card.label, card.seed) == ("Trail shoe", 7)
+
+
 def test_the_task_that_submitted_and_the_sensor_make_one_card() -> None:
     view = {"prediction": {**PAYLOAD, "status": "starting", "output": None}, "input": {"prompt": "a fox"}}
     tasks = [task(task_id="submit", view=view), task(task_id="wait", result=PAYLOAD, view={"input": {}})]

@@ -91,6 +91,10 @@ def test_in_a_campaign_one_failing_clip_does_not_sink_the_rest(
     summary = xcom(found, "summary")
     assert list(summary) == ["Trail shoe", "Rain jacket", "Head lamp"]
     assert [clip is None for clip in summary.values()] == [state == "failed" for state in clips]
+    prompts = {made.id: made.input["prompt"] for made in fast_emulator.world.runs.values()}
+    for name, uri in summary.items():
+        made = uri and next(prompt for identifier, prompt in prompts.items() if identifier in uri)
+        assert made is None or made.startswith(name)
     saved = sorted(path.name for path in tmp_path.rglob("*.mp4"))
     succeeded = [str(index) for index, state in enumerate(clips) if state == "success"]
     assert [name.split("-")[1] for name in saved] == succeeded
@@ -132,6 +136,7 @@ def test_a_library_is_restyled_and_each_video_is_an_event_with_where_it_is(
     assert {event["uri"] for event in events} == {path.as_uri() for path in saved}
     for event in events:
         assert event["seed"] == 7
+        assert (event["map_index"], event["label"]) in [(0, "a.MP4"), (1, "b.mp4")]
         assert event["prediction_id"] in event["uri"]
         assert len(event["sha256"]) == 64
         assert event["metrics"]["predict_time"] > 0

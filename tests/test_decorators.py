@@ -180,7 +180,7 @@ def test_a_retry_goes_on_with_what_was_paid_and_warns_that_the_function_is_unste
     assert len(calls) == 2
     assert fast_emulator.bill["charged"] == 1
     assert payload["files"]
-    assert "another input than in the attempt before" in capfd.readouterr().out
+    assert "another input than the one before" in capfd.readouterr().out
     (manifest,) = tmp_path.rglob("*.mp4.json")
     assert "fox number 1" not in manifest.read_text()  # it was made from another
 

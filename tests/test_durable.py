@@ -192,10 +192,12 @@ def test_a_run_that_is_worth_another_is_tried_again_by_airflows_retries(server: 
     assert looks(server)[before:] == ["POST", "GET"], "how it ended is recorded, and not asked again"
 
 
-def test_a_changed_input_cancels_the_old_one(server: Emulator, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_clear_with_another_input_cancels_the_old_prediction(
+    server: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
     store = Store()
     task(store).result()
-    task(store, input={"prompt": "an otter"}).retried().result()
+    task(store, input={"prompt": "an otter"}).cleared().result()
     assert statuses(server) == ["canceled", "starting"]
     assert "was made from another input, model, version or connection" in capfd.readouterr().out
 
@@ -363,12 +365,13 @@ def test_the_phases_of_a_record_and_that_it_holds_no_key_and_no_input(server: Em
     store = Store()
     server.faults.add(method="GET", skip=1, times=None, patch=DONE)
     payload = waiting(store, deferrable=True).result()
-    assert [row["phase"] for row in store.written] == ["intent", "submitted", "settled"]
+    assert [row["phase"] for row in store.written] == ["intent", "submitted", "submitted", "settled"]
+    assert [row["deferred"] for row in store.written] == [False, False, True, False]
     text = json.dumps(store.written)
     assert server.api_key not in text
     assert "a fox" not in text
     assert DONE["output"] not in text
-    intent, submitted, settled = store.written
+    intent, submitted, _, settled = store.written
     (found,) = server.world.runs.values()
     assert intent["seed"] == submitted["seed"] == found.input["seed"] >= 0
     assert submitted["prediction"]["id"] == payload["id"]

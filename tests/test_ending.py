@@ -31,16 +31,21 @@ needs_airflow_3_3 = pytest.mark.skipif(not can_end_tasks(), reason="Airflow 3.3 
 
 
 class Supervisor:
-    """What a triggerer is told by Airflow: XComs by (task, map index), and how many instances tasks have."""
+    """What Airflow answers a triggerer: XComs by (task, map index), and the states of tasks' instances.
+
+    `counts` says how many instances a task has, and `states` which of them have not succeeded.
+    """
 
     def __init__(self, **counts: int) -> None:
         self.xcoms: dict[tuple[str, int], Any] = {}
         self.left: dict[str, Any] = {}
         self.counts = counts
+        self.states: dict[str, str] = {}
+        self.asked = 0
         self.trouble: Exception | None = None
 
     async def asend(self, question: Any = None, **kwargs: Any) -> Any:
-        from airflow.sdk.execution_time.comms import TICount, XComResult
+        from airflow.sdk.execution_time.comms import TaskStatesResult, XComResult
 
         question = question or kwargs["msg"]
         if self.trouble:
@@ -52,15 +57,16 @@ class Supervisor:
             case "GetXCom":
                 value = self.xcoms.get((question.task_id, question.map_index))
                 return XComResult(key=question.key, value=value)
-            case "GetTICount":
-                return TICount(count=self.counts[question.task_ids[0]])
+            case "GetTaskStates":
+                self.asked += 1
+                names = [f"{name}_{n}" for name in question.task_ids for n in range(self.counts[name])]
+                return TaskStatesResult(task_states={"r": dict.fromkeys(names, "success") | self.states})
         raise AssertionError(f"a triggerer is never answered this: {question}")
 
 
 @pytest.fixture(autouse=True)
 def _scaled(monkeypatch: pytest.MonkeyPatch) -> None:
     scale_waits(monkeypatch, 0.02)
-    monkeypatch.setattr("airflow_vace.workerless._COUNT_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -369,6 +375,40 @@ def test_what_cannot_be_found_goes_to_a_worker(
         supervisor.xcoms["submit", -1] = {"id": "abc"}
     event = events_of(*begun(over_xcom(), task_id, map_index))
     assert why in event.payload["execute"]
+
+
+@needs_airflow_3_3
+@pytest.mark.usefixtures("slow_emulator")
+@pytest.mark.parametrize("state", ["skipped", "failed", "removed", "running"])
+def test_a_mapped_result_that_is_missing_moves_the_others_so_a_worker_finds_them(
+    supervisor: Supervisor, state: str
+) -> None:
+    supervisor.counts = {"several": 3, "mapped": 3}
+    supervisor.states = {"several_0": state}
+    supervisor.xcoms |= {("several", index): {"id": f"p{index}"} for index in (1, 2)}
+    event = events_of(*begun(over_xcom(), "mapped", 1))
+    assert "some of the mapped tasks before it have no result" in event.payload["execute"]
+
+
+@needs_airflow_3_3
+def test_instances_that_begin_together_ask_once_for_states(
+    slow_emulator: Emulator, supervisor: Supervisor
+) -> None:
+    supervisor.counts = {"several": 3, "mapped": 3}
+    supervisor.xcoms = {("several", index): {"id": created()} for index in range(3)}
+    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+
+    async def first(index: int) -> Any:
+        trigger, ti = begun(over_xcom(), "mapped", index)
+        trigger.task_instance = ti
+        (event,) = [event async for event in trigger.run()]
+        return event
+
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*map(first, range(3)))
+
+    assert {event.task_instance_state for event in asyncio.run(all_of_them())} == {"success"}
+    assert supervisor.asked == 1
 
 
 @needs_airflow_3_3

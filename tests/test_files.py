@@ -452,6 +452,8 @@ def test_an_asset_tells_where_the_video_is_and_where_it_came_from(
         "seed": run.input["seed"],
         "metrics": payload["metrics"],
         "files": [file],
+        "map_index": None,
+        "label": None,
     }
     (event,) = events[alias].asset_alias_events
     assert event.dest_asset_key.uri == file["uri"]

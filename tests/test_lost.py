@@ -174,7 +174,7 @@ def test_a_lost_one_of_another_input_is_found_and_canceled(
 ) -> None:
     store = Store()
     killed_at(task(store), monkeypatch, "create_prediction", after=True)
-    task(store, input={"prompt": "an otter"}).retried().result()
+    task(store, input={"prompt": "an otter"}).cleared().result()
     assert statuses(server) == ["canceled", "starting"]
 
 
@@ -312,8 +312,8 @@ def test_an_old_one_that_could_not_be_canceled_is_canceled_by_the_next_attempt(
     server.faults.add(method="POST", path="*/predictions", status=429, body={"detail": "slow down"})
     otter = {"prompt": "an otter"}
     with pytest.raises(VaceRateLimited):
-        task(store, input=otter).result()
-    task(store, input=otter).retried().result()
+        task(store, input=otter).cleared().result()
+    task(store, input=otter).cleared().result()
     assert statuses(server) == ["canceled", "starting"]
 
 

@@ -603,7 +603,14 @@ def test_a_kill_in_the_midst_of_a_create_says_that_it_may_have_been_accepted(
 
 def test_what_is_templated_is_taken_as_it_comes_and_checked_when_it_runs() -> None:
     task = operator(input="{{ no }}", model="{{ no }}", version=5, vace_conn_id="{{ no }}", deferrable=True)
-    assert set(task.template_fields) == {"input", "model", "version", "vace_conn_id", "save_to"}
+    assert set(task.template_fields) == {
+        "input",
+        "model",
+        "version",
+        "vace_conn_id",
+        "save_to",
+        "video_label",
+    }
     assert task.template_fields_renderers == {"input": "json"}
 
 

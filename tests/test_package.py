@@ -49,18 +49,20 @@ def test_the_rooms_above_the_line_know_neither_airflow_nor_io() -> None:
 ROOMS = (
     *(
         "exceptions",
+        "redaction",
         "inputs",
         "prediction",
         "api",
         "polling",
         "connection",
+        "sockets",
         "transport",
         "hooks",
         "ledger",
         "media",
     ),
     *(
-        *("task_state", "workerless", "links", "view"),
+        *("task_state", "workerless", "links", "view", "rendering", "arguments"),
         "poller",
         "triggers",
         "waiting",

@@ -291,5 +291,5 @@ def test_a_kill_cancels_only_if_it_is_told_to(slow_emulator: Emulator) -> None:
 
 
 def test_what_is_templated_is_taken_as_it_comes() -> None:
-    task = sensor("{{ no }}", vace_conn_id="{{ no }}", save_to="{{ no }}")
-    assert set(task.template_fields) == {"prediction", "vace_conn_id", "save_to"}
+    task = sensor("{{ no }}", vace_conn_id="{{ no }}", save_to="{{ no }}", label="{{ no }}")
+    assert set(task.template_fields) == {"prediction", "vace_conn_id", "save_to", "video_label"}

@@ -108,6 +108,7 @@ STORED: list[tuple[type[VacePredictionTrigger], dict[str, Any]]] = [
             "end_from_trigger": False,
             "do_xcom_push": False,
             "saves": True,
+            "label": "Trail shoe",
         },
     ),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from auth import STRANGER
 
+from airflow_vace.prediction import Prediction
 from airflow_vace.ui.cards import read_value
 from airflow_vace.ui.files import range_of
 
@@ -199,6 +201,7 @@ def test_a_range_of_which_no_byte_is_there_is_told_as_such(header: str, size: in
 RUN_ROUTES = [
     "/runs/{dag_id}/{run_id}/videos",
     "/runs/{dag_id}/{run_id}/progress/{task_id}/{map_index}",
+    "/runs/{dag_id}/{run_id}/outputs/{task_id}/{map_index}/{number}",
     "/runs/{dag_id}/{run_id}/files/{task_id}/{map_index}/{number}",
 ]
 
@@ -224,7 +227,8 @@ def test_who_may_not_read_the_dag_is_refused_by_each_route(site: Site, route: st
         assert site.get(f"{path}?dag_id=open", user).status_code == 403
         assert site.get(path.replace(DAG_ID, "%76ace_campaign"), user).status_code == 403
     assert site.get(path, None).status_code == 401
-    assert site.get(path, "admin").status_code == 200
+    # A video that is saved needs no look at the back-end for its address.
+    assert site.get(path, "admin").status_code == (404 if "/outputs/" in route else 200)
 
 
 @pytest.mark.parametrize("route", RUN_ROUTES)
@@ -538,6 +542,41 @@ def test_no_other_connections_key_is_ever_sent(
     before = len(slow.requests)
     assert site.get(f"{site.run}/progress/summary/-1").json()["status"] is None
     assert len(slow.requests) == before
+
+
+def test_a_video_at_a_signed_address_plays_and_its_address_is_kept_nowhere(
+    site: Site, slow: Emulator, running: dict[str, Any]
+) -> None:
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    from airflow_vace.ui import routes
+    from airflow_vace.view import view_of
+
+    signed = [f"https://cdn.example/{name}.mp4?sig=SIGNATURE{name}" for name in "ab"]
+    ended = running | {"status": "succeeded", "output": signed, "completed_at": datetime.now(UTC).isoformat()}
+    with create_session() as session:
+        XComModel.set(
+            key="vace_view",
+            value=view_of(Prediction.from_json(ended), "vace_default", {}, None),
+            dag_id=DAG_ID,
+            task_id="summary",
+            run_id=site.run_id,
+            session=session,
+        )
+    (card,) = site.cards("?task_id=summary")
+    paths = [f"/vace{site.run}/outputs/summary/-1/{number}" for number in (0, 1)]
+    assert [video["src"] for video in card["videos"]] == paths
+    assert "SIGNATURE" not in str(card)
+    slow.faults.add(method="GET", status=503)
+    assert site.get(f"{site.run}/outputs/summary/-1/0").status_code == 404
+    slow.faults.add(method="GET", patch={"status": "succeeded", "output": signed})
+    routes._looks.clear()
+    for number, url in enumerate(signed):
+        answer = site.get(f"{site.run}/outputs/summary/-1/{number}")
+        assert (answer.status_code, answer.headers["Location"]) == (307, url)
+        assert "no-store" in answer.headers["Cache-Control"]
+    assert site.get(f"{site.run}/outputs/summary/-1/2").status_code == 404
 
 
 def test_numbers_that_no_database_knows_are_refused(site: Site) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_vace.exceptions import VaceError
 from airflow_vace.prediction import Prediction, PredictionStatus, parse_time
+from airflow_vace.redaction import is_shortened, unsigned
 from airflow_vace.ui.files import type_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     # The address of a saved file (`task, number, file`), None if it may not be shown.
     Source = Callable[["Task", int, dict[str, Any]], str | None]
+    # The address at which a file is asked for whose own is signed (`task, number`), None if it can't be.
+    Asked = Callable[["Task", int], str | None]
 
 RESULT = "return_value"
 _LONGEST_TEXT = 2000
@@ -71,6 +74,8 @@ class Card:
     id: str | None = None
     status: str | None = None
     model: str | None = None
+    label: str | None = None
+    seed: int | None = None
     input: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     web: str | None = None
@@ -99,10 +104,15 @@ def _printable(value: Any) -> Any:
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
+def _nowhere(*_: object) -> None:
+    return None
+
+
 def cards_of(
     tasks: Iterable[Task],
     source: Source,
     now: datetime | None = None,
+    asked: Asked = _nowhere,
 ) -> list[Card]:
     """Return a card for each prediction, in the order of the tasks.
 
@@ -110,22 +120,25 @@ def cards_of(
     who knows most.
 
     :param source: the address of a saved file (`task, number, file`), None if it may not be shown
+    :param asked: the address at which a file is asked for whose own is signed (`task, number`), None if it
+        can't be
     """
     found: dict[str, tuple[tuple[bool, ...], Card]] = {}
     for task in tasks:
-        card = _card_of(task, source, now or datetime.now(UTC))
+        card = _card_of(task, source, now or datetime.now(UTC), asked)
         key = card.id or f"{task.task_id}[{task.map_index}]"
         rank = (bool(card.videos or card.note), card.completed_at is not None, card.is_open)
         before = found.get(key)
         if before is not None:
             card.input = card.input or before[1].input
             before[1].input = before[1].input or card.input
+            card.label = before[1].label = card.label or before[1].label
         if before is None or rank > before[0]:
             found[key] = (rank, card)
     return [card for _, card in found.values()]
 
 
-def _card_of(task: Task, source: Source, now: datetime) -> Card:
+def _card_of(task: Task, source: Source, now: datetime, asked: Asked) -> Card:
     values = task.known.get("input")
     error = task.known.get("error")
     card = Card(
@@ -142,13 +155,15 @@ def _card_of(task: Task, source: Source, now: datetime) -> Card:
         return card
     seconds = prediction.metrics.get("predict_time")
     card.id, card.status, card.model = prediction.id, str(prediction.status), prediction.model
+    card.label, card.seed = prediction.label, prediction.seed
     card.error = card.error or prediction.error
-    card.web = _web(prediction.urls.get("web"))
+    web = _web(prediction.urls.get("web"))
+    card.web = web if web and unsigned(web) == web and not is_shortened(web) else None
     card.created_at, card.started_at = prediction.created_at, prediction.started_at
     card.completed_at = prediction.completed_at
     card.seconds = seconds if isinstance(seconds, int | float) else None
     if prediction.status is PredictionStatus.SUCCEEDED:
-        card.videos, card.note = _videos(task, prediction, source, now)
+        card.videos, card.note = _videos(task, prediction, source, now, asked)
     return card
 
 
@@ -157,6 +172,7 @@ def _videos(
     prediction: Prediction,
     source: Source,
     now: datetime,
+    asked: Asked,
 ) -> tuple[list[dict[str, Any]], str | None]:
     saved = [
         {
@@ -176,15 +192,23 @@ def _videos(
         or prediction.has_expired
         or (ended is not None and now - ended > _KEPT_BY_BACKEND)
     )
-    urls = [url for url in prediction.output_urls if _web(url)]
+    urls = web_urls_of(prediction)
+    sources = [asked(task, number) if is_shortened(url) else url for number, url in enumerate(urls)]
+    if any(sources) and not is_gone:
+        return [{"src": src, "type": None, "size": None, "where": "back-end"} for src in sources if src], None
     if urls and not is_gone:
-        return [{"src": url, "type": None, "size": None, "where": "back-end"} for url in urls], None
+        return [], "Its address is signed, and so it is not kept; save_to keeps the video."
     if prediction.files:
         return [], (
             "Saved, but not shown here: what may be shown is listed in Airflow's setting [vace] video_roots,"
             " and its place is not below any of these."
         )
     return [], "Its file was not saved, and back-ends delete them after an hour; save_to keeps them."
+
+
+def web_urls_of(prediction: Prediction) -> list[str]:
+    """Return the addresses in an output that a browser may be led to."""
+    return [url for url in prediction.output_urls if _web(url)]
 
 
 def _number(value: object) -> int | None:

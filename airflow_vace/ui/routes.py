@@ -6,7 +6,7 @@ Plugins' routes are open to everybody by default: each one here names whom it le
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock, Semaphore
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,11 +20,11 @@ from airflow.models.xcom import XComModel
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi import Path as InPath
-from fastapi.responses import FileResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from sqlalchemy import or_, select, tuple_
 
 from airflow_vace.exceptions import VaceError
-from airflow_vace.ui.cards import RESULT, Task, cards_of, read_value
+from airflow_vace.ui.cards import RESULT, Task, cards_of, read_value, web_urls_of
 from airflow_vace.ui.files import is_below, pieces, place_below, range_of, roots_of, type_of
 from airflow_vace.ui.plugin import OPERATOR_NAMES
 from airflow_vace.view import KEY as VIEW
@@ -37,11 +37,24 @@ if TYPE_CHECKING:
 _MOST_TASKS = 2000
 # A look at a running prediction serves all who watch it for so long.
 _LOOK_SECONDS = 5.0
+# A player asks for a video in many ranges; what signs its address is valid for longer than this.
+_ADDRESS_SECONDS = 60.0
+_MOST_ADDRESSES = 100
 _MOST_LOOKS = 500
 # Looks at once: a slow back-end must not take the API server's threads.
 _looking = Semaphore(4)
-_looks: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
+_looks: dict[tuple[str, str], _Look] = {}
 _looks_lock = Lock()
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a look has told: the answer for the progress bar, and the addresses in the output."""
+
+    told: dict[str, Any]
+    urls: list[str] = field(default_factory=list)
+    at: float = field(default_factory=time.monotonic)
+
 
 _HEADERS = {
     "Cache-Control": "private, no-store",
@@ -63,6 +76,12 @@ def new_app() -> FastAPI:
     run = "/runs/{dag_id}/{run_id}"
     app.add_api_route(f"{run}/videos", videos, dependencies=[_MAY_READ])
     app.add_api_route(f"{run}/progress/{{task_id}}/{{map_index}}", progress, dependencies=[_MAY_READ])
+    app.add_api_route(
+        f"{run}/outputs/{{task_id}}/{{map_index}}/{{number}}",
+        signed_file,
+        dependencies=[_MAY_READ],
+        response_class=RedirectResponse,
+    )
     app.add_api_route(
         f"{run}/files/{{task_id}}/{{map_index}}/{{number}}",
         saved_file,
@@ -96,8 +115,13 @@ def videos(
             return None
         return f"{root}/files/{quote(task.task_id, safe='')}/{task.map_index}/{number}"
 
+    def asked(task: Task, number: int) -> str | None:
+        if not isinstance(task.known.get("vace_conn_id"), str):
+            return None
+        return f"{root}/outputs/{quote(task.task_id, safe='')}/{task.map_index}/{number}"
+
     tasks = _tasks(session, dag_id, run_id, task_id, map_index)
-    return [asdict(card) for card in cards_of(tasks, source)]
+    return [asdict(card) for card in cards_of(tasks, source, asked=asked)]
 
 
 def progress(
@@ -112,7 +136,29 @@ def progress(
     session.close()  # the look may take its time
     if prediction.status.is_final or not task.is_open:
         return _told(str(prediction.status))
-    return _looked(conn_id, prediction.id)
+    return _looked(conn_id, prediction.id, _LOOK_SECONDS).told
+
+
+def signed_file(
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    map_index: MapIndex,
+    number: Annotated[int, InPath(ge=0)],
+    session: SessionDep,
+) -> Response:
+    """Lead a browser to a file of the back-end; its address is signed, and so it stands in no XCom."""
+    task = next(iter(_tasks(session, dag_id, run_id, task_id, map_index)), None)
+    prediction = task.prediction if task else None
+    conn_id = task.known.get("vace_conn_id") if task else None
+    session.close()  # the look may take its time
+    if prediction is None or not isinstance(conn_id, str) or not prediction.is_shortened:
+        raise HTTPException(404, "No such video")
+    urls = _looked(conn_id, prediction.id, _ADDRESS_SECONDS).urls
+    if number >= len(urls):
+        raise HTTPException(404, "The back-end names no such video now")
+    headers = {"Cache-Control": "private, no-store", "Referrer-Policy": "no-referrer"}
+    return RedirectResponse(urls[number], 307, headers)
 
 
 def saved_file(
@@ -207,41 +253,41 @@ def _tasks(
     return found
 
 
-def _looked(conn_id: str, prediction_id: str) -> dict[str, Any]:
+def _looked(conn_id: str, prediction_id: str, seconds: float) -> _Look:
+    """Return a look that is at most so many seconds old, or some that found nothing; else a new one."""
     key = (conn_id, prediction_id)
-    now = time.monotonic()
     with _looks_lock:
-        at, last = _looks.get(key, (0.0, _told(None)))
-    if at and now - at < _LOOK_SECONDS:
+        last = _looks.get(key)
+    if last is not None and time.monotonic() - last.at < (seconds if last.urls else _LOOK_SECONDS):
         return last
     if not _looking.acquire(blocking=False):
-        return last
+        return last or _Look(_told(None))
     try:
-        told = _look(conn_id, prediction_id)
+        seen = _look(conn_id, prediction_id)
     finally:
         _looking.release()
     with _looks_lock:
         while len(_looks) >= _MOST_LOOKS:
             _looks.pop(next(iter(_looks)))
-        _looks[key] = (time.monotonic(), told)
-    return told
+        _looks[key] = seen
+    return seen
 
 
-def _look(conn_id: str, prediction_id: str) -> dict[str, Any]:
+def _look(conn_id: str, prediction_id: str) -> _Look:
     from airflow_vace.hooks import VaceHook
 
     try:
         hook = VaceHook(conn_id)
         # The connection's id is what a task has noted, and may be anybody's: no other key is ever sent.
         if hook.get_connection(conn_id).conn_type != hook.conn_type:
-            return _told(None)
+            return _Look(_told(None))
         prediction = hook.get_prediction(prediction_id)
     except (VaceError, AirflowNotFoundException):
-        return _told(None)  # the task's log tells what is wrong; this is but a bar
-    bar = prediction.progress
+        return _Look(_told(None))  # the task's log tells what is wrong; this is but a bar
+    bar, status, urls = prediction.progress, str(prediction.status), web_urls_of(prediction)[:_MOST_ADDRESSES]
     if bar is None:
-        return _told(str(prediction.status))
-    return _told(str(prediction.status), percent=bar.percent, step=bar.step, steps=bar.steps, eta=bar.eta)
+        return _Look(_told(status), urls)
+    return _Look(_told(status, percent=bar.percent, step=bar.step, steps=bar.steps, eta=bar.eta), urls)
 
 
 def _told(

@@ -154,7 +154,8 @@ function Player({ video, label, preload }) {
 function Facts({ card }) {
   const { seed, size, frame_num: frames, speed_mode: speed } = card.input;
   const facts = [
-    ["Seed", seed],
+    ["For", card.label],
+    ["Seed", card.seed ?? seed],
     ["Size", size],
     ["Frames", frames],
     ["Speed", speed],

@@ -1,0 +1,33 @@
+"""Runs of DAGs that a test makes itself, by Airflow, in this process."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+    from airflow.sdk import DAG
+
+
+def run(dag: DAG, **conf: Any) -> DagRun:
+    """Run a DAG that stands in no file to its end; the database is given it as the DAG processor would."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+
+    DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]
+    bag = DagBag(dag_folder=os.devnull)
+    bag.bag_dag(dag)
+    sync_bag_to_db(bag, "dags-folder", None)
+    found: DagRun = dag.test(run_conf=conf)
+    return found
+
+
+def states(found: DagRun) -> dict[tuple[str, int], str]:
+    return {(ti.task_id, ti.map_index): str(ti.state) for ti in found.get_task_instances()}
+
+
+def xcom(found: DagRun, task_id: str, map_index: int = -1) -> Any:
+    ti = found.get_task_instance(task_id, map_index=map_index)
+    assert ti is not None
+    return ti.xcom_pull(task_ids=task_id, map_indexes=map_index)
