@@ -302,6 +302,56 @@ def test_the_same_order_has_the_same_fingerprint() -> None:
     assert order(model="PrunaAI/vace-14b").fingerprint == order().fingerprint
 
 
+SIGNED = "https://b.s3.amazonaws.com/a.mp4?X-Amz-Signature=abc&X-Amz-Expires=60&v=1"
+PATH = replace(order(), values={**order().values, "src_video": "s3://bucket/a.mp4"})
+
+
+@pytest.mark.parametrize(
+    ("of", "fingerprint", "mark"),
+    [
+        (order(), "b0eeb4ca469013c9", "8f825a919ebdc197"),
+        (order(seed=7), "d3a0e5fa5f12349d", "d50d3c22c8f7f327"),
+        (PATH, "ad937a477eac8d43", "43e0d321e00ea889"),
+        (order(src_video=SIGNED), "8695988d0f6b80b7", "119216c18320364d"),
+        (order("owner/name", steps=3.0, nested={"a": [1, None]}), "b7eba15cd7f7f782", "1d0fa8c4f8790210"),
+    ],
+    ids=["plain", "seed", "path", "signed", "other model"],
+)
+def test_fingerprints_are_those_that_stored_records_hold(of: Order, fingerprint: str, mark: str) -> None:
+    """A release that changes them would pay again for what earlier attempts have submitted."""
+    assert (of.fingerprint[:16], of.mark(of.marked)[:16]) == (fingerprint, mark)
+
+
+# A record as it was before it held the address and the arguments.
+EARLIER = {
+    "phase": "submitted",
+    "fingerprint": "b0eeb4ca469013c9794b1d0aee87e4bfbbc6e440b33a358706984a46560ab5c1",
+    "mark": "8f825a919ebdc197def7a78a79ddaf8c7195783a6a7bb51531a563f5705c7e4c",
+    "marked": ["prompt", "seed", "size"],
+    "is_exact": True,
+    "conn_id": "vace_default",
+    "model": "prunaai/vace-14b",
+    "version": None,
+    "seed": 5,
+    "is_seed_drawn": True,
+    "nonce": "00ff00ff00ff00ff",
+    "intended_at": "2026-01-01T11:59:00+00:00",
+    "lost_since": None,
+    "deadline": NOW + 600,
+    "max_tries": 2,
+    "prediction": {"id": "abc", "status": "starting"},
+    "earlier": [],
+}
+
+
+def test_a_record_of_an_earlier_version_is_gone_on_with() -> None:
+    record = Record.from_json(EARLIER)
+    assert (record.is_own, record.deferred, record.origin, record.arguments) == (True, False, None, None)
+    assert record.is_at("https://anywhere.example/v1", "any key"), "it says nothing of its account"
+    decision = decide(record, order().fingerprint, RUNNING, now=NOW)
+    assert decision == Reattach(record, RUNNING)
+
+
 @pytest.mark.parametrize(
     "other",
     [

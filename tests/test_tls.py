@@ -186,6 +186,9 @@ def test_plain_http_at_a_tls_port_is_named_as_such(call: Call, connect: Callable
     def answer(peer: socket.socket) -> None:
         peer.recv(65536)
         peer.sendall(b"\x15\x03\x01\x00\x02\x02\x46")  # alert, fatal, protocol version
+        peer.shutdown(socket.SHUT_WR)
+        while peer.recv(65536):  # what is unread at a close would reset the connection, and the alert be lost
+            pass
 
     with answering(answer) as port:
         connect(connection(f"http://127.0.0.1:{port}"))
