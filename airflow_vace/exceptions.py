@@ -41,12 +41,17 @@ _E = TypeVar("_E", bound="VaceError")
 _PLACE = re.compile(r"://[^\s\"'<>]*")
 _QUERY = re.compile(r"[?#]")
 _SIGNATURE = re.compile(r"((?:signature|credential|token|sig)=)[^\s&\"'<>]+", re.IGNORECASE)
-# A proxy's user and password are also written without a scheme; `mailto:me@example.com` is an address.
-_CREDENTIALS = re.compile(
-    r"(?<![\w.%+-])(?!(?:mailto|e?-?mail|to|from|b?cc|by|contact|sips?|xmpp|acct):[^:@]*@)"
-    r"[a-z][\w.%+-]{0,64}:[^\s/\"'<>]{1,200}@(?=[\w\[])",
-    re.IGNORECASE,
+# User and password are also written without a scheme; `mailto:me@example.com` is an address, and
+# `10:30@night` is a text.
+_USER_INFO = (
+    r"(?<![\w.%+-])(?!(?:mailto|sips?|xmpp|acct):[^:@]*@|\d{1,2}:\d{1,2}@)\w[\w.%+-]{0,200}"
+    r":(?!//|\d{1,5}/)[^\s\"'<>]{1,200}@"
 )
+_CREDENTIALS = re.compile(_USER_INFO + r"(?=[\w\[])", re.IGNORECASE)
+_CREDENTIALS_OF_PATH = re.compile(_USER_INFO + r"(?=[\w.-]{1,253}(?::\d{1,5})?/)", re.IGNORECASE)
+# The query of an address without a scheme; a question mark in a text has no value behind it. The path's
+# last segment ends at each slash and dot, so that a long text takes linear time.
+_SIGNED_PATH = re.compile(r"([/.][^\s\"'<>?#/.]*)[?#][^\s\"'<>?=]{1,200}=[^\s\"'<>]*")
 # A path with a query, as urllib3 names what it asked for.
 _PARAMETER = re.compile(r"[?&][\w.~%-]{1,100}=")
 _DATA = re.compile(r"(data:[\w.+/-]{0,100})[;,][^\s\"'<>]*", re.IGNORECASE)
@@ -57,14 +62,15 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff
 def excerpt(text: str, limit: int = 500) -> str:
     """Return what of `text` may be shown: no signed URL, no password, no file, at most `limit` characters."""
     text = " ".join(text[: 50 * limit].split())
-    text = _CREDENTIALS.sub("…@", _DATA.sub(r"\1;…", without_signatures(text)))
+    text = _CREDENTIALS.sub("…@", without_signatures(_DATA.sub(r"\1;…", text)))
     text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def without_signatures(text: str) -> str:
     """Return `text` with its URLs shortened to what names a place, without what opens it."""
-    return _SIGNATURE.sub(r"\1…", _PLACE.sub(_named, text))
+    text = _SIGNED_PATH.sub(r"\1?…", _PLACE.sub(_named, text))
+    return _SIGNATURE.sub(r"\1…", _CREDENTIALS_OF_PATH.sub("…@", text))
 
 
 def is_showable(text: str) -> bool:

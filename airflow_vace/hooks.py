@@ -46,6 +46,7 @@ from airflow_vace.exceptions import (
 from airflow_vace.inputs import normalize_input
 from airflow_vace.polling import Backoff, Clock, Final, GiveUp, LookAgain, Wait, is_passing, next_create
 from airflow_vace.prediction import Prediction, parse_time
+from airflow_vace.redaction import secrets_in
 from airflow_vace.transport import (
     AsyncClient,
     Download,
@@ -58,7 +59,7 @@ from airflow_vace.transport import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     import requests
@@ -117,7 +118,7 @@ class VaceHook(HttpHook):
 
         :param input: inputs of the model; text from a template is normalised
         :param model: `owner/name` (default: the connection's, else prunaai/vace-14b)
-        :param version: id of a version (default: the connection's, else the server's choice)
+        :param version: id of a version (default: the connection's; "" for the server's choice)
         :param deadline: seconds since the epoch at which the server is asked to cancel by itself
         :param before_resend: called before a create that was refused is sent again; raise there to end it
         :raises VaceInputError: before any request, for what cannot work
@@ -352,6 +353,7 @@ class VaceHook(HttpHook):
         """
         settings = self.settings
         for _ in range(_MOST_REDIRECTS):
+            mask_secrets_in([url])  # urllib3 writes paths and queries into the log
             request = settings.api.file(url, start=start, etag=etag)
             public = refuse_private(request, settings)
             with streamed(self._session, settings, request, is_public_only=public) as (answer, exchange):
@@ -360,14 +362,14 @@ class VaceHook(HttpHook):
                     continue
                 if answer.status_code not in (200, 206):
                     raise read_error(settings.api, request, read_whole(answer, exchange, request))
-                exchange.release()  # a body may take longer; its reader bounds it
-                yield Download.of(answer)
+                yield Download.of(answer, exchange, request)
                 return
         raise VaceTransportError(f"GET {excerpt(url)}: redirected too often", sent=True)
 
     def status_of(self, url: str) -> int | None:
         """Return the status code for whoever asks for a URL's first byte without a key; None: no answer."""
         settings = self.settings
+        mask_secrets_in([url])
         request = Request(verb="file", method="GET", url=url, headers={"Range": "bytes=0-0"})
         try:
             with streamed(self._session, settings, request) as (answer, _):
@@ -453,7 +455,7 @@ class VaceHook(HttpHook):
         return settings.api.create(
             values,
             model=model,
-            version=version or settings.version,
+            version=settings.version if version is None else version or None,
             cancel_after=None if deadline is None else deadline - time.time(),
         )
 
@@ -587,6 +589,20 @@ def _named_lookup_errors(conn_id: str) -> Iterator[None]:
             f"The connection {conn_id!r} could not be read ({type(error).__name__}); nothing was sent",
             sent=False,
         ) from shown_cause(error)
+
+
+def mask_secrets_in(texts: Iterable[str]) -> None:
+    """Let Airflow mask what opens the URLs in texts, wherever it might be written.
+
+    Airflow masks nothing that is shorter than `[logging] min_length_masked_secret` (5).
+    """
+    from airflow.providers.common.compat.sdk import conf
+    from airflow.sdk.log import mask_secret
+
+    shortest = conf.getint("logging", "min_length_masked_secret", fallback=5)
+    for secret in sorted({secret for text in texts for secret in secrets_in(text)}):
+        if len(secret) >= shortest:
+            mask_secret(secret)
 
 
 def _joined(url: str, location: str) -> str:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -25,7 +27,7 @@ from airflow_vace.inputs import DEFAULT_MODEL, FIELDS
 from airflow_vace.prediction import RETENTION_SECONDS, Prediction, PredictionStatus, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 KEY = "vace_prediction"
 
@@ -33,6 +35,8 @@ OnOrphanedIntent = Literal["fail", "resubmit"]
 
 # Seeds are 31 bits wide at the vendor's: https://replicate.com/prunaai/vace-14b/api/schema
 _SEEDS = 2**31
+# What is deeper in a task's arguments does not count.
+_DEEPEST_ARGUMENT = 12
 # How far a worker's clock and the vendor's may differ.
 _CLOCK_SKEW = timedelta(minutes=15)
 
@@ -120,18 +124,33 @@ def digest_of_arguments(value: object) -> str:
     return _digest(_steady(value))
 
 
-def _steady(value: Any) -> Any:
+def _steady(value: Any, depth: int = 0) -> Any:
     """Return a value as JSON without what differs from process to process: addresses, the order of a set."""
-    if isinstance(value, dict):
-        return {str(name): _steady(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_steady(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted(map(str, value))
     if value is None or isinstance(value, str | int | float):
         return _unsigned(value)
+    if depth > _DEEPEST_ARGUMENT:
+        return type(value).__qualname__
+    if isinstance(value, Mapping):
+        return {str(name): _steady(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, AbstractSet):
+        return sorted((_steady(item, depth + 1) for item in value), key=_digest)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return sha256(value).hexdigest()
+    if isinstance(value, Sequence):  # Airflow's lazy results of a mapped task too: a slice is one request
+        return [_steady(item, depth + 1) for item in value[:]]
+    return _steady_object(value, depth + 1)
+
+
+def _steady_object(value: Any, depth: int) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _steady(getattr(value, f.name), depth) for f in fields(value)}
+    for name in ("to_json", "tolist"):  # tables and arrays, whose text leaves rows out
+        with suppress(Exception):  # another library's method of that name
+            return _steady(getattr(value, name)(), depth)
     text = str(value)
-    return type(value).__qualname__ if " at 0x" in text else text
+    if " at 0x" not in text:
+        return text
+    return [type(value).__qualname__, _steady(getattr(value, "__dict__", None), depth)]
 
 
 def _unsigned(value: Any) -> Any:
@@ -184,7 +203,8 @@ class Record:
     `origin` is the address that the create went to, and `account` a salted digest of the key that went along:
     only the same account can say that it has no such prediction. `arguments` is the :class:`Order`'s.
     `is_own` is False for a prediction that may be another task's. `deferred` says that the attempt waits in
-    the triggerer. Records of an older version lack these.
+    the triggerer. `offset` is how far the server's clock was ahead at the submission, in seconds; `deadline`
+    is in the server's time then. Records of an older version lack these.
     """
 
     phase: Phase
@@ -209,6 +229,7 @@ class Record:
     arguments: str | None = None
     is_own: bool = True
     deferred: bool = False
+    offset: float | None = None
 
     @classmethod
     def of(  # noqa: PLR0913 - what an intent consists of
@@ -276,6 +297,8 @@ class Record:
                 known[name] = known[name] if isinstance(known.get(name), str) else None
             known["is_own"] = known.get("is_own") is not False
             known["deferred"] = known.get("deferred") is True
+            offset = known.get("offset")
+            known["offset"] = float(offset) if isinstance(offset, int | float) else None
             datetime.fromisoformat(known["intended_at"])
             record = cls(**known)
             datetime.fromisoformat(record.listed_from)
@@ -352,8 +375,8 @@ def _account_of(key: str, nonce: str) -> str:
 
 
 def _kept_of(prediction: Prediction) -> dict[str, Any]:
-    urls = {name: url for name, url in prediction.urls.items() if name in ("get", "cancel", "web")}
-    kept = {**prediction.payload(), "urls": urls, "output": None}
+    kept = {**prediction.payload(), "output": None}
+    kept["urls"] = {name: url for name, url in kept["urls"].items() if name in ("get", "cancel", "web")}
     return {name: value for name, value in kept.items() if value not in (None, {}, [])}
 
 
@@ -488,12 +511,15 @@ def decide(  # noqa: PLR0913 - all that a decision about money depends on
     if told is None:
         return LookAt(known)
     if isinstance(told, Gone):
-        return _about_gone(record, told, now, only_submits=only_submits, can_deny=can_deny)
+        is_wanted = reuse or not is_cleared
+        return _about_gone(
+            record, told, now, is_wanted=is_wanted, only_submits=only_submits, can_deny=can_deny
+        )
     if not isinstance(told, Prediction):
         raise TypeError(f"a prediction that is {record.phase} is looked at, not listed")
     if told.status is PredictionStatus.SUCCEEDED:
         is_wanted = reuse or not is_cleared
-        return _about_success(record, told, is_wanted=is_wanted, only_submits=only_submits)
+        return _about_success(record, told, now, is_wanted=is_wanted, only_submits=only_submits)
     if told.status.is_final and not (is_adopted and not is_cleared):
         return Submit(why=_ended_badly(told))
     return Reattach(record, told)
@@ -509,11 +535,13 @@ def _about_another_order(record: Record, known: Prediction) -> Submit:
     return Submit(why=f"{was}. It is canceled, if it still runs.", cancel=known)
 
 
-def _about_success(record: Record, told: Prediction, *, is_wanted: bool, only_submits: bool) -> Decision:
+def _about_success(
+    record: Record, told: Prediction, now: float, *, is_wanted: bool, only_submits: bool
+) -> Decision:
     files = record.known.files or told.files
     if not is_wanted:
         return Submit(why=f"Prediction {told.id} has succeeded, but reuse=False asks for a new one.")
-    if not files and not only_submits and (told.has_expired or record.known.data_removed):
+    if not files and not only_submits and (told.has_expired_at(now) or record.known.data_removed):
         return Submit(why=_expired(told))
     return Return(record, replace(told, files=files))
 
@@ -523,7 +551,7 @@ def _about_intent(record: Record, told: Told, on_orphaned_intent: OnOrphanedInte
         return LookUp(record)
     if told.found:
         found = {prediction.id: prediction for prediction in told.found}
-        best = min(found.values(), key=lambda prediction: prediction.status in _ENDED_BADLY)
+        best = min(found.values(), key=_worth)
         # A drawn seed is this task's alone; with one that the author chose, others may be other tasks'.
         others = [p for p in found.values() if p.id != best.id and not p.status.is_final]
         return Adopt(record, best, tuple(others) if record.is_seed_drawn else ())
@@ -546,9 +574,18 @@ def _about_intent(record: Record, told: Told, on_orphaned_intent: OnOrphanedInte
     )
 
 
-def _about_gone(record: Record, gone: Gone, now: float, *, only_submits: bool, can_deny: bool) -> Decision:
+def _worth(prediction: Prediction) -> int:
+    """Return the rank of a prediction that was found: a success first, one without a video last."""
+    if prediction.status is PredictionStatus.SUCCEEDED:
+        return 0
+    return 2 if prediction.status in _ENDED_BADLY else 1
+
+
+def _about_gone(  # noqa: PLR0913 - all that the decision depends on
+    record: Record, gone: Gone, now: float, *, is_wanted: bool, only_submits: bool, can_deny: bool
+) -> Decision:
     known = record.known
-    if known.files:
+    if known.files and is_wanted:
         return Return(record, replace(known, data_removed=True))
     if not can_deny:
         where = f"at {record.origin}" if record.origin else "over this connection"
@@ -561,7 +598,7 @@ def _about_gone(record: Record, gone: Gone, now: float, *, only_submits: bool, c
         )
     ended = parse_time(known.completed_at)
     if now > (ended.timestamp() if ended else record.deadline) + RETENTION_SECONDS:
-        is_enough = only_submits and known.status not in _ENDED_BADLY
+        is_enough = only_submits and is_wanted and known.status not in _ENDED_BADLY
         return Return(record, replace(known, data_removed=True)) if is_enough else Submit(why=_expired(known))
     # The wrong server, or another account's key, would say the same.
     return Refuse(gone.error)
@@ -665,7 +702,7 @@ class Ledger:
         self._latest, self._was_read = record, True
 
     def confirm(self, intent: Record) -> None:
-        """Return if an intent is still what the store holds, so that its create may be sent once more.
+        """Return if a record is still what the store holds, so that this attempt may act on it.
 
         :raises IntentLostError: if another attempt has taken over, or the store knows this attempt no more
         :raises LedgerError: if it could not be read
@@ -673,8 +710,8 @@ class Ledger:
         found = self.read()
         if found is None or found.nonce != intent.nonce:
             raise IntentLostError(
-                "The create was not accepted, and is not sent again: another attempt of this task has taken"
-                " over. Nothing was submitted by this one."
+                "Another attempt of this task has taken over: this one sends no create and cancels nothing."
+                " Nothing was submitted by this one."
             )
 
     def withdraw(self, before: Record | None) -> None:

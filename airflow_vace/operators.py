@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
 
     from airflow_vace.ledger import Record
+    from airflow_vace.media import Destination
     from airflow_vace.waiting import SaveIn
 
 # How long after a task's own deadline a back-end may still fetch its input: it is canceled by then.
@@ -203,7 +204,7 @@ class VacePredictionOperator(WaitsForPrediction):
             "".join(failure.get("traceback") or ()),
         )
         ledger = self._begin(context)
-        self._was_deferred = True
+        self._was_deferred = failure.get("error") == "Trigger timeout"
         with translated(can_be_looked_at_again):
             record = ledger.read()
             if ledger.is_durable and (record is None or record.phase is Phase.INTENT):
@@ -256,6 +257,21 @@ class VacePredictionOperator(WaitsForPrediction):
         why = "Airflow below 3.3 keeps no state across attempts" if self.durable else "durable=False"
         self.log.warning("%s: a retry of this task, or a clear, may pay again", why)
 
+    def marked(self, prediction: Prediction) -> Prediction:
+        found = super().marked(prediction)
+        if found.seed is None and self._submission is not None:
+            with suppress(LedgerError):
+                record = self._ledger.latest
+                return replace(found, seed=record.seed if record is not None else None)
+        return found
+
+    def destination(self) -> Destination | None:
+        """Return where to save to; in a test of a task never over a file of the run's own."""
+        found = super().destination()
+        if found is None or found.is_directory or not is_test_of_a_task():
+            return found
+        return replace(found, names=(*found.names, "-test"))
+
     def _owned(self, ledger: Ledger) -> tuple[Prediction, float]:
         """Return this task's prediction and its deadline; Airflow may only retry what can't pay twice."""
         from airflow_vace.media import Destination
@@ -271,6 +287,7 @@ class VacePredictionOperator(WaitsForPrediction):
                 self._prediction = submission.prediction
                 with self._ended(submission.prediction):
                     raise
+        self._known_input = {}  # while it was searched at save_to, an earlier prediction's input was
         if submission.is_killed:
             self.on_kill()
         return self._prediction, deadline
@@ -337,8 +354,12 @@ class VacePredictionOperator(WaitsForPrediction):
     ) -> None:
         """Note what was handed to the task, which is known only while its templates are rendered."""
         given = {name: getattr(self, name) for name in self.argument_fields}
+        element = self._given or {}
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
         parts = [self._argument(name, value, seen_oids) for name, value in given.items()]
+        # Of a mapped task whatever its element brings: a template may use its params, or its label.
+        others = {name: value for name, value in element.items() if name not in self.argument_fields}
+        parts.append(handed_over(others, others, seen_oids))
         if parent is self and any(part is not None for part in parts):
             self._arguments = digest_of_arguments(parts)
 
@@ -444,7 +465,7 @@ class VacePredictionOperator(WaitsForPrediction):
                 return self._end_of(wait, may_defer=may_defer, gave_up=gave_up)
             except PredictionTimeout as error:
                 if self._is_overdue(wait.deadline):
-                    return self._end_at_deadline(error)
+                    return self._end_at_deadline(error, wait.deadline)
                 if not self.hook.clock.is_known:
                     wait.deadline = time.time() + self.timeout
                 self.log.warning(
@@ -453,19 +474,36 @@ class VacePredictionOperator(WaitsForPrediction):
                     wait.prediction.id,
                 )
 
+    def _is_still_ours(self, prediction: Prediction, deadline: float | None) -> bool:
+        """Return True unless another attempt has taken over, or a person has deleted the record.
+
+        :raises LedgerError: if that could not be read; a retry cancels
+        """
+        if not self._ledger.is_durable or (self._submission and not self._submission.is_recorded):
+            return True
+        record = self._ledger.read()
+        if record is None or record.phase is Phase.INTENT or record.known.id != prediction.id:
+            return False
+        return deadline is None or record.deadline <= deadline + _CLOCK_SLACK_SECONDS
+
     def _is_overdue(self, deadline: float | None) -> bool:
         """Return True if a second clock confirms it: the server's, a triggerer's, or a monotonic one."""
+        clock = self.hook.clock
+        if self._submission is None:  # another process has submitted
+            with suppress(LedgerError):
+                record = self._ledger.latest
+                clock.agreed = None if record is None else record.offset or 0.0
+        if clock.is_known and deadline is not None:
+            return clock.confirmed(time.time()) >= deadline - _CLOCK_SLACK_SECONDS
         if deadline is None or self._was_deferred:
             return True
-        if self.hook.clock.is_known:
-            return self.hook.clock.earlier(time.time()) >= deadline - _CLOCK_SLACK_SECONDS
         return time.monotonic() - self._began >= self.timeout - _CLOCK_SLACK_SECONDS
 
     def _end_of(self, wait: Wait, *, may_defer: bool, gave_up: int) -> Prediction:
         if wait.prediction.status.is_final:
             return wait.prediction
         if not may_defer:
-            left = None if wait.deadline is None else wait.deadline - self.hook.clock.earlier(time.time())
+            left = None if wait.deadline is None else wait.deadline - self.hook.clock.confirmed(time.time())
             return self.hook.wait_for_prediction(wait.prediction, left, poll_interval=self.poll_interval)
         seen = self.look(wait)
         if isinstance(seen, LookAgain):
@@ -473,9 +511,14 @@ class VacePredictionOperator(WaitsForPrediction):
             self.defer_until_final(wait, gave_up)
         return seen
 
-    def _end_at_deadline(self, error: PredictionTimeout) -> Prediction:
+    def _end_at_deadline(self, error: PredictionTimeout, deadline: float | None) -> Prediction:
         """Cancel; a prediction that succeeded in its last moment is a success all the same."""
         if not self.cancel_on_timeout:
+            raise error
+        if not self._is_still_ours(error.prediction, deadline):
+            self.log.warning(
+                "Prediction %s is not canceled: it is not this attempt's any more", error.prediction.id
+            )
             raise error
         canceled = self.cancel(error.prediction) if self.may_cancel() else None
         prediction = canceled or error.prediction

@@ -15,6 +15,7 @@ import time
 import weakref
 from collections import deque
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -30,6 +31,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
+from airflow_vace.media.destination import without_secrets
 from airflow_vace.polling import Clock, Experience, LookAgain, Pace, Pages, Wait, is_passing
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.transport import AsyncClient
@@ -75,7 +77,7 @@ class Member:
 
     __slots__ = (
         *("_context", "_request", "_settings", "_tell"),
-        *("is_unlisted", "look", "over", "told", "turn", "wait"),
+        *("is_local", "is_unlisted", "look", "over", "told", "turn", "wait"),
     )
 
     def __init__(self, wait: Wait, tell: Callable[[str, bool], None]) -> None:
@@ -84,6 +86,8 @@ class Member:
         self.turn = -1
         # Whether the list has not shown it, so that it is looked at by itself.
         self.is_unlisted = False
+        # Whether its deadline is by this machine's clock, and not by the server's.
+        self.is_local = False
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.look: asyncio.Task[None] | None = None
         self.told: list[tuple[str, bool]] = []
@@ -145,11 +149,16 @@ class Poller:
         deadline: float | None,
         poll_interval: float | None,
         tell: Callable[[str, bool], None],
+        is_local: bool = False,
     ) -> Prediction:
         """Wait until a prediction is final, or waiting on has no sense, and return what is known of it.
 
+        Many ends are held in a triggerer for some seconds, so logs are left out, an input has digests in
+        place of `data:` URLs, and an output that no payload holds is left out: the back-end gives it again.
+
         :param prediction: payload, id, or `urls.get`
         :param tell: writes a line, which is a warning if its second argument is true, in the caller's context
+        :param is_local: the deadline is by this machine's clock, and not by the server's
         :raises VaceInputError: if there is no prediction in it
         """
         known = read_known(prediction)
@@ -159,6 +168,7 @@ class Poller:
         if isinstance(prediction, dict):
             wait.told_before(prediction.get("status"))
         member = Member(wait, tell)
+        member.is_local = is_local
         self._members.setdefault(known.id, set()).add(member)
         self._put(member, 0.0)
         try:
@@ -166,6 +176,8 @@ class Poller:
         finally:
             self._leave(member)
         member.speak()
+        # Entries of the heap still refer to the wait.
+        wait.prediction = _kept(wait.prediction)
         return wait.prediction
 
     def _leave(self, member: Member) -> None:
@@ -270,9 +282,8 @@ class Poller:
 
     def _end_overdue(self, now: float) -> None:
         """End waits whose deadline passes while nothing may be asked."""
-        wall = self._time()
         for due, turn, member in self._queue:
-            if due <= now and self._is_current(turn, member) and member.wait.overdue(wall):
+            if due <= now and self._is_current(turn, member) and member.wait.overdue(self._time(member)):
                 member.over.set_result(None)
 
     def _has_place(self, now: float) -> bool:
@@ -299,9 +310,9 @@ class Poller:
         try:
             try:
                 prediction = await self._seen(member)
-                decision = wait.answered(prediction, self._time())
+                decision = wait.answered(prediction, self._time(member))
             except VaceError as error:
-                decision = wait.failed(error, self._time())
+                decision = wait.failed(error, self._time(member))
             self._settle(member, decision)
         except Exception as error:  # noqa: BLE001 - a bug of ours: whoever waits must hear of it
             if not member.over.done():
@@ -356,9 +367,9 @@ class Poller:
                 raise
         return await self._asked(client, client.settings, member)
 
-    def _time(self) -> float:
-        """Return the time by which deadlines are over: the earlier one of this machine's and the server's."""
-        return self._clock.earlier(time.time())
+    def _time(self, member: Member) -> float:
+        """Return the time that a wait's deadline counts by."""
+        return time.time() if member.is_local else self._clock.confirmed(time.time())
 
     async def _asked(self, client: AsyncClient, settings: Settings, member: Member) -> Prediction:
         request = member.request(settings)
@@ -453,7 +464,7 @@ class Poller:
         for member in list(members):
             member.is_unlisted = False
             if member.look is None and not member.over.done():
-                self._settle(member, member.wait.answered(prediction, self._time()))
+                self._settle(member, member.wait.answered(prediction, self._time(member)))
         return True
 
     # --- the connection ----------------------------------------------------------------------------
@@ -528,6 +539,12 @@ class Poller:
         self._others.add(task)
         task.add_done_callback(self._ended)
         return task
+
+
+def _kept(prediction: Prediction) -> Prediction:
+    """Return what of an end may be held for long; in the loop's thread, so that one is reduced at a time."""
+    output = prediction.output if prediction.fits_payload else None
+    return replace(prediction, logs=None, input=without_secrets(prediction.input), output=output)
 
 
 _pollers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Poller]] = (

@@ -216,16 +216,18 @@ class Prediction:
         return cls(
             id=identifier,
             status=PredictionStatus(status),
-            model=_text(data.get("model")),
-            version=_text(data.get("version")),
+            model=_public_text(data.get("model")),
+            version=_public_text(data.get("version")),
             urls={k: v for k, v in _first(data.get("urls")) if _text(v)},
             output=data.get("output"),
             error=_error_text(data.get("error")),
-            created_at=_text(data.get("created_at")),
-            started_at=_text(data.get("started_at")),
-            completed_at=_text(data.get("completed_at")),
+            created_at=_public_text(data.get("created_at")),
+            started_at=_public_text(data.get("started_at")),
+            completed_at=_public_text(data.get("completed_at")),
             metrics={
-                k: v for k, v in _first(data.get("metrics")) if isinstance(v, int | float | None) or _text(v)
+                unsigned(k): v if isinstance(v, int | float | None) else _public_text(v)
+                for k, v in _first(data.get("metrics"))
+                if isinstance(v, int | float | None) or _text(v)
             },
             data_removed=data.get("data_removed") is True,
             files=[item for item in _list(data.get("files")) if isinstance(item, dict)],
@@ -239,8 +241,9 @@ class Prediction:
     def payload(self) -> dict[str, Any]:
         """Return the JSON form for events and XCom: small, and without anything that opens a URL.
 
-        Input and logs are left out, and so is an output that XCom can't hold, see :attr:`fits_payload`. Of
-        an address with a query, a fragment or user info its place is kept, with `?…` at its end.
+        Input and logs are left out, and so is an output that is not held as a whole, see
+        :attr:`fits_payload`. Of an address with a query, a fragment or user info its place is kept, with `?…`
+        at its end.
         """
         payload: dict[str, Any] = {
             "id": self.id,
@@ -248,12 +251,12 @@ class Prediction:
             "model": self.model,
             "version": self.version,
             "urls": {name: unsigned(url) for name, url in self.urls.items()},
-            "output": _kept(_shortened(self.output)),
+            "output": self._public_output,
             "error": self.error,
             "created_at": self.created_at,
             "started_at": self.started_at,
             "completed_at": self.completed_at,
-            "metrics": {name: _shortened(value) for name, value in self.metrics.items()},
+            "metrics": self.metrics,
             "data_removed": self.data_removed,
             "seed": self.seed,
             "map_index": self.map_index,
@@ -299,9 +302,21 @@ class Prediction:
 
     @property
     def fits_payload(self) -> bool:
-        """Whether a payload holds all of the output: XCom is no place for a `data:` URL, or for thousands."""
-        has_data = any(url[:5].lower() == "data:" for url in self.output_urls)
-        return not self.has_output or not (has_data or _kept(_shortened(self.output)) is None)
+        """Return True if a payload holds all of the output.
+
+        It holds no `data:` URL, no thousands of URLs, nothing that is nested deeply, and no object whose keys
+        are equal without what signs them.
+        """
+        return not self.has_output or self._public_output is not None
+
+    @cached_property
+    def _public_output(self) -> Any:
+        try:
+            output = _shortened(self.output)
+        except _Unfit:
+            return None
+        is_small = isinstance(output, str) and len(output) <= _LONGEST_TEXT
+        return output if is_small or len(json.dumps(output)) <= _LARGEST_OUTPUT else None
 
     @cached_property
     def progress(self) -> Progress | None:
@@ -311,13 +326,15 @@ class Prediction:
 
     @property
     def has_expired(self) -> bool:
-        """Whether it succeeded and its files have been deleted since."""
+        """Whether it succeeded and its files have been deleted since, by this machine's clock."""
+        return self.has_expired_at(datetime.now(UTC).timestamp())
+
+    def has_expired_at(self, now: float) -> bool:
+        """Return True if it succeeded and its files are deleted by `now`, in seconds since the epoch."""
         if self.status is not PredictionStatus.SUCCEEDED or self.has_output:
             return False
         ended = parse_time(self.completed_at)
-        return self.data_removed or (
-            ended is not None and (datetime.now(UTC) - ended).total_seconds() > RETENTION_SECONDS
-        )
+        return self.data_removed or (ended is not None and now - ended.timestamp() > RETENTION_SECONDS)
 
     @property
     def error_code(self) -> str | None:
@@ -348,6 +365,11 @@ class Prediction:
                 return "It may still be running, and is then billed."
 
 
+def is_data(url: str) -> bool:
+    """Return True if a URL is the file itself."""
+    return url.lstrip()[:5].lower() == "data:"
+
+
 def parse_time(text: str | None) -> datetime | None:
     """Read an ISO 8601 time with any number of fractional digits; UTC if it names no zone, None if none."""
     try:
@@ -359,6 +381,12 @@ def parse_time(text: str | None) -> datetime | None:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT else None
+
+
+def _public_text(value: object) -> str | None:
+    """Return text without what opens the addresses in it."""
+    text = _text(value)
+    return None if text is None or is_data(text) else unsigned(text)
 
 
 def _first(value: object) -> Iterator[tuple[str, Any]]:
@@ -374,12 +402,6 @@ def first_count(*values: object) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**_MOST_DIGITS:
             return value
     return None
-
-
-def _kept(output: Any) -> Any:
-    """Return an output as far as a row of a database should hold it."""
-    is_small = isinstance(output, str) and len(output) <= _LONGEST_TEXT
-    return output if is_small or len(json.dumps(output)) <= _LARGEST_OUTPUT else None
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -415,8 +437,8 @@ _MOST_DIGITS = 19
 
 def _collect_urls(output: object, found: list[str], depth: int = 0) -> None:
     if isinstance(output, str):
-        if output.lower().startswith(("http://", "https://", "data:")):
-            found.append(output)
+        if output.lstrip()[:8].lower().startswith(("http://", "https://", "data:")):
+            found.append(output.strip())
     elif depth < _DEEPEST_OUTPUT and isinstance(output, list | dict):
         for item in output.values() if isinstance(output, dict) else output:
             _collect_urls(item, found, depth + 1)
@@ -429,14 +451,26 @@ def _holds_anything(output: object, depth: int = 0) -> bool:
     return output is not None and output not in ("", [], {})
 
 
+class _Unfit(Exception):  # noqa: N818 - never leaves this module
+    """Raised for an output of which a part would be lost."""
+
+
 def _shortened(output: Any, depth: int = 0) -> Any:
-    """Return an output without files and without what opens its addresses."""
+    """Return an output without what opens its addresses.
+
+    :raises _Unfit: if it holds a file, is nested deeply, or has keys that are equal without their signatures
+    """
     if isinstance(output, str):
-        return None if output[:5].lower() == "data:" else unsigned(output)
-    if isinstance(output, list | dict) and depth >= _DEEPEST_OUTPUT:
-        return None
+        if is_data(output):
+            raise _Unfit
+        return unsigned(output)
+    if not isinstance(output, list | dict):
+        return output
+    if depth >= _DEEPEST_OUTPUT:
+        raise _Unfit
     if isinstance(output, list):
         return [_shortened(item, depth + 1) for item in output]
-    if isinstance(output, dict):
-        return {unsigned(str(key)): _shortened(item, depth + 1) for key, item in output.items()}
-    return output
+    found = {_shortened(str(key)): _shortened(item, depth + 1) for key, item in output.items()}
+    if len(found) < len(output):
+        raise _Unfit
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.redaction import unsigned
@@ -34,19 +35,20 @@ def oids_of_data(task: Any, given: Mapping[str, Any] | None, map_index: int, jin
     literals, is_from_xcom = _literals_of(mapped, map_index)
     if not is_from_xcom:
         return set()
-    literal_ids = {id(item) for item in _items(literals)}
+    literal_ids = {id(item) for item in _items([*literals, *_constants_of(type(task))])}
     # A function's arguments from both places are put into one new dictionary.
     roots = {**(given or {}), **((given or {}).get("op_kwargs") or {})}
     roots.pop("op_kwargs", None)
     data = {id(item): item for item in _items(list(roots.values())) if id(item) not in literal_ids}
-    marks = (jinja_env.variable_start_string, jinja_env.block_start_string, jinja_env.comment_start_string)
-    texts = [text for text in data.values() if isinstance(text, str) and any(m in text for m in marks)]
-    fields = [getattr(task, name, None) for name in task.template_fields]
-    for item in _items(fields):
-        is_made_of_data = isinstance(item, str) and any(text in item for text in texts)
-        is_unknown = given is None and not isinstance(item, _CONTAINERS)
-        if id(item) not in literal_ids and (is_made_of_data or is_unknown):
-            data[id(item)] = item
+    starts = (jinja_env.variable_start_string, jinja_env.block_start_string, jinja_env.comment_start_string)
+    # A subclass that strips or joins texts can complete a mark, so its first character counts.
+    marks = {start[0] for start in starts}
+    has_marks = any(isinstance(item, str) and marks.intersection(item) for item in data.values())
+    if has_marks or given is None:
+        # What a subclass has made of data is not known from its text, so nothing but literals is rendered.
+        fields = [getattr(task, name, None) for name in task.template_fields]
+        made = (item for item in _items(fields) if not isinstance(item, _CONTAINERS))
+        data.update({id(item): item for item in made if id(item) not in literal_ids})
     return {oid for oid, item in data.items() if not _is_reference(item)}
 
 
@@ -78,6 +80,14 @@ def _literals_of(mapped: Any, map_index: int) -> tuple[list[Any], bool]:
     if isinstance(source, Sequence) and isinstance(element := source[map_index], Mapping):
         return [*literals, element], False
     return literals, True
+
+
+def _constants_of(made_by: type) -> Iterator[Any]:
+    """Yield the literals that a class and its bases hand to their fields."""
+    for base in made_by.__mro__:
+        if "__init__" in vars(base):
+            code = getattr(unwrap(vars(base)["__init__"]), "__code__", None)
+            yield from code.co_consts if code else ()
 
 
 def _is_reference(value: Any) -> bool:

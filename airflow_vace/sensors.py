@@ -102,6 +102,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         checked_save_in(save_in, save_to, defers=deferrable)
         self._bound = None if poke_interval is None else self.poke_interval
         self._wait: Wait | None = None
+        self._is_deadline_shared = False
         checked_end(end_from_trigger, save_to, save_in)
         self.start_from_trigger = start_from_trigger and self._can_start_there(label)
 
@@ -197,6 +198,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
             if deadline is None and isinstance(event, dict):
                 deadline = event.get("deadline")
             deadline = time.time() if deadline is None else deadline
+            self._is_deadline_shared = True
             wait = Wait(prediction=prediction, deadline=deadline, poll_interval=self._bound)
             return self._wait_on(wait, gave_up + 1)
 
@@ -217,6 +219,10 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
             prediction = read_known(self.prediction).updated(prediction)
         return super().marked(prediction)
 
+    def now(self) -> float:
+        # Until it defers, this process alone knows the deadline, and has it by its own clock.
+        return super().now() if self._is_deadline_shared else time.time()
+
     def _new_wait(self, deadline: float | None) -> Wait:
         known = read_known(self.prediction)
         return Wait(prediction=known, deadline=deadline, poll_interval=self._bound)
@@ -227,9 +233,12 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         try:
             seen = self._seen(wait)
             if isinstance(seen, LookAgain) and gave_up <= MOST_DEFERRALS:
+                if wait.deadline is not None and not self._is_deadline_shared:
+                    wait.deadline = self.hook.clock.at_server(wait.deadline)
+                self._is_deadline_shared = True
                 self.defer_until_final(wait, gave_up)
             if isinstance(seen, LookAgain):
-                left = None if wait.deadline is None else wait.deadline - time.time()
+                left = None if wait.deadline is None else wait.deadline - self.now()
                 seen = self.hook.wait_for_prediction(wait.prediction, left, poll_interval=self._bound)
         except PredictionTimeout as error:
             raise AirflowSensorTimeout(str(error)) from error

@@ -12,7 +12,8 @@ import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
-from ipaddress import ip_address
+from http.client import HTTPResponse
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from requests.adapters import HTTPAdapter
@@ -28,16 +29,31 @@ if TYPE_CHECKING:
 # A server that refuses a certificate has sent its alert before it closes.
 _ALERT_SECONDS = 1.0
 
+# Prefixes of IPv6 addresses whose last 32 bits are an IPv4 address: RFC 6052 (NAT64) and RFC 4291.
+_EMBEDDING = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))
+# NAT64 inside of a network, RFC 8215; the place of the IPv4 address depends on that network.
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+
 
 class NotPublicError(Exception):
     """Raised instead of a connection to an address that is not public; its argument is the address."""
 
 
 def is_public(address: str) -> bool:
-    """Return True if an IP address is a global unicast address."""
+    """Return True if an IP address, or the IPv4 address embedded in it, is a global unicast address."""
     found = ip_address(address.partition("%")[0])
-    meant = getattr(found, "ipv4_mapped", None) or found
-    return meant.is_global and not meant.is_multicast
+    if isinstance(found, IPv6Address):
+        if found.is_site_local or found in _LOCAL_NAT64:
+            return False
+        found = _embedded_in(found) or found
+    return found.is_global and not found.is_multicast
+
+
+def _embedded_in(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address that a gateway on the way would connect to, if there is one."""
+    if any(address in prefix for prefix in _EMBEDDING):
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 def addresses_of(host: str, port: int) -> tuple[str, ...]:
@@ -68,13 +84,15 @@ class Exchange:
         self.is_connected = False
         self.is_sent = False
         self.is_over = False
+        self.is_renewed = False
         self._is_released = False
         self._began = time.monotonic()
+        self._until = self._began + seconds
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
     def __enter__(self) -> Self:
-        _watchdog.take(self._began + self.seconds, self)
+        _watchdog.take(self._until, self)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,12 +131,23 @@ class Exchange:
         if before is not None:
             before.close()
 
-    def end(self) -> None:
-        """Shut the socket down, unless the exchange has ended by itself."""
+    def renew(self, seconds: float) -> None:
+        """Give the exchange so many seconds from now, and at least those that it has."""
         with self._lock:
-            self.is_over = not self._is_released
+            self.is_renewed, self.seconds = True, seconds
+            self._until = max(self._until, time.monotonic() + seconds)
+
+    def end(self) -> float | None:
+        """Shut the socket down if the time is over; return the time of the next check, if there is one."""
+        with self._lock:
+            if self._is_released:
+                return None
+            if self._until > time.monotonic():
+                return self._until
+            self.is_over = True
             if self._socket is not None:
                 _shut_down(self._socket)
+        return None
 
 
 class _Watchdog:
@@ -153,7 +182,10 @@ class _Watchdog:
                     self._changed.wait(left)
                     continue
                 exchange = heapq.heappop(self._waiting)[2]
-            exchange.end()
+            until = exchange.end()
+            if until is not None:
+                with self._changed:
+                    heapq.heappush(self._waiting, (until, next(self._order), exchange))
 
 
 _watchdog = _Watchdog()
@@ -174,11 +206,22 @@ def _shut_down(copy: socket.socket) -> None:
         copy.shutdown(socket.SHUT_RDWR)
 
 
+class _FinalResponse(HTTPResponse):
+    """Reads past interim answers, such as 103 Early Hints; http.client takes all but 100 for the answer."""
+
+    def begin(self) -> None:
+        super().begin()
+        while 101 < self.status < 200:
+            self.headers = self.msg = None  # type: ignore[assignment]  # begin() returns at once otherwise
+            super().begin()
+
+
 class _Watched:
     """What a connection does for the current exchange, whichever connection of urllib3 it is mixed into."""
 
     _sock: Any = None
     is_direct = True
+    response_class = _FinalResponse
 
     @property
     def sock(self) -> Any:

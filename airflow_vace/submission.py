@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
@@ -63,6 +63,8 @@ INTENT_GRACE_SECONDS = 30.0
 MOST_TROUBLE_SECONDS = 60.0
 # What asking again does not mend.
 _LASTING = (VaceAuthError, VaceBillingError, VaceInputError)
+# How often a success that has no output yet, but looks old, is asked for again.
+_MOST_LOOKS_FOR_OUTPUT = 3
 # Creates of one attempt that got no answer, and then were not to be found.
 _MOST_LOST = 3
 
@@ -146,6 +148,7 @@ class Submission:
         self.is_killed = False
         self.is_recorded = True
         self.is_own = True
+        self._has_intended = False
 
     def prediction_of(self, order_since: Callable[[Record | None], Order]) -> tuple[Prediction, float]:
         """Return the order's prediction, the one that is there or a new one, and its deadline.
@@ -164,7 +167,7 @@ class Submission:
         lost = 0
         is_adopted = False
         if record is not None:
-            self._tell_found(record)
+            self._take_over(record)
         while True:
             decision = self._decision(record, order, told, is_adopted=is_adopted)
             match decision:
@@ -196,7 +199,7 @@ class Submission:
             record,
             order.fingerprint,
             told,
-            now=self.hook.clock.earlier(time.time()),
+            now=self.hook.clock.confirmed(time.time()),
             is_cleared=is_cleared,
             may_differ=record is not None and not is_cleared and _is_same_wish(record, order),
             reuse=self.policy.reuse,
@@ -214,8 +217,9 @@ class Submission:
         takes the task for a running one.
         """
         is_early = isinstance(told, Prediction) and not told.status.is_final
-        is_waiting = record.deferred and is_early and self.hook.clock.earlier(time.time()) < record.deadline
-        return is_waiting or self.attempt.is_cleared_since(record)
+        is_waiting = record.deferred and is_early and self.hook.clock.confirmed(time.time()) < record.deadline
+        # The attempt's own intent answers the clear; what follows from it is no person's wish any more.
+        return is_waiting or (not self._has_intended and self.attempt.is_cleared_since(record))
 
     def _leads_to(self, record: Record) -> bool:
         """Return True if the record's connection still leads to the server and account of its create."""
@@ -231,7 +235,7 @@ class Submission:
         self, order_since: Callable[[Record | None], Order], order: Order, before: Record | None
     ) -> Order:
         """Return the order with URLs in place of paths; after a clear, with the connection's new defaults."""
-        if before is not None and self.attempt.is_cleared_since(before):
+        if before is not None and not self._has_intended and self.attempt.is_cleared_since(before):
             order = order_since(None)
         return replace(order, sent=self.reachable(order.values))
 
@@ -239,6 +243,7 @@ class Submission:
         if decision.why:
             self.log.warning("%s Submitting a new one, which is billed too.", decision.why)
         if decision.cancel is not None and before is not None:
+            self.ledger.confirm(before)  # an attempt that was given up must not cancel its successor's
             self._hook_of(before).stop_prediction(decision.cancel)
         self.prediction = None
         intent = Record.of(
@@ -250,7 +255,7 @@ class Submission:
             key=self.hook.settings.api.key,
         )
         self.ledger.intend(intent, before)
-        self.is_own = True
+        self.is_own = self._has_intended = True
         return intent
 
     def _submitted(
@@ -284,8 +289,10 @@ class Submission:
         self.log.info(
             "Submitted prediction %s of %s (%s%s)", prediction.id, order.model, prediction.status, seed
         )
-        at_server = self.hook.clock.at_server(intent.deadline)
-        self._note(replace(intent.submitted(prediction), deadline=at_server))
+        clock = self.hook.clock
+        clock.agreed = clock.offset
+        at_server = clock.at_server(intent.deadline)
+        self._note(replace(intent.submitted(prediction), deadline=at_server, offset=clock.offset))
         return prediction
 
     def _check_wanted(self, intent: Record) -> None:
@@ -304,7 +311,7 @@ class Submission:
             return self.hook.create_prediction(
                 order.wire,
                 model=order.model,
-                version=order.version,
+                version=order.version or "",
                 deadline=deadline if self.policy.cancel_on_timeout else None,
                 before_resend=lambda: self._check_wanted(intent),
             )
@@ -336,7 +343,7 @@ class Submission:
 
     # --- what an earlier attempt has left ----------------------------------------------------------
 
-    def _tell_found(self, record: Record) -> None:
+    def _take_over(self, record: Record) -> None:
         if record.phase is Phase.INTENT:
             self.log.warning(
                 "An earlier attempt of this task began a create at %s, and left no answer to it",
@@ -344,6 +351,7 @@ class Submission:
             )
         else:
             known = record.known
+            self.hook.clock.agreed = record.offset or 0.0
             self.log.info(
                 "An earlier attempt of this task submitted prediction %s at %s (last known: %s)",
                 known.id,
@@ -381,11 +389,12 @@ class Submission:
     def _taken_up(self, record: Record) -> float:
         """Take over what an earlier attempt has recorded, and return its deadline."""
         self.is_own = record.is_own
-        if record.max_tries != self.attempt.max_tries or record.deferred:  # a retry from here on is no clear
-            with suppress(LedgerError):  # what is recorded already serves the next attempt too
-                self.ledger.write(replace(record, max_tries=self.attempt.max_tries, deferred=False))
-        intended = datetime.fromisoformat(record.intended_at).timestamp()
+        intended = datetime.fromisoformat(record.intended_at).timestamp() + (record.offset or 0.0)
         deadline = max(record.deadline, intended + self.policy.timeout)
+        taken = replace(record, max_tries=self.attempt.max_tries, deferred=False, deadline=deadline)
+        if taken != record:  # a retry from here on is no clear
+            with suppress(LedgerError):  # what is recorded already serves the next attempt too
+                self.ledger.write(taken)
         if deadline > record.deadline + CANCEL_AFTER_GRACE_SECONDS and self.policy.cancel_on_timeout:
             self.log.warning(
                 "The timeout was raised after prediction %s was submitted: a server that heeds Cancel-After"
@@ -396,9 +405,14 @@ class Submission:
 
     def _look_at(self, prediction: Prediction) -> Prediction | Gone:
         """Return what is known of a prediction; one whose files its server has deleted may be saved."""
-        told = self._asked(prediction)
-        if isinstance(told, Prediction) and not (told.has_expired or prediction.data_removed):
-            return told
+        told, backoff = self._asked(prediction), Backoff()
+        for _ in range(_MOST_LOOKS_FOR_OUTPUT):
+            if not isinstance(told, Prediction) or told.data_removed or prediction.data_removed:
+                break
+            if not told.has_expired_at(self.hook.clock.confirmed(time.time())):
+                return told
+            time.sleep(backoff.next_delay())  # its output may lag behind, and a time without a zone mislead
+            told = self._asked(prediction)
         files = self.saved(prediction.id)
         if not files:
             return told
@@ -440,7 +454,7 @@ class Submission:
         while True:
             looked = time.time()
             try:
-                pages = list(hook.list_pages(intent.listed_from))
+                pages = list(hook.list_pages(_listed_from(intent, hook)))
             except _LASTING:
                 raise
             except VaceError as error:
@@ -477,15 +491,13 @@ class Submission:
         """Return what can list the predictions of the server that a create went to, or why nothing can."""
         hook = self._hook_of(intent)
         try:
-            if not hook.lists_predictions:
-                return Listed(found=None)
-        except AirflowNotFoundException as error:
-            self.log.warning("%s: what it was submitted over can't be asked any more", error)
-            return Listed(found=None)
-        if intent.origin in (None, _address_of(hook)):
-            return hook
-        why = f"the connection {intent.conn_id!r} led to {intent.origin} then, and leads elsewhere now"
-        return Listed(found=None, why=why)
+            if intent.origin not in (None, _address_of(hook)):
+                why = f"the connection {intent.conn_id!r} led to {intent.origin} then, and elsewhere now"
+                return Listed(found=None, why=why)
+            return hook if hook.lists_predictions else Listed(found=None)
+        except AirflowNotFoundException:
+            why = f"the connection {intent.conn_id!r}, over which it was sent, does not exist any more"
+            return Listed(found=None, why=why)
 
     def _adopted(self, intent: Record, prediction: Prediction, others: tuple[Prediction, ...]) -> Record:
         self.log.warning(
@@ -503,6 +515,12 @@ class Submission:
     def _hook_of(self, record: Record) -> VaceHook:
         same = record.conn_id == self.hook.vace_conn_id
         return self.hook if same else type(self.hook)(record.conn_id)
+
+
+def _listed_from(intent: Record, hook: VaceHook) -> str:
+    """Return the time from which a lost create is listed, earlier if this machine's clock is ahead."""
+    since = datetime.fromisoformat(intent.listed_from)
+    return (since + timedelta(seconds=min(hook.clock.offset or 0.0, 0.0))).isoformat()
 
 
 def _address_of(hook: VaceHook) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 import ssl
-import weakref
+import tempfile
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,15 +32,20 @@ from airflow_vace.sockets import Adapter, Exchange, NotPublicError, addresses_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import SimpleNamespace
+    from typing import IO
 
     from airflow_vace.connection import Settings
 
 # Answers echo the input, data: URLs included, and bring all the logs.
 _LARGEST_ANSWER = 128 * 1024 * 1024
-# Larger answers are read one at a time in an event loop: in memory each takes several times its size.
+# An event loop keeps larger answers on disk until they are parsed, one after another.
 _LARGEST_SMALL_ANSWER = 1024 * 1024
+# Larger answers of one client under way at a time, since each may take that much disk; others wait.
+_MAX_LARGE_ANSWERS = 8
 _CHUNK = 64 * 1024
 _PIECE = 1024 * 1024
+# Seconds beyond the time-out of a request in which the next piece of a file must come.
+_PIECE_SECONDS = 30.0
 _MOST_DIGITS = 19
 # Seconds that an idle connection is kept; servers close theirs after a minute or more.
 _KEEP_ALIVE = 15.0
@@ -72,10 +77,6 @@ def send(session: requests.Session, settings: Settings, request: Request) -> Res
     :raises VaceProtocolError: if the answer is too large
     """
     with streamed(session, settings, request) as (answer, exchange):
-        if answer.status_code < 200:
-            # http.client takes an interim answer for the answer; what follows it must reach nobody else.
-            interim = f"{request.shown}: an interim answer ({answer.status_code}) came, and no other was read"
-            raise VaceTransportError(interim, sent=True)
         return read_whole(answer, exchange, request)
 
 
@@ -99,6 +100,10 @@ def streamed(
         try:
             with answer:
                 check_time(exchange, request)
+                if answer.status_code < 200:
+                    # The protocol has changed: the rest of the connection must reach nobody else.
+                    interim = f"{request.shown}: an interim answer ({answer.status_code}) came, and no other"
+                    raise VaceTransportError(interim, sent=True)
                 yield answer, exchange
         except BROKEN as error:
             raise _failure(request, error, settings, exchange) from shown_cause(error, request)
@@ -134,6 +139,8 @@ def _late(request: Request, exchange: Exchange, hint: str | None = None) -> Vace
     took = f"after {exchange.elapsed:.1f} s, of {exchange.seconds:g} s at most"
     if not exchange.is_sent:
         late = f"{request.shown}: {hint or 'the server was not reached'}; nothing was sent, {took}"
+    elif exchange.is_renewed:
+        late = f"{request.shown}: the file stalled: no piece of it came within {exchange.seconds:g} s"
     else:
         late = f"{request.shown}: the answer was not whole {took}"
     return VaceTransportError(late, sent=exchange.is_sent)
@@ -152,7 +159,7 @@ class Download:
     chunks: Iterator[bytes]
 
     @classmethod
-    def of(cls, answer: requests.Response) -> Self:
+    def of(cls, answer: requests.Response, exchange: Exchange, request: Request) -> Self:
         """Read the head of an answer to the request of a file, or of the rest of one."""
         part = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
         length = answer.headers.get("content-length", "")
@@ -163,9 +170,24 @@ class Download:
             size = int(part[2]) if part and part[2].isdecimal() else None
         etag = answer.headers.get("etag")
         is_strong = etag is not None and not etag.startswith("W/")
-        # What there is at once: a trickle is seen as one, and whoever must stop need not wait for more.
-        chunks = iter(lambda: bytes(answer.raw.read1(_PIECE)), b"")
+        chunks = _chunks_of(answer, exchange, request)
         return cls(start=start, size=size, etag=etag if is_strong else None, chunks=chunks)
+
+
+def _chunks_of(answer: requests.Response, exchange: Exchange, request: Request) -> Iterator[bytes]:
+    """Yield what has come of a body; the whole may take any time, each piece only so much.
+
+    :raises VaceTransportError: if a piece did not come in time
+    """
+    seconds = exchange.seconds + _PIECE_SECONDS
+    exchange.renew(seconds)
+    # Pieces as they come show a trickle as one, and a transfer that must stop need not wait for more.
+    while chunk := bytes(answer.raw.read1(_PIECE)):
+        exchange.renew(seconds)
+        yield chunk
+        exchange.renew(seconds)
+    # The forced end of a body without a length, or within its trailer, resembles its regular end.
+    check_time(exchange, request)
 
 
 def refuse_private(request: Request, settings: Settings) -> bool:
@@ -244,6 +266,7 @@ class AsyncClient:
         self.settings = settings
         self._session = session
         self._proxies: dict[str, str | None] = {}
+        self._places = asyncio.Semaphore(_MAX_LARGE_ANSWERS)
 
     @classmethod
     async def open(
@@ -275,27 +298,43 @@ class AsyncClient:
         :raises VaceTransportError: if no whole answer came; it says whether the request was sent
         :raises VaceProtocolError: if the answer is too large
         """
-        settings = self.settings.for_request(request)
-        proxy, flight = self._proxy_for(request.url), _Flight()
+        settings, flight = self.settings.for_request(request), _Flight()
+        with tempfile.SpooledTemporaryFile(_LARGEST_SMALL_ANSWER) as body:
+            try:
+                answer = await self._receive(request, settings, flight, body)
+                body.seek(0)
+                # In memory an answer takes several times its size. From here on nothing is awaited, so a
+                # caller that parses at once has parsed before another answer is loaded.
+                return Response(answer.status, answer.headers, body.read())
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise _failure(request, error, settings, flight) from shown_cause(error, request)
+
+    async def _receive(
+        self, request: Request, settings: Settings, flight: _Flight, body: IO[bytes]
+    ) -> aiohttp.ClientResponse:
+        """Return an answer whose body was written into a file."""
+        proxy = self._proxy_for(request.url)
         until = asyncio.get_running_loop().time() + settings.timeout
-        try:
-            async with (
-                AsyncExitStack() as place,
-                self._session.request(
-                    request.method,
-                    _url(request.url),
-                    headers=request.headers,
-                    data=request.body if isinstance(request.body, bytes) else None,
-                    proxy=proxy,
-                    timeout=_time_out(settings.timeout, settings.connect_timeout),
-                    allow_redirects=False,
-                    trace_request_ctx=flight,
-                ) as answer,
-            ):
-                body = await _read(answer, request, place, until)
-                return Response(answer.status, answer.headers, body)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _failure(request, error, settings, flight) from shown_cause(error, request)
+        async with (
+            AsyncExitStack() as place,
+            self._session.request(
+                request.method,
+                _url(request.url),
+                headers=request.headers,
+                data=request.body if isinstance(request.body, bytes) else None,
+                proxy=proxy,
+                timeout=_time_out(settings.timeout, settings.connect_timeout),
+                allow_redirects=False,
+                trace_request_ctx=flight,
+            ) as answer,
+        ):
+            is_plain = "Content-Encoding" not in answer.headers
+            if is_plain and 0 < (answer.content_length or 0) <= _LARGEST_SMALL_ANSWER:
+                body.write(await answer.read())
+                return answer
+            async with asyncio.timeout_at(until):
+                await _store(answer, request, body, self._places, place)
+            return answer
 
     def _proxy_for(self, url: str) -> str | None:
         """Return the proxy for a URL's origin, which is asked of the environment once."""
@@ -335,35 +374,22 @@ def _traces() -> aiohttp.TraceConfig:
     return traces
 
 
-# Where larger answers are read, one at a time, in each event loop.
-_large: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
-
-
-async def _read(
-    answer: aiohttp.ClientResponse, request: Request, place: AsyncExitStack, until: float
-) -> bytes:
-    """Read a body. What is large waits for the loop's one place, which `place` gives up when it closes.
-
-    A caller that parses at once, without awaiting anything, has parsed before the next one reads.
-
-    :raises TimeoutError: if the place does not come `until` a time of the event loop's clock
-    """
-    is_plain = "Content-Encoding" not in answer.headers
-    if is_plain and 0 < (answer.content_length or 0) <= _LARGEST_SMALL_ANSWER:
-        return await answer.read()
-    body = bytearray()
+async def _store(
+    answer: aiohttp.ClientResponse,
+    request: Request,
+    body: IO[bytes],
+    places: asyncio.Semaphore,
+    place: AsyncExitStack,
+) -> None:
+    """Write a body into a file. A large one waits for one of the places; `place` gives it up on closing."""
+    is_large = False
     async for chunk in answer.content.iter_chunked(_CHUNK):
-        body += chunk
-        if len(body) > _LARGEST_SMALL_ANSWER:
-            break
-    else:
-        return bytes(body)
-    async with asyncio.timeout_at(until):
-        await place.enter_async_context(_large.setdefault(asyncio.get_running_loop(), asyncio.Lock()))
-    async for chunk in answer.content.iter_chunked(_CHUNK):
-        body += chunk
-        _check_size(len(body), request)
-    return bytes(body)
+        size = body.tell() + len(chunk)
+        _check_size(size, request)
+        if size > _LARGEST_SMALL_ANSWER and not is_large:
+            is_large = True
+            await place.enter_async_context(places)
+        body.write(chunk)
 
 
 @lru_cache(maxsize=4096)

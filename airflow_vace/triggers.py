@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from airflow_vace.hooks import VaceHook
     from airflow_vace.links import PredictionPageLink
+    from airflow_vace.media import Destination
     from airflow_vace.prediction import Prediction
 
 # Files that one triggerer saves at a time; each takes a thread and a few megabytes.
@@ -42,6 +43,17 @@ LONGEST_SAVE_SECONDS = 600.0
 @cache
 def _savers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=_MOST_SAVES, thread_name_prefix="vace-save")
+
+
+def _save(
+    hook: VaceHook, prediction: Prediction, destination: Destination, *, stop: threading.Event
+) -> list[dict[str, Any]]:
+    """Save an output; the back-end is asked for one that is too large to be held until a thread is free."""
+    from airflow_vace.media import save_output
+
+    if not prediction.has_output:
+        prediction = prediction.updated(hook.get_prediction(prediction))
+    return save_output(hook, prediction, destination, stop=stop)
 
 
 # Cancels under way: on_kill is cut off after a second, and nobody else holds a reference.
@@ -56,7 +68,7 @@ class VacePredictionTrigger(BaseTrigger):
 
     :param prediction: payload, id, or `urls.get`
     :param vace_conn_id: connection of type `vace`
-    :param deadline: wall-clock end of the wait, seconds since the epoch; None: without end
+    :param deadline: end of the wait by the server's clock, seconds since the epoch; None: without end
     :param poll_interval: how late, in seconds, the end may be noticed (default: 10 s, or 5 % of
         the time waited)
     :param cancel_on_kill: cancel the prediction when a person ends the deferred task (Airflow 3.3+)
@@ -70,6 +82,8 @@ class VacePredictionTrigger(BaseTrigger):
 
     # What no worker has left before; a triggerer leaves some thirty XComs a second, and no more.
     links: tuple[PredictionPageLink | PredictionOutputLink, ...] = (PredictionOutputLink(),)
+    # Whether the deadline is by this machine's clock; a worker gives one by the server's.
+    is_deadline_local = False
 
     def __init__(  # noqa: PLR0913, PLR0917 - kwargs of a stored trigger
         self,
@@ -120,7 +134,8 @@ class VacePredictionTrigger(BaseTrigger):
             # An older triggerer waits as well as it can: the task is told the end in any case.
             self.log.info("A later version deferred this; left alone: %s", ", ".join(sorted(self.later)))
         # The poller is left before the event: what comes after a yield can be cut off.
-        prediction = self._marked(await self._end())
+        prediction = await self._end()
+        prediction = self._marked(prediction)
         if await self._succeeds(prediction):
             yield TaskSuccessEvent()
             return
@@ -142,7 +157,11 @@ class VacePredictionTrigger(BaseTrigger):
         poller = join(self.vace_conn_id)
         try:
             prediction = await poller.until_over(
-                self.prediction, deadline=self.deadline, poll_interval=self.poll_interval, tell=self._tell
+                self.prediction,
+                deadline=self.deadline,
+                poll_interval=self.poll_interval,
+                tell=self._tell,
+                is_local=self.is_deadline_local,
             )
             return await self._saved(poller.hook, prediction)
         finally:
@@ -178,12 +197,12 @@ class VacePredictionTrigger(BaseTrigger):
         """Return a success with its files saved, if that is to be done here and can be; else as it is."""
         if self.destination is None or prediction.status is not PredictionStatus.SUCCEEDED:
             return prediction
-        from airflow_vace.media import Destination, save_output
+        from airflow_vace.media import Destination
 
         destination = Destination.from_json(self.destination)
         stop = threading.Event()
         # asgiref's threads, unlike asyncio's, can ask Airflow for connections on its older versions too.
-        save = sync_to_async(save_output, thread_sensitive=False, executor=_savers())
+        save = sync_to_async(_save, thread_sensitive=False, executor=_savers())
         try:
             saving = save(hook.fresh(), prediction, destination, stop=stop)
             files = await asyncio.wait_for(saving, LONGEST_SAVE_SECONDS)
@@ -239,6 +258,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
     """
 
     links = LINKS
+    is_deadline_local = True
     # Set by the triggerer: when Airflow ends the wait by itself.
     timeout_after: datetime | None = None
 

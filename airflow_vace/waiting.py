@@ -208,6 +208,10 @@ class WaitsForPrediction(BaseOperator):
             return label_text(template.render(self._context))
         return label_text(getattr(self._ti, "rendered_map_index", None))
 
+    def now(self) -> float:
+        """Return the time that deadlines count by, in seconds since the epoch."""
+        return self.hook.clock.confirmed(time.time())
+
     def look(self, wait: Wait) -> Prediction | LookAgain:
         """Look once; return the prediction if it is final, else when to look again.
 
@@ -221,13 +225,13 @@ class WaitsForPrediction(BaseOperator):
             refused = False
             try:
                 seen = self.hook.get_prediction(wait.prediction)
-                decision = wait.answered(seen, self.hook.clock.earlier(time.time()))
+                decision = wait.answered(seen, self.now())
             except VaceError as error:
-                decision = wait.failed(error, self.hook.clock.earlier(time.time()))
+                decision = wait.failed(error, self.now())
                 refused = is_refusal(error)
             except AirflowNotFoundException:  # some secrets back-ends answer so while they are in trouble
                 missing = VaceConnectionMissing(self.vace_conn_id)
-                decision = wait.failed(missing, self.hook.clock.earlier(time.time()))
+                decision = wait.failed(missing, self.now())
                 refused = True
             self.hook.tell(wait)
             self._prediction = wait.prediction
@@ -246,7 +250,7 @@ class WaitsForPrediction(BaseOperator):
         """Hand the wait over to the triggerer; `execute_complete` goes on, with the deadline kept."""
         from airflow_vace.triggers import VacePredictionTrigger
 
-        now = self.hook.clock.earlier(time.time())
+        now = self.now()
         left = None if wait.deadline is None else max(wait.deadline - now, 0.0)
         prediction = self.marked(wait.prediction)
         destination = self.destination() if self.save_in == "triggerer" else None
@@ -292,7 +296,7 @@ class WaitsForPrediction(BaseOperator):
         prediction = self.marked(prediction)
         destination = self.destination()
         is_saved = self._is_landed or destination is None or destination.holds(prediction)
-        if prediction.files and not is_saved and prediction.has_expired:
+        if prediction.files and not is_saved and prediction.has_expired_at(self.now()):
             self.log.warning(
                 "What was saved is not at save_to, and its server has deleted it since: %s", prediction.files
             )
@@ -303,12 +307,12 @@ class WaitsForPrediction(BaseOperator):
             return prediction.payload()
         is_to_save = destination is not None
         prediction = self._prediction = self._with_output(replace(prediction, files=[]), is_to_save)
-        if prediction.has_expired and (saved := self.files_saved(prediction.id)):
+        if prediction.has_expired_at(self.now()) and (saved := self.files_saved(prediction.id)):
             self.log.info("Prediction %s is saved already: its files are at save_to", prediction.id)
             prediction = self._prediction = replace(prediction, files=saved)
             self._announce(self._with_input(prediction))
             return prediction.payload()
-        read_end(prediction)
+        read_end(prediction, self.now())
         if destination is not None:
             if not prediction.output_urls:
                 raise VaceProtocolError(
@@ -384,7 +388,7 @@ class WaitsForPrediction(BaseOperator):
         for attempt in range(_MOST_LOOKS_FOR_OUTPUT):
             succeeded = prediction.status is PredictionStatus.SUCCEEDED
             is_there = prediction.has_output and not (is_to_save and prediction.is_shortened)
-            if not succeeded or is_there or prediction.has_expired:
+            if not succeeded or is_there or prediction.data_removed:
                 return prediction
             if attempt:
                 time.sleep(backoff.next_delay())
@@ -528,11 +532,11 @@ def checked_seconds(name: str, value: object) -> None:
 
 def _too_large(prediction: Prediction) -> VaceInputError:
     count = len(prediction.output_urls)
-    what = "a data: URL" if count == 1 else f"a list of {count} URLs" if count else "text"
+    what = "a data: URL" if count == 1 else f"a list of {count} URLs" if count else "text, or an object"
     return VaceInputError(
-        f"Prediction {prediction.id} succeeded, and its output is {what}, which is too large for XCom."
-        f" {prediction.bill} Set save_to, and fetch it with a VacePredictionSensor on this id within the"
-        " hour.",
+        f"Prediction {prediction.id} succeeded, and its output is {what}, which is too large or too nested"
+        f" for XCom. {prediction.bill} Set save_to, and fetch it with a VacePredictionSensor on this id"
+        " within the hour.",
         field="save_to",
         remedy="set save_to to a directory",
     )

@@ -119,6 +119,14 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def any_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a connection whose host is never asked, for outputs that are `data:` URLs."""
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_VACE_DEFAULT", '{"conn_type": "vace", "host": "https://x", "password": "k"}'
+    )
+
+
+@pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[aiohttp.ClientSession]:
     """Return the asynchronous sessions, as they are opened."""
     import aiohttp

@@ -68,8 +68,10 @@ def test_a_functions_literal_arguments_are_kept_as_they_are_written() -> None:
 
 def arguments_of(found: DagRun, airflow_db: str) -> dict[tuple[str, int], str | None]:
     """Return what the records of a run hold as `arguments`, by task and map index."""
-    query = "select task_id, map_index, value from task_state_store where run_id = ?"
     base = sqlite3.connect(airflow_db)
+    columns = {row[1] for row in base.execute("pragma table_info(task_state_store)")}
+    index = "map_index" if "map_index" in columns else "region_index"  # from Airflow 3.4 on
+    query = f"select task_id, {index}, value from task_state_store where run_id = ?"  # noqa: S608 - ours
     rows = base.execute(query, (found.run_id,)).fetchall()
     base.close()
 
@@ -78,7 +80,7 @@ def arguments_of(found: DagRun, airflow_db: str) -> dict[tuple[str, int], str | 
             value = json.loads(value)
         return value
 
-    return {(name, index): record(value)["arguments"] for name, index, value in rows}
+    return {(name, number): record(value)["arguments"] for name, number, value in rows}
 
 
 def shop(*names: str) -> DAG:
@@ -103,6 +105,9 @@ def shop(*names: str) -> DAG:
         VacePredictionOperator(task_id="inside", input={"prompt": product(), "size": "{{ '832*480' }}"})
         VacePredictionOperator(task_id="template", input={"prompt": "{{ params.x }} {{ run_id }}"})
         clip.expand(product=found)
+        VacePredictionOperator.partial(task_id="params", input={"prompt": "{{ params.prompt }}"}).expand(
+            params=found
+        )
     dag.params["x"] = "a fox"
     return dag
 
@@ -114,7 +119,7 @@ def test_records_of_other_lists_have_other_arguments(fast_emulator: Emulator, ai
     assert set(states(runs[0]).values()) == {"success"}
     one, other, same = (arguments_of(found, airflow_db) for found in runs)
     assert one == same
-    for name in ("expanded", "by_kwargs", "clip"):
+    for name in ("expanded", "by_kwargs", "clip", "params"):
         assert one[name, 0] == other[name, 1] != one[name, 1] == other[name, 0]
         assert one[name, 0] is not None
     assert one["inside", -1] != other["inside", -1]

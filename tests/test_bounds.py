@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from films import MP4, box
+from films import DATA_URL, MP4, box
 from scripted import Scripted, head
 from tasks import Run, Store
 
@@ -101,6 +101,17 @@ def test_a_declared_length_beyond_the_limit_is_not_fetched(
         saved(server, tmp_path, monkeypatch)
     assert taken.wait(5), "the connection was kept open"
     assert len(server.seen) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_holds_for_a_data_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Scripted([b""], extra={"max_output_mb": 0.00001}) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", server.connection)
+        destination = Destination.of(f"{tmp_path}/")
+        assert destination is not None
+        prediction = Prediction.from_json({"id": "abc", "status": "succeeded", "output": f" {DATA_URL}"})
+        with pytest.raises(VaceInputError, match="max_output_mb"):
+            save_output(VaceHook(), prediction, destination)
     assert list(tmp_path.iterdir()) == []
 
 

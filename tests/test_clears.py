@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +19,7 @@ from tasks import Run, Store
 
 from airflow_vace.decorators import vace_task
 from airflow_vace.hooks import VaceHook
+from airflow_vace.ledger import digest_of_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +99,67 @@ def test_the_same_arguments_are_the_same_order_in_each_process(
     server.faults.add(method="GET", skip=1, times=None, patch=DONE)
     run.result()
     assert billed(server) == 1
+
+
+class Lazy(Sequence[Any]):
+    """Stands for the results of a mapped task, which Airflow fetches when they are asked for."""
+
+    def __init__(self, *items: Any) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: Any) -> Any:
+        return list(self.items[key]) if isinstance(key, slice) else self.items[key]
+
+
+@dataclass
+class Product:
+    name: str
+    shown: Any = print
+    tags: Any = frozenset({"a", "b"})
+
+
+class Plain:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Table:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def to_json(self) -> str:
+        return json.dumps(self.name)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Lazy, Product, Plain, Table, lambda name: {frozenset({name})}],
+    ids=["lazy", "data", "plain", "table", "set"],
+)
+def test_arguments_of_any_type_are_told_apart(kind: Callable[[str], Any]) -> None:
+    one, same, other = (digest_of_arguments([kind(name)]) for name in ("shoe", "shoe", "jacket"))
+    assert one == same != other
+
+
+def test_arguments_are_the_same_in_each_process() -> None:
+    code = (
+        "from airflow_vace.ledger import digest_of_arguments\n"
+        "print(digest_of_arguments([{frozenset({'a', 'b', 'c'}), frozenset({'d'})}, {'x': {'e', 'f', 'g'}}]))"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
 
 
 # --- clears of tasks that run ----------------------------------------------------------------------

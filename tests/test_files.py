@@ -117,6 +117,16 @@ def test_a_data_url_that_the_triggerer_saved_is_in_no_event(slow_emulator: Emula
     assert payload["files"][0]["uri"] == "memory://b/a.mp4"
 
 
+@pytest.mark.parametrize("given", [IN_TRIGGERER, {"deferrable": True}], ids=["triggerer", "worker"])
+def test_files_in_a_list_are_all_saved(slow_emulator: Emulator, memory: Any, given: dict[str, Any]) -> None:
+    memory.mkdir("/b")
+    patch = {"status": "succeeded", "output": [DATA_URL, "none", DATA_URL]}
+    slow_emulator.faults.add(method="GET", skip=1, times=None, patch=patch)
+    task = clip(**given, save_to="memory://b/a.mp4")
+    assert len(task.result()["files"]) == 2
+    assert files_in(memory)["/b/a-2.mp4"] == MP4
+
+
 def test_what_did_not_succeed_is_not_saved(slow_emulator: Emulator, memory: Any) -> None:
     memory.mkdir("/b")
     slow_emulator.faults.add(method="GET", skip=1, times=None, patch={"status": "failed", "error": "E1001"})

@@ -237,19 +237,42 @@ def test_what_is_large_is_read_and_not_kept(
     assert len(json.dumps(payload)) < 200_000
 
 
-def test_an_interim_answer_to_a_create_is_no_refusal_and_reaches_nobody_else(
+@pytest.mark.parametrize("status", ["102 Processing", "103 Early Hints"])
+def test_the_answer_behind_an_interim_one_is_read(
+    call: Call,  # noqa: F811 - the fixture
+    connect: Callable[[str], None],
+    status: str,
+) -> None:
+    interim = f"HTTP/1.1 {status}\r\nLink: </x>\r\n\r\n".encode()
+    with serving(once(2 * interim + http(told(id="created", status="starting")))) as url:
+        connect(json.dumps({"conn_type": "vace", "host": url, "password": "key"}))
+        assert call("create", FOX).id == "created"
+
+
+def test_a_file_behind_an_interim_answer_is_read(connect: Callable[[str], None]) -> None:
+    from airflow_vace.hooks import VaceHook
+
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    with serving(once(interim + http(b"film"))) as url:
+        connect(json.dumps({"conn_type": "vace", "host": url, "password": "key"}))
+        with VaceHook().open_file(f"{url}/a.mp4") as download:
+            assert b"".join(download.chunks) == b"film"
+
+
+def test_a_switch_of_protocols_is_no_answer_and_reaches_nobody_else(
     connect: Callable[[str], None],
 ) -> None:
     from airflow_vace.hooks import VaceHook
 
     asked: list[str] = []
+    may_end = threading.Event()
 
     def send(write: Callable[[bytes], None]) -> None:
-        asked.append("create" if not asked else "look")
-        if asked == ["create"]:
-            write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
-            time.sleep(0.3)  # so that the answer comes when nobody waits for it any more
-            write(http(told(id="created", status="starting")))
+        asked.append("request")
+        if len(asked) < 3:
+            write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+            may_end.wait(10)
+            write(http(told(id="another")))  # when nobody waits for it any more
         else:
             write(http(told()))
 
@@ -258,8 +281,11 @@ def test_an_interim_answer_to_a_create_is_no_refusal_and_reaches_nobody_else(
         hook = VaceHook()
         with pytest.raises(SubmissionUnknown):
             hook.create_prediction({"prompt": "a fox"})
+        with pytest.raises(VaceTransportError), hook.open_file(f"{url}/a.mp4"):
+            raise AssertionError("a file came")
+        may_end.set()
         assert hook.get_prediction("abc").id == "abc"
-    assert asked == ["create", "look"]
+    assert len(asked) == 3
 
 
 def test_a_server_has_saved_no_files_of_ours(call: Call, connect: Callable[[str], None]) -> None:  # noqa: F811
@@ -380,6 +406,29 @@ def test_a_file_may_take_longer_than_the_time_out_of_a_request(connect: Callable
         assert b"".join(download.chunks) == b"x" * 10
 
 
+FILE = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfilm\r\n"
+
+
+@pytest.mark.parametrize("name", ["the size of a chunk", "trailers"])
+def test_a_file_whose_next_piece_trickles_is_given_up(
+    connect: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from airflow_vace.hooks import VaceHook
+
+    monkeypatch.setattr("airflow_vace.transport._PIECE_SECONDS", 0.5)
+    servers = {
+        "the size of a chunk": trickle(FILE + b"1;x="),
+        "trailers": trickle(FILE + b"0\r\n", b"X-T: y\r\n"),
+    }
+    with (
+        serving(servers[name]) as url,
+        within(8, connect, url),
+        pytest.raises(VaceTransportError, match=r"no piece of it came within 1\.5 s"),
+        VaceHook().open_file(f"{url}/a.mp4") as download,
+    ):
+        assert list(download.chunks) == [b"film"]
+
+
 def test_requests_leave_no_descriptor_open(connect: Callable[[str], None]) -> None:
     from airflow_vace.hooks import VaceHook
 
@@ -393,7 +442,7 @@ def test_requests_leave_no_descriptor_open(connect: Callable[[str], None]) -> No
         assert psutil.Process().num_fds() <= before + 5
 
 
-# --- memory: large answers, one at a time in an event loop -----------------------------------------
+# --- memory: large answers, on disk until they are parsed -------------------------------------------
 
 
 def test_large_answers_at_once_take_no_more_memory_than_one(connect: Callable[[str], None]) -> None:
@@ -414,9 +463,12 @@ def test_large_answers_at_once_take_no_more_memory_than_one(connect: Callable[[s
 
 
 @pytest.mark.parametrize("end", ["time-out", "cancellation", "break"])
-def test_a_large_answer_that_ends_early_gives_its_place_up(connect: Callable[[str], None], end: str) -> None:
+def test_a_large_answer_that_ends_early_gives_its_place_up(
+    connect: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
     from airflow_vace.hooks import VaceHook
 
+    monkeypatch.setattr("airflow_vace.transport._MAX_LARGE_ANSWERS", 1)
     large = http(told(logs="x" * (4 * MEGABYTE)))
     asked: list[int] = []
     has_begun = threading.Event()
@@ -472,4 +524,42 @@ def test_small_answers_pass_a_large_one_that_waits(connect: Callable[[str], None
             assert (await first).id == "abc"
 
     with serving(send) as url, within(20, connect, url, timeout=20):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize("is_same", [False, True], ids=["another connection", "the same connection"])
+def test_a_slow_server_delays_no_large_answer_of_another(
+    connect: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, *, is_same: bool
+) -> None:
+    from airflow_vace.hooks import VaceHook
+
+    large = http(told(logs="x" * (4 * MEGABYTE)))
+    has_begun, may_end = threading.Event(), threading.Event()
+    asked: list[int] = []
+
+    def slow(write: Callable[[bytes], None]) -> None:
+        asked.append(1)
+        if len(asked) == 1:
+            write(large[: 3 * MEGABYTE])
+            has_begun.set()
+            may_end.wait(20)
+            write(large[3 * MEGABYTE :])
+        else:
+            write(large)
+
+    def fields(url: str) -> str:
+        return json.dumps({"conn_type": "vace", "host": url, "password": "key", "extra": {"timeout": 10}})
+
+    async def run() -> None:
+        async with VaceHook("slow") as one, VaceHook() as other:
+            first = asyncio.create_task(one.aget_prediction("abc"))
+            await asyncio.to_thread(has_begun.wait, 10)
+            assert (await (one if is_same else other).aget_prediction("abc")).id == "abc"
+            assert not first.done()
+            may_end.set()
+            assert (await first).id == "abc"
+
+    with serving(slow) as url, serving(once(large)) as quick:
+        monkeypatch.setenv("AIRFLOW_CONN_SLOW", fields(url))
+        connect(fields(quick))
         asyncio.run(run())

@@ -27,7 +27,7 @@ from airflow_vace.prediction import Prediction
 if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
 
-pytestmark = pytest.mark.usefixtures("hurry")
+pytestmark = pytest.mark.usefixtures("hurry", "any_connection")
 
 
 def save_output(hook: VaceHook, prediction: Prediction, folder: Path) -> list[dict[str, Any]]:

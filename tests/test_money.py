@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import threading
 import time
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +23,7 @@ from airflow_vace.exceptions import (
     SubmissionUnknown,
 )
 from airflow_vace.hooks import VaceHook
+from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
 
 if TYPE_CHECKING:
@@ -164,6 +167,36 @@ def test_a_lost_create_that_ended_badly_ends_its_attempt(
     assert billed(fast_emulator) == 2, "a person has asked for another one"
 
 
+def test_a_clear_of_a_running_task_without_retries_pays_once_for_a_lost_failure(
+    fast_emulator: Emulator, connect: Callable[[str], None]
+) -> None:
+    connect(fast_emulator.connection_to(backend="replicate", timeout=5))
+    outcome = {"status": "failed", "error": "E1001: out of memory"}
+    fast_emulator.faults.add(method="POST", path="*/predictions", status=502, accept=True, outcome=outcome)
+    fast_emulator.faults.add(method="GET", path="/v1/predictions", delay=0.5)
+    run = waiting()
+    run.ti.max_tries, run.ti.try_number = 0, 2
+    with pytest.raises(AirflowFailException, match="E1001"):
+        run.result()
+    assert billed(fast_emulator) == 1
+
+
+def test_of_several_that_are_found_a_success_is_adopted(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = waiting()
+    killed_at(run, monkeypatch, "create_prediction", after=True)
+    (found,) = json.loads(VaceHook()._send(VaceHook().settings.api.list()).body)["results"]
+    running = {**found, "id": "another0running0one"}
+    page = {"results": [running, {**found, **DONE}], "next": None}
+    headers = {"Content-Type": "application/json"}
+    server.faults.add(method="GET", path="/v1/predictions", status=200, headers=headers, body=page)
+    server.faults.add(method="GET", path="*/predictions/*", times=None, patch=DONE)
+    payload = run.result()
+    assert (payload["id"], payload["status"]) == (found["id"], "succeeded")
+    assert any(seen.path.endswith("another0running0one/cancel") for seen in server.requests)
+
+
 def test_a_create_that_answers_failed_at_once_fails_the_submitting_task(fast_emulator: Emulator) -> None:
     fast_emulator.faults.add(method="POST", patch={"status": "failed", "error": "NSFW content"})
     with pytest.raises(AirflowFailException, match="NSFW content") as caught:
@@ -220,6 +253,42 @@ def test_an_attempt_that_was_given_up_in_a_rate_limit_sends_no_create(server: Em
     assert list(server.world.runs) == [following["id"]]
     assert isinstance(seen[0], LedgerError)
     assert store.record["prediction"]["id"] == following["id"]
+
+
+def test_an_attempt_that_was_given_up_cancels_nothing_of_its_successor(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    old = GivenUp(store)
+    task(store).result()
+    late: Any = task(old, input={"prompt": "an otter"}).cleared()
+    real = VacePredictionOperator._prepared
+
+    def held_up(self: VacePredictionOperator, values: Any) -> Any:
+        old.is_over.set()
+        return real(self, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VacePredictionOperator, "_prepared", held_up)
+        with pytest.raises(LedgerError):
+            late.result()
+    assert statuses(server) == ["starting"]
+
+
+@pytest.mark.parametrize("reads", ["nothing", "trouble", "a later deadline"])
+def test_a_deadline_of_an_attempt_that_was_given_up_cancels_nothing(server: Emulator, reads: str) -> None:
+    class Superseded(Store):
+        def get(self, key: str) -> Any:
+            record = super().get(key)
+            if record is None or record["phase"] != "submitted":
+                return record
+            if reads == "trouble":
+                raise RuntimeError("404 Task instance not found")
+            return None if reads == "nothing" else {**record, "deadline": record["deadline"] + 3600}
+
+    with pytest.raises((AirflowFailException, LedgerError)):
+        waiting(Superseded(), timeout=0.5).result()
+    assert statuses(server) == ["starting"]
 
 
 # --- a connection that leads elsewhere -------------------------------------------------------------
@@ -292,6 +361,42 @@ def test_a_default_of_the_connection_that_changes_is_nobodys_wish(
     assert statuses(server) == ["starting"]
 
 
+def test_a_default_that_is_added_later_is_no_part_of_a_retry(
+    server: Emulator, connect: Callable[[str], None]
+) -> None:
+    server.faults.add(method="GET", patch={"status": "failed", "error": "E6716"})
+    run = waiting()
+    with pytest.raises(PredictionFailed):
+        run.result()
+    connect(server.connection_to(backend="replicate", timeout=5, version="5ebdbed0"))
+    server.faults.add(method="GET", times=None, patch=DONE)
+    before = [found.version for found in server.world.runs.values()]
+    run.retried().result()
+    assert [found.version for found in server.world.runs.values()] == before * 2
+
+
+def test_an_expired_prediction_leaves_no_seed_to_the_next_one(
+    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = waiting(save_to=f"{tmp_path}/")
+    killed_at(run, monkeypatch, "wait_for_prediction")
+    (first,) = list(fast_emulator.world.runs)
+    VaceHook().wait_for_prediction(first)
+    forget(fast_emulator)
+    real = VaceHook.create_prediction
+
+    def created(self: VaceHook, *args: Any, **kwargs: Any) -> Any:
+        fast_emulator.world.retention = 3600.0
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(VaceHook, "create_prediction", created)
+    payload = run.result()
+    sent = fast_emulator.world.runs[payload["id"]].input["seed"]
+    (manifest,) = [json.loads(path.read_text()) for path in tmp_path.rglob("*.json")]
+    assert payload["id"] != first
+    assert [payload["seed"], manifest["seed"], manifest["input"]["seed"]] == [sent] * 3
+
+
 # --- clocks ----------------------------------------------------------------------------------------
 
 
@@ -309,6 +414,57 @@ def test_a_clock_that_is_ahead_cancels_nothing(
     server.faults.add(method="GET", times=None, patch=DONE)
     assert run.result()["status"] == "succeeded"
     assert not any(found.canceled for found in server.world.runs.values())
+    assert billed(server) == 1
+
+
+@MODES
+def test_a_clock_that_is_behind_delays_no_deadline(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+) -> None:
+    for name in ("operators", "submission", "waiting", "hooks", "poller", "triggers"):
+        monkeypatch.setattr(f"airflow_vace.{name}.time", _Ahead(time.time, -1200.0))
+    began = time.monotonic()
+    with pytest.raises(AirflowFailException, match="was told to stop"):
+        waiting(deferrable=deferrable, timeout=1.0).result()
+    assert time.monotonic() - began < 60, "the clocks' difference is twenty minutes"
+    assert statuses(server) == ["canceled"]
+
+
+def test_a_servers_clock_that_jumps_ahead_cancels_nothing(server: Emulator) -> None:
+    server.faults.add(method="GET", times=3, clock=1200.0)
+    server.faults.add(method="GET", times=None, patch=DONE)
+    assert waiting(timeout=600, deferrable=True).result()["status"] == "succeeded"
+    assert not any(found.canceled for found in server.world.runs.values())
+
+
+def test_a_lost_create_is_found_by_a_worker_whose_clock_is_ahead(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("airflow_vace.ledger")
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(minutes=20)
+
+    monkeypatch.setattr(module, "datetime", Later)
+    monkeypatch.setattr("airflow_vace.hooks.time", _Ahead(time.time, 1200.0))
+    monkeypatch.setattr("airflow_vace.submission.time", _Ahead(time.time, 1200.0))
+    server.faults.add(method="POST", path="*/predictions", status=502, accept=True)
+    assert task().result()["id"] in server.world.runs
+    assert billed(server) == 1
+
+
+@MODES
+def test_a_success_without_its_output_yet_is_not_expired_by_one_clock(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+) -> None:
+    long_ago = {"status": "succeeded", "output": None, "completed_at": "2020-01-01T00:00:00"}
+    run = waiting(deferrable=deferrable)
+    killed_at(run, monkeypatch, "get_prediction")
+    server.faults.add(method="GET", times=2, patch=long_ago)
+    server.faults.add(method="GET", times=None, patch={**DONE, "completed_at": "2020-01-01T00:00:00"})
+    assert run.result()["output"] == DONE["output"]
     assert billed(server) == 1
 
 
@@ -363,6 +519,19 @@ def test_a_test_of_a_task_leaves_the_run_alone(
     assert store.rows == before
     assert not any(found.canceled for found in server.world.runs.values())
     assert "leaves the record and the prediction of this run alone" in capfd.readouterr().out
+
+
+def test_a_test_of_a_task_saves_beside_a_file_of_the_run(
+    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save_to = f"{tmp_path}/final.mp4"
+    real = waiting(save_to=save_to).result()
+    monkeypatch.setenv("AIRFLOW_TEST_MODE", "True")
+    tested = waiting(save_to=save_to, input={"prompt": "an edited fox"}).result()
+    assert billed(fast_emulator) == 2
+    assert tested["files"][0]["uri"].endswith("final-test.mp4")
+    manifest = json.loads((tmp_path / "final.mp4.json").read_text())
+    assert manifest["id"] == real["id"]
 
 
 def test_a_test_of_a_sensor_cancels_nothing(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

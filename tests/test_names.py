@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_vace.emulator import Emulator
 
-pytestmark = pytest.mark.usefixtures("hurry", "memory")
+pytestmark = pytest.mark.usefixtures("hurry", "any_connection", "memory")
 
 TASK = SimpleNamespace(dag_id="d" * 200, run_id="r" * 200, task_id="t" * 200, map_index=12345)
 FOX = "\N{FOX FACE}"  # four bytes
@@ -43,11 +43,11 @@ def told(identifier: str = "abc", output: Any = DATA_URL) -> Prediction:
 @pytest.mark.parametrize(
     ("stem", "ti", "size"),
     [
-        ("f" * 300, None, 312),
-        ("m" * 248, None, 260),
-        (FOX * 62, None, 260),
-        ("\N{CJK UNIFIED IDEOGRAPH-72D0}" * 83, None, 261),
-        ("i" * 241, SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=1000), 258),
+        ("f" * 300, None, 314),
+        ("m" * 248, None, 262),
+        (FOX * 62, None, 262),
+        ("\N{CJK UNIFIED IDEOGRAPH-72D0}" * 83, None, 263),
+        ("i" * 241, SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=1000), 260),
     ],
     ids=["file", "manifest", "emoji", "CJK", "mapped"],
 )
@@ -75,13 +75,21 @@ def test_a_task_with_too_long_a_name_pays_nothing(fast_emulator: Emulator, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("stem", ["a" * 243, FOX * 60], ids=["letters", "emoji"])
+@pytest.mark.parametrize("stem", ["a" * 241, FOX * 60], ids=["letters", "emoji"])
 def test_the_longest_name_that_is_accepted_is_saved(tmp_path: Path, stem: str) -> None:
     destination = to(f"{tmp_path}/{stem}.mp4")
     assert destination.check() is None
     files = save_output(VaceHook(), told(output=[DATA_URL, DATA_URL]), destination)
     assert find_saved(destination, "abc", VaceHook().log) == files
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_longest_name_has_room_for_hundreds_of_outputs(tmp_path: Path) -> None:
+    destination = to(f"{tmp_path}/{'a' * 241}.mp4")
+    assert destination.check() is None
+    assert len(save_output(VaceHook(), told(output=[DATA_URL] * 101), destination)) == 101
+    with pytest.raises(VaceInputError, match="shorten the name"):
+        to(f"{tmp_path}/{'a' * 242}.mp4").check()
 
 
 def test_a_directory_name_of_too_many_bytes_is_refused(tmp_path: Path) -> None:
@@ -110,8 +118,8 @@ def object_store(memory: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("possible", "too_long"),
     [
-        (f"{'k' * 1012}.mp4", f"{'k' * 1013}.mp4"),
-        (f"{FOX * 253}.mp4", f"{FOX * 254}.mp4"),
+        (f"{'k' * 1010}.mp4", f"{'k' * 1011}.mp4"),
+        (f"{FOX * 252}.mp4", f"{FOX * 253}.mp4"),
         (f"{'k' * 600}/", f"{'k' * 1000}/"),
     ],
 )

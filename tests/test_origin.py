@@ -19,6 +19,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
+from airflow_vace.sockets import is_public
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,6 +181,8 @@ PRIVATE = (
         "http://[::1]/",
     ),
     *("http://[::ffff:169.254.169.254]/", "http://[fe80::1]/", "http://0.0.0.0/", "http://localhost/a.mp4"),
+    *("http://[64:ff9b::a00:1]/", "http://[64:ff9b:1::a00:1]/", "http://[2002:a00:1::]/"),
+    *("http://[::7f00:1]/", "http://[fec0::1]/"),
     *("http://2130706433/", "http://0x7f.1/", "http://127.1/", "https://100.64.0.1/", "http://224.0.0.1/"),
 )
 
@@ -193,6 +196,13 @@ def test_an_answer_does_not_choose_what_is_read_inside_the_network(slow: Emulato
     with pytest.raises(VaceProtocolError, match="not public"):
         fetched(hook, f"{slow.url}/moved")
     assert [request.path for request in slow.requests] == ["/moved"]
+
+
+@pytest.mark.parametrize(
+    "address", ["64:ff9b::808:808", "2002:808:808::1", "::ffff:8.8.8.8", "2606:4700::1111", "8.8.8.8"]
+)
+def test_a_public_address_may_be_embedded_in_another(address: str) -> None:
+    assert is_public(address)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from airflow_vace.prediction import Prediction
 if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
 
-pytestmark = pytest.mark.usefixtures("hurry", "memory")
+pytestmark = pytest.mark.usefixtures("hurry", "any_connection", "memory")
 
 TASK = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
 

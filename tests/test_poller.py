@@ -190,6 +190,28 @@ def test_a_look_that_is_cut_off_before_it_began_keeps_nobody_s_place(slow_emulat
     assert run(cut_off())["id"] == second.id
 
 
+@pytest.mark.parametrize("output", ["https://a/b.mp4", f"data:video/mp4;base64,{'A' * 99_999}"])
+def test_an_end_is_held_without_logs_and_files(slow_emulator: Emulator, output: str) -> None:
+    (created,) = submitted(1)
+    large = f"data:video/mp4;base64,{'B' * 99_999}"
+    patch = {**DONE, "output": output, "logs": "x" * 99_999, "input": {"prompt": "a fox", "src_video": large}}
+    slow_emulator.faults.add(method="GET", patch=patch, times=None)
+
+    async def held() -> Prediction:
+        mine = poller.join("vace_default")
+        try:
+            return await mine.until_over(created.id, deadline=None, poll_interval=0.1, tell=lambda *_: None)
+        finally:
+            await poller.leave(mine)
+
+    end = run(held())
+    assert end.status == "succeeded"
+    assert end.output == (None if output.startswith("data:") else output)
+    assert end.logs is None
+    assert end.input["prompt"] == "a fox"
+    assert end.input["src_video"].startswith("data:video/mp4;sha256=")
+
+
 def test_two_waits_for_the_same_prediction_both_end(slow_emulator: Emulator) -> None:
     (created,) = submitted(1)
 

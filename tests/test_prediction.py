@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_vace.exceptions import VaceProtocolError
-from airflow_vace.prediction import Prediction, PredictionStatus, Progress, parse_time
+from airflow_vace.prediction import Prediction, PredictionStatus, Progress, first_count, parse_time
 
 WIRE: dict[str, Any] = {
     "id": "w44zs9cet5rmc0cqzp49gpkhf8",
@@ -177,8 +177,52 @@ def test_output_that_is_nested_without_end_is_bounded() -> None:
 def test_a_payload_never_carries_a_data_url() -> None:
     data = "data:video/mp4;base64,AAAA"
     assert told(output=data).payload()["output"] is None
-    assert told(output=[data, "https://a/b"]).payload()["output"] == [None, "https://a/b"]
-    assert told(output={"a": data, "b": 5}).payload()["output"] == {"a": None, "b": 5}
+    assert told(output=f"\n {data}").payload()["output"] is None
+    assert told(output=f" {data}").output_urls == [data]
+
+
+NESTED: Any = "https://a/b"
+for _ in range(9):
+    NESTED = {"x": NESTED}
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        [" data:video/mp4;base64,AAAA", "https://a/b"],
+        {"a": "data:video/mp4;base64,AAAA", "b": 5},
+        {"data:video/mp4;base64,AAAA": 5},
+        NESTED,
+        {"https://a/b?sig=SECRET1": 1, "https://a/b?sig=SECRET2": 2},
+    ],
+    ids=["list", "object", "key", "nested", "equal keys"],
+)
+def test_a_payload_holds_all_of_an_output_or_nothing(output: Any) -> None:
+    prediction = told(status="succeeded", output=output)
+    assert prediction.payload()["output"] is None
+    assert prediction.has_output
+    assert not prediction.fits_payload
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://a/b?hdnts=SECRET",
+        "/files/a.mp4?hdnts=exp=1~hmac=SECRET",
+        "//cdn.example/a.mp4?hdnts=SECRET",
+        "https:/cdn/a?hdnts=SECRET",
+        "user:SECRET12345@cdn.example/a.mp4",
+    ],
+)
+@pytest.mark.parametrize(
+    "name",
+    ["output", "error", "model", "version", "created_at", "started_at", "completed_at", "metrics", "x"],
+)
+def test_no_member_of_a_payload_keeps_what_opens_an_address(name: str, address: str) -> None:
+    members = {"metrics": {"took": address, address: 1}} if name == "metrics" else {name: address}
+    payload = told(urls={"x": address}, **members).payload()
+    assert "SECRET" not in repr(payload)
+    assert name == "x" or "a" in repr(payload[name])
 
 
 @pytest.mark.parametrize("digits", ["", ".5", ".577", ".577123", ".57712345", ".577123456"])
@@ -317,3 +361,12 @@ def test_only_the_newest_few_hundred_bars_are_read() -> None:
     assert (near.step, near.is_of_steps) == (10, True)
     assert far is not None
     assert (far.step, far.is_of_steps) == (5, False)
+
+
+@pytest.mark.parametrize(
+    ("seed", "wanted"),
+    [(7, 7), ("7", 7), (0, 0), (-1, None), ("-1", None), (True, None), (None, None)],
+    ids=repr,
+)
+def test_a_seed_is_a_number_of_zero_or_more_or_not_known(seed: object, wanted: int | None) -> None:
+    assert first_count(seed) == wanted

@@ -96,6 +96,28 @@ def test_text_that_an_operator_is_mapped_over_is_no_template(
 
 
 @NATIVE
+def test_data_that_a_subclass_has_changed_is_no_template(fast_emulator: Emulator, *, native: bool) -> None:
+    class Cleaned(VacePredictionOperator):
+        def __init__(self, *, text: str, more: str = "", **kwargs: Any) -> None:
+            whole = {"prompt": text.strip().replace("*", "") + more, "size": "{{ '832*480' }}"}
+            super().__init__(input=whole, **kwargs)
+
+    with DAG("changed", schedule=None, render_template_as_native_obj=native) as dag:
+        found = rows()
+        Cleaned.partial(task_id="a").expand(text=found.map(lambda row: f"  a {row['name']}\n"))
+        Cleaned.partial(task_id="b").expand_kwargs(found.map(lambda row: {"text": f" b {row['name']} "}))
+        Cleaned.partial(task_id="c").expand(text=found.map(lambda _: "c {*{ 6 * 7 }*}"))
+        Cleaned.partial(task_id="d", more="{ 6 * 7 }}").expand(text=found.map(lambda _: "d {"))
+        Cleaned.partial(task_id="e", more=" {{ 6 * 7 }}").expand(text=found.map(lambda _: "e"))
+    done = run(dag)
+    assert set(states(done).values()) == {"success"}
+    data = EVIL.replace("*", "")
+    assert sorted(sent(fast_emulator)) == sorted(
+        [f"a {data}", f"b {data}", "c {{ 6  7 }}", "d {{ 6 * 7 }}", "e 42"]
+    )
+
+
+@NATIVE
 def test_text_that_an_operator_is_handed_is_no_template_and_literals_are(
     fast_emulator: Emulator, *, native: bool
 ) -> None:

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from films import DATA_URL, GIF, MP4, box
+from films import DATA_URL, GIF, MP4, WEBM, box
+from scripted import Scripted, head
 from stores import files_in
 
 from airflow_vace.hooks import VaceHook
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("hurry")
+pytestmark = pytest.mark.usefixtures("hurry", "any_connection")
 
 TASK = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
 GIF_URL = "data:image/gif," + "".join(f"%{byte:02x}" for byte in GIF)
@@ -176,6 +177,29 @@ def test_a_video_is_found_with_two_requests_to_its_store(
 
 
 # --- manifests -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["one", "many"])
+def test_a_file_saved_as_another_kind_is_not_fetched_again(
+    root: str, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    film = head("200 OK", Content_Type="video/webm", Content_Length=len(WEBM)) + WEBM
+    many = 2 if output == "many" else 1
+    with Scripted([*[film] * many, head("404 Not Found", Content_Length=0)]) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", server.connection)
+        urls = [f"{server.url}/{number}.mp4" for number in range(many)]
+        files = save_output(VaceHook(), told(output=urls), to(f"{root}/clips/"))
+        assert all(file["uri"].endswith(".webm") for file in files)
+        assert save_output(VaceHook(), told(output=urls), to(f"{root}/clips/")) == files
+        assert len(server.seen) == many
+
+
+def test_a_manifest_keeps_nothing_that_opens_an_address(tmp_path: Path) -> None:
+    secret = "https://a/b?sig=SECRETsecret"
+    signed = told(metrics={"x": secret, secret: 1}, version=secret, model=secret, created_at=secret)
+    (file,) = save_output(VaceHook(), signed, to(f"{tmp_path}/a.mp4"))
+    assert "SECRETsecret" not in (tmp_path / "a.mp4.json").read_text()
+    assert file["size"]
 
 
 def test_a_manifest_says_whose_the_video_is(tmp_path: Path) -> None:

@@ -245,6 +245,22 @@ def test_each_form_of_what_opens_an_address_is_masked() -> None:
     assert "aws_default" in redact("s3://aws_default@bucket/a.mp4")
 
 
+def test_what_opens_a_files_address_is_masked_before_it_is_asked(
+    fast_emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    opens = {name: f"{name}-opens-it" for name in ("first", "second", "third")}
+    moved = f"/moved?hdnts={opens['second']}"
+    fast_emulator.faults.add(path="/a.mp4", status=302, headers={"Location": moved})
+    fast_emulator.faults.add(path="/moved", status=200, body="film")
+    with caplog.at_level("DEBUG", "urllib3"):
+        with VaceHook().open_file(f"{fast_emulator.url}/a.mp4?hdnts=exp=1~hmac={opens['first']}") as download:
+            assert b"".join(download.chunks) == b"film"
+        VaceHook().status_of(f"{fast_emulator.url}/b.mp4?hdnts={opens['third']}")
+    for secret in opens.values():
+        assert secret in caplog.text
+        assert secret not in str(redact(caplog.text))
+
+
 @pytest.mark.parametrize("url", [url for url, _ in SIGNED])
 def test_rendered_fields_of_all_tasks_are_masked(url: str) -> None:
     def clip(urls: list[str], *, more: dict[str, Any]) -> str:

@@ -209,7 +209,13 @@ def serving_tls(
         context.verify_mode = ssl.CERT_REQUIRED
 
     def served(peer: socket.socket) -> None:
-        with context.wrap_socket(peer, server_side=True) as wrapped:
+        with context.wrap_socket(peer, server_side=True, do_handshake_on_connect=False) as wrapped:
+            try:
+                wrapped.do_handshake()
+            except ssl.SSLError:
+                while socket.socket.recv(wrapped, 65536):  # else a reset would hide the alert
+                    pass
+                return
             answer(wrapped)
 
     return served

@@ -27,7 +27,8 @@ _DATA = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*,\S", re.IGNORECASE)
 # Before a bucket stands the name of an Airflow connection, before a web host what opens it.
 _CONNECTION = re.compile(r"((?!https?:)[a-z][a-z0-9+.-]*://)([\w.-]+@)", re.IGNORECASE)
 # What follows a prediction's name: the number of one output among many, a suffix, and a manifest's.
-_ENDING = len("-9999.webm.json")
+_LARGEST_NUMBER = "-9999"
+_ENDING = len(f"{_LARGEST_NUMBER}.webm.json")
 # The shortest form of a name that is too long: a letter of it, and a digest.
 _DIGEST_LETTERS = 20
 _SHORTEST_NAME = 2 + _DIGEST_LETTERS + _ENDING
@@ -119,7 +120,7 @@ class Destination:
         if self.is_directory:
             size, what = _SHORTEST_NAME, "the shortest one, with its manifest's suffix"
         else:
-            size = bytes_of(f"{place.name}-99.json")
+            size = bytes_of(f"{place.name}{_LARGEST_NUMBER}.json")
             what = "with the number of an output and the suffix of a manifest"
         place.parent.check_name("save_to", self.save_to, size, what)
         if not self.is_directory:

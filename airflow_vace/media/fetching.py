@@ -24,7 +24,7 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.media.content import HEAD, SUFFIXES, check_whole, type_of
 from airflow_vace.polling import Backoff, is_passing
-from airflow_vace.prediction import RETENTION_SECONDS, parse_time
+from airflow_vace.prediction import RETENTION_SECONDS, is_data, parse_time
 
 if TYPE_CHECKING:
     from threading import Event
@@ -76,8 +76,9 @@ class Fetch:
         :raises VaceInputError: if it is larger than the connection's extra `max_output_mb` allows
         """
         self._until = time.monotonic() + _LONGEST_FETCH_SECONDS
-        if self.url[:5].lower() == "data:":
+        if is_data(self.url):
             content = _decoded(self.url)
+            self._check_size(len(content))
             file.write(content)
             return hashlib.sha256(content).hexdigest(), self._checked(file)
         backoff, attempt, most = Backoff(), 0, 0
@@ -257,7 +258,7 @@ def pause(seconds: float, stop: Event | None) -> None:
 
 def announced(url: str) -> str:
     """Return the media type that a URL announces, video/mp4 if it says nothing."""
-    if url[:5].lower() == "data:":
+    if is_data(url):
         said = url[5:].split(",", 1)[0].split(";", 1)[0].lower()
         return said if said in SUFFIXES else "video/mp4"
     try:

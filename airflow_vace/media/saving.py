@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ class _Transfer:
         began = time.monotonic()
         content_type = announced(self.prediction.output_urls[index])
         place = self._place_of(index, content_type)
-        found = self._existing(place, index, content_type)
+        found = self._existing(place, index, content_type) or self._renamed(place, index)
         if found is not None:
             return found
         part: Path | None = None
@@ -157,6 +158,20 @@ class _Transfer:
             )
             return None
         return file
+
+    def _renamed(self, place: Place, index: int) -> dict[str, Any] | None:
+        """Return what was saved of this output as another kind of file than its address announces.
+
+        The server may have deleted the file since, and still give its address.
+        """
+        for content_type in SUFFIXES if self.destination.is_directory else ():
+            other = self._place_of(index, content_type)
+            if other.uri == place.uri:
+                continue
+            with suppress(Exception):  # as for the first place, whose trouble is in the log
+                if found := saved_at(other, self.prediction.id):
+                    return found[0]
+        return None
 
     # --- putting in place --------------------------------------------------------------------------
 

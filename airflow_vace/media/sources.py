@@ -18,7 +18,6 @@ from airflow_vace.media.content import HEAD, dimensions_of, type_of
 from airflow_vace.media.lineage import report_input
 from airflow_vace.media.places import Place, said, store_error
 from airflow_vace.polling import is_passing
-from airflow_vace.redaction import secrets_in
 from airflow_vace.transport import private_address_of
 
 if TYPE_CHECKING:
@@ -232,13 +231,9 @@ def mask_signatures(value: Any) -> None:
     User info and all values of queries and fragments are masked, since CDNs call their signatures what they
     like. Airflow masks nothing that is shorter than `[logging] min_length_masked_secret` (5).
     """
-    from airflow.providers.common.compat.sdk import conf
-    from airflow.sdk.log import mask_secret
+    from airflow_vace.hooks import mask_secrets_in
 
-    shortest = conf.getint("logging", "min_length_masked_secret", fallback=5)
-    for secret in sorted({secret for text in _texts_in(value) for secret in secrets_in(text)}):
-        if len(secret) >= shortest:
-            mask_secret(secret)
+    mask_secrets_in(_texts_in(value))
 
 
 def _texts_in(value: Any) -> Iterator[str]:

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 # What a request's way and the whole seconds of `Date` make of two clocks that agree.
 TOLERANCE_SECONDS = 30.0
-# A clock that is further off says nothing about a duration of minutes.
-LARGEST_OFFSET_SECONDS = 86400.0
 
 
 @dataclass(slots=True)
 class Clock:
     """This machine's clock beside the server's, shown by the header `Date` of its answers (RFC 9110, 6.6.1).
 
-    `offset` is how far the server's clock is ahead, in seconds: 0.0 while both agree, None until an answer
-    has shown it.
+    Deadlines are kept in the server's time, which all machines share. `offset` is how far the server's clock
+    is ahead, in seconds: 0.0 while both agree, None until an answer has shown it. `agreed` is the offset at
+    the submission. If it differs from today's, one of three clocks is wrong, and the later deadline holds.
     """
 
     offset: float | None = None
+    agreed: float | None = None
 
     @property
     def is_known(self) -> bool:
@@ -27,16 +27,14 @@ class Clock:
 
     def note(self, served: float | None, now: float) -> None:
         """Compare the clocks after an answer; `served` is the server's time, `now` this machine's."""
-        if served is None:
-            return
-        offset = served - now
-        if abs(offset) <= LARGEST_OFFSET_SECONDS:
-            self.offset = offset if abs(offset) > TOLERANCE_SECONDS else 0.0
-
-    def earlier(self, now: float) -> float:
-        """Return the earlier of both clocks: a deadline that it has reached, both have reached."""
-        return now + min(self.offset or 0.0, 0.0)
+        if served is not None:
+            self.offset = served - now if abs(served - now) > TOLERANCE_SECONDS else 0.0
 
     def at_server(self, moment: float) -> float:
-        """Return the server's time at a moment of this machine's clock: other machines share that one."""
+        """Return the server's time at a moment of this machine's clock."""
         return moment + (self.offset or 0.0)
+
+    def confirmed(self, now: float) -> float:
+        """Return the server's time, as far as the clocks at the submission confirm it."""
+        offset = self.offset or 0.0
+        return now + (offset if self.agreed is None else min(offset, self.agreed))

@@ -23,9 +23,10 @@ def timed_out(prediction: Prediction, error: VaceError | None = None) -> Predict
     )
 
 
-def read_end(prediction: Prediction) -> Prediction:
+def read_end(prediction: Prediction, now: float | None = None) -> Prediction:
     """Return a prediction that succeeded and still has its output.
 
+    :param now: seconds since the epoch, by the server's clock (default: this machine's)
     :raises PredictionFailed: for `failed`
     :raises PredictionCanceled: for `canceled` and `aborted`
     :raises PredictionExpired: if it succeeded and its files have been deleted since
@@ -49,7 +50,7 @@ def read_end(prediction: Prediction) -> Prediction:
                 f" {prediction.bill} Run it again if the video is still wanted.",
                 prediction=prediction,
             )
-    if prediction.has_expired:
+    if prediction.has_expired if now is None else prediction.has_expired_at(now):
         raise PredictionExpired(
             f"Prediction {prediction.id} succeeded, but its files have been deleted: they live for an"
             f" hour. {prediction.bill} Save them in time with save_to, and submit it anew.",
