@@ -404,7 +404,7 @@ def test_an_expired_prediction_leaves_no_seed_to_the_next_one(
 def test_a_clock_that_is_ahead_cancels_nothing(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
 ) -> None:
-    run = waiting(deferrable=deferrable, timeout=600)
+    run = waiting(deferrable=deferrable, timeout=600, poll_interval=0.05)
     killed_at(run, monkeypatch, "get_prediction")
     ahead = 1200.0
     real = time.time
