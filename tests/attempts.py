@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,8 @@ from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_vace.emulator import Emulator
 
 MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
@@ -57,3 +60,21 @@ def statuses(server: Emulator) -> list[str]:
 
 def looks(server: Emulator) -> list[str]:
     return [seen.method for seen in server.requests]
+
+
+def forget(server: Emulator) -> None:
+    """Let the files' hour be over."""
+    server.world.retention = 0.0
+
+
+class Ahead:
+    """The module `time` on a machine whose clock is ahead."""
+
+    def __init__(self, real: Callable[[], float], seconds: float) -> None:
+        self.real, self.seconds = real, seconds
+
+    def time(self) -> float:
+        return self.real() + self.seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)

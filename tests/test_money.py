@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import threading
 import time
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from attempts import BACKENDS, DONE, MODES, Killed, billed, killed_at, statuses, task, waiting
+from attempts import BACKENDS, DONE, MODES, Ahead, Killed, billed, forget, killed_at, statuses, task, waiting
 from tasks import Run, Store
 
-from airflow_vace.emulator import Emulator
 from airflow_vace.exceptions import (
     LedgerError,
     PredictionCanceled,
     PredictionFailed,
-    PredictionTimeout,
-    SubmissionUnknown,
 )
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
@@ -30,17 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from airflow_vace.emulator import Emulator
+
 pytestmark = pytest.mark.usefixtures("hurry")
 
 
 @pytest.fixture
 def backend() -> str:
     return "replicate"
-
-
-def forget(server: Emulator) -> None:
-    """Let the files' hour be over."""
-    server.world.retention = 0.0
 
 
 def sensor(prediction: Any, **kwargs: Any) -> Run:
@@ -68,7 +60,7 @@ def test_a_task_that_only_submits_returns_a_prediction_that_was_forgotten(
     run = task()
     first = run.result()
     fast_emulator.world.runs.clear()
-    monkeypatch.setattr("airflow_vace.submission.time", _Ahead(time.time, 3 * 3600))
+    monkeypatch.setattr("airflow_vace.submission.time", Ahead(time.time, 3 * 3600))
     payload = getattr(run, again)().result()
     assert (payload["id"], payload["data_removed"]) == (first["id"], True)
     assert billed(fast_emulator) == 0, "the emulator has forgotten the first one, and got no other"
@@ -289,217 +281,6 @@ def test_a_deadline_of_an_attempt_that_was_given_up_cancels_nothing(server: Emul
     with pytest.raises((AirflowFailException, LedgerError)):
         waiting(Superseded(), timeout=0.5).result()
     assert statuses(server) == ["starting"]
-
-
-# --- a connection that leads elsewhere -------------------------------------------------------------
-
-
-def test_a_lost_create_is_not_looked_up_where_the_connection_leads_since(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
-) -> None:
-    run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
-    with Emulator(time_scale=100.0) as other:
-        connect(other.connection_to(backend="replicate", timeout=5))
-        with pytest.raises(AirflowFailException, match=f"led to {server.url}/v1 then") as caught:
-            run.result()
-        assert isinstance(caught.value.__cause__, SubmissionUnknown)
-        assert (billed(server), billed(other)) == (1, 0)
-    connect(server.connection_to(backend="replicate", timeout=5))
-    run.retried().result()
-    assert billed(server) == 1
-
-
-def test_another_key_cannot_deny_a_lost_create_but_can_show_it(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
-) -> None:
-    run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
-    kept = dict(server.world.runs)
-    server.world.runs.clear()  # the list of another account
-    server.api_key = "another-key-of-another-account"
-    connect(server.connection_to(backend="replicate", timeout=5))
-    with pytest.raises(AirflowFailException, match="the key of the connection 'vace_default' was changed"):
-        run.result()
-    assert billed(server) == 0
-    server.world.runs.update(kept)
-    assert run.retried().result()["id"] in kept
-    assert billed(server) == 1
-
-
-def test_a_prediction_that_another_server_does_not_know_is_not_submitted_again(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
-) -> None:
-    run = task()
-    run.result()
-    with Emulator(time_scale=100.0) as other:
-        connect(other.connection_to(backend="replicate", timeout=5))
-        monkeypatch.setattr("airflow_vace.submission.time", _Ahead(time.time, 3 * 3600))
-        with pytest.raises(LedgerError, match=f"was submitted at {server.url}/v1"):
-            run.retried().result()
-        assert billed(other) == 0
-
-
-def test_the_record_holds_no_key_and_tells_accounts_apart(server: Emulator) -> None:
-    one, two = Store(), Store()
-    task(one).result()
-    task(two).result()
-    assert server.api_key not in str(one.rows)
-    assert one.record["origin"] == f"{server.url}/v1"
-    assert one.record["account"] != two.record["account"], "each is salted"
-
-
-@pytest.mark.parametrize("again", ["retried", "cleared"])
-@pytest.mark.parametrize("default", [{"version": "5ebdbed0"}, {"model": "prunaai/vace-14b-fast"}], ids=str)
-def test_a_default_of_the_connection_that_changes_is_nobodys_wish(
-    server: Emulator, connect: Callable[[str], None], again: str, default: dict[str, str]
-) -> None:
-    run = task()
-    first = run.result()
-    connect(server.connection_to(backend="replicate", timeout=5, **default))
-    assert getattr(run, again)().result()["id"] == first["id"]
-    assert statuses(server) == ["starting"]
-
-
-def test_a_default_that_is_added_later_is_no_part_of_a_retry(
-    server: Emulator, connect: Callable[[str], None]
-) -> None:
-    server.faults.add(method="GET", patch={"status": "failed", "error": "E6716"})
-    run = waiting()
-    with pytest.raises(PredictionFailed):
-        run.result()
-    connect(server.connection_to(backend="replicate", timeout=5, version="5ebdbed0"))
-    server.faults.add(method="GET", times=None, patch=DONE)
-    before = [found.version for found in server.world.runs.values()]
-    run.retried().result()
-    assert [found.version for found in server.world.runs.values()] == before * 2
-
-
-def test_an_expired_prediction_leaves_no_seed_to_the_next_one(
-    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    run = waiting(save_to=f"{tmp_path}/")
-    killed_at(run, monkeypatch, "wait_for_prediction")
-    (first,) = list(fast_emulator.world.runs)
-    VaceHook().wait_for_prediction(first)
-    forget(fast_emulator)
-    real = VaceHook.create_prediction
-
-    def created(self: VaceHook, *args: Any, **kwargs: Any) -> Any:
-        fast_emulator.world.retention = 3600.0
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(VaceHook, "create_prediction", created)
-    payload = run.result()
-    sent = fast_emulator.world.runs[payload["id"]].input["seed"]
-    (manifest,) = [json.loads(path.read_text()) for path in tmp_path.rglob("*.json")]
-    assert payload["id"] != first
-    assert [payload["seed"], manifest["seed"], manifest["input"]["seed"]] == [sent] * 3
-
-
-# --- clocks ----------------------------------------------------------------------------------------
-
-
-@MODES
-def test_a_clock_that_is_ahead_cancels_nothing(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
-) -> None:
-    run = waiting(deferrable=deferrable, timeout=600, poll_interval=0.05)
-    killed_at(run, monkeypatch, "get_prediction")
-    ahead = 1200.0
-    real = time.time
-    for name in ("operators", "submission", "waiting", "hooks", "poller", "triggers"):
-        monkeypatch.setattr(f"airflow_vace.{name}.time", _Ahead(real, ahead))
-    server.faults.add(method="GET", times=3, clock=0.001)
-    server.faults.add(method="GET", times=None, patch=DONE)
-    assert run.result()["status"] == "succeeded"
-    assert not any(found.canceled for found in server.world.runs.values())
-    assert billed(server) == 1
-
-
-@MODES
-def test_a_clock_that_is_behind_delays_no_deadline(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
-) -> None:
-    for name in ("operators", "submission", "waiting", "hooks", "poller", "triggers"):
-        monkeypatch.setattr(f"airflow_vace.{name}.time", _Ahead(time.time, -1200.0))
-    began = time.monotonic()
-    with pytest.raises(AirflowFailException, match="was told to stop"):
-        waiting(deferrable=deferrable, timeout=1.0).result()
-    assert time.monotonic() - began < 60, "the clocks' difference is twenty minutes"
-    assert statuses(server) == ["canceled"]
-
-
-def test_a_servers_clock_that_jumps_ahead_cancels_nothing(server: Emulator) -> None:
-    server.faults.add(method="GET", times=3, clock=1200.0)
-    server.faults.add(method="GET", times=None, patch=DONE)
-    assert waiting(timeout=600, deferrable=True).result()["status"] == "succeeded"
-    assert not any(found.canceled for found in server.world.runs.values())
-
-
-def test_a_lost_create_is_found_by_a_worker_whose_clock_is_ahead(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = importlib.import_module("airflow_vace.ledger")
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(minutes=20)
-
-    monkeypatch.setattr(module, "datetime", Later)
-    monkeypatch.setattr("airflow_vace.hooks.time", _Ahead(time.time, 1200.0))
-    monkeypatch.setattr("airflow_vace.submission.time", _Ahead(time.time, 1200.0))
-    server.faults.add(method="POST", path="*/predictions", status=502, accept=True)
-    assert task().result()["id"] in server.world.runs
-    assert billed(server) == 1
-
-
-@MODES
-def test_a_success_without_its_output_yet_is_not_expired_by_one_clock(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
-) -> None:
-    long_ago = {"status": "succeeded", "output": None, "completed_at": "2020-01-01T00:00:00"}
-    run = waiting(deferrable=deferrable)
-    killed_at(run, monkeypatch, "get_prediction")
-    server.faults.add(method="GET", times=2, patch=long_ago)
-    server.faults.add(method="GET", times=None, patch={**DONE, "completed_at": "2020-01-01T00:00:00"})
-    assert run.result()["output"] == DONE["output"]
-    assert billed(server) == 1
-
-
-class _Ahead:
-    """The module `time` on a machine whose clock is ahead."""
-
-    def __init__(self, real: Callable[[], float], seconds: float) -> None:
-        self.real, self.seconds = real, seconds
-
-    def time(self) -> float:
-        return self.real() + self.seconds
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-
-def test_a_deadline_that_one_clock_alone_has_passed_is_waited_for_once_more(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("airflow_vace.hooks.served_at", lambda _: None)  # a server that shows no clock
-    run = waiting(timeout=2.0)
-    killed_at(run, monkeypatch, "get_prediction")
-    monkeypatch.setattr("airflow_vace.operators.time", _Ahead(time.time, 1200.0))
-    with pytest.raises(AirflowFailException, match="was told to stop") as caught:
-        run.result()
-    assert isinstance(caught.value.__cause__, PredictionTimeout)
-    assert "By this machine's clock alone the deadline" in capfd.readouterr().out
-    assert statuses(server) == ["canceled"]
-
-
-def test_a_deadline_is_kept_by_the_servers_clock(server: Emulator) -> None:
-    store = Store()
-    server.faults.add(method="POST", clock=-1200)
-    task(store).result()
-    assert abs(store.record["deadline"] - (time.time() - 1200 + 3600)) < 10
 
 
 # --- `airflow tasks test` --------------------------------------------------------------------------
