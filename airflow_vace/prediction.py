@@ -297,7 +297,7 @@ class Prediction:
 
     @property
     def is_shortened(self) -> bool:
-        """Whether an address in the output lacks what opens it: the back-end tells the whole one again."""
+        """Whether an address in the output lacks what opens it: the back-end gives the whole one again."""
         return any(is_shortened(url) for url in self.output_urls)
 
     @property

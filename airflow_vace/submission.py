@@ -297,14 +297,16 @@ class Submission:
 
     def _check_wanted(self, intent: Record) -> None:
         """Raise if a create that was refused is no longer this attempt's to send."""
+        self._check_alive()
+        self.ledger.confirm(intent)
+
+    def _check_alive(self) -> None:
         if self.is_killed:
             raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
-        self.ledger.confirm(intent)
 
     def _created(self, order: Order, intent: Record) -> Prediction:
         """Create; whatever ends that with a request still open is :class:`SubmissionUnknown`."""
-        if self.is_killed:
-            raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
+        self._check_alive()
         deadline = intent.deadline + CANCEL_AFTER_GRACE_SECONDS
         self.is_submitting = True
         try:

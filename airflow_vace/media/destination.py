@@ -184,7 +184,7 @@ def _names_in_directory(ti: Any) -> tuple[str, ...]:
 
 
 def _names_of_file(ti: Any, stem: str) -> tuple[str, ...]:
-    """Return what tells the files of a mapped task apart, if their author's name does not.
+    """Return the suffix that separates the files of a mapped task, if their author's name does not.
 
     Only the name's last number counts as the index, and dates do not count. Any number would not do: with the
     same name for all, such as `2026-11-28.mp4`, the instances 11 and 28 would both write to it.

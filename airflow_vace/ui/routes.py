@@ -283,7 +283,7 @@ def _look(conn_id: str, prediction_id: str) -> _Look:
             return _Look(_told(None))
         prediction = hook.get_prediction(prediction_id)
     except (VaceError, AirflowNotFoundException):
-        return _Look(_told(None))  # the task's log tells what is wrong; this is but a bar
+        return _Look(_told(None))  # the task's log says what is wrong; a bar can be missing
     bar, status, urls = prediction.progress, str(prediction.status), web_urls_of(prediction)[:_MOST_ADDRESSES]
     if bar is None:
         return _Look(_told(status), urls)
