@@ -286,8 +286,8 @@ def test_a_video_in_s3_is_found_by_its_manifest(
 
 def test_the_longest_key_that_is_accepted_is_saved_in_s3(s3: S3, large: tuple[Prediction, bytes]) -> None:
     assert s3.url
-    longest = Destination.of(f"s3://store@clips/{'k' * 1012}.mp4")
-    too_long = Destination.of(f"s3://store@clips/{'k' * 1013}.mp4")
+    longest = Destination.of(f"s3://store@clips/{'k' * 1010}.mp4")
+    too_long = Destination.of(f"s3://store@clips/{'k' * 1011}.mp4")
     assert longest is not None
     assert too_long is not None
     with pytest.raises(VaceInputError, match="at most 1024"):
