@@ -14,13 +14,13 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION
 
-from airflow_vace.arguments import handed_over
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import VaceInput
-from airflow_vace.ledger import digest_of_arguments
 from airflow_vace.operators import VacePredictionOperator
-from airflow_vace.view import KEY
-from airflow_vace.waiting import translated
+from airflow_vace.submission.ledger import digest_of_arguments
+from airflow_vace.task.arguments import handed_over
+from airflow_vace.task.view import KEY
+from airflow_vace.task.waiting import translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
     from airflow.sdk.bases.decorator import Task
 
-    from airflow_vace.ledger import OnOrphanedIntent
-    from airflow_vace.waiting import SaveIn
+    from airflow_vace.submission.ledger import OnOrphanedIntent
+    from airflow_vace.task.waiting import SaveIn
 
     FParams = ParamSpec("FParams")
 
@@ -81,7 +81,7 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
         )
 
     def execute(self, context: Context) -> Any:
-        from airflow_vace.media import mask_signatures
+        from airflow_vace.storage.upload import mask_signatures
 
         if self._arguments is None:  # nothing was rendered
             self._arguments = digest_of_arguments([self.op_args, self.op_kwargs])

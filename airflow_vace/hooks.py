@@ -18,21 +18,24 @@ from airflow.providers.common.compat.connection import (
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.providers.http.hooks.http import HttpHook
 
-from airflow_vace.api import (
-    Form,
-    Page,
-    Request,
-    may_create_again,
-    read_error,
-    read_failed_create,
-    read_known,
-    read_list,
-    read_prediction,
-    read_probe,
-    read_upload,
-    served_at,
+from airflow_vace.client.settings import Settings
+from airflow_vace.client.transport import (
+    AsyncClient,
+    Download,
+    Session,
+    read_whole,
+    refuse_private,
+    send,
+    shown_cause,
+    streamed,
 )
-from airflow_vace.connection import Settings
+from airflow_vace.core.clock import Clock
+from airflow_vace.core.errors import may_create_again, read_error, read_failed_create, served_at
+from airflow_vace.core.requests import Form, Request, read_known
+from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
+from airflow_vace.core.retry import Backoff, next_create
+from airflow_vace.core.timing import Timing
+from airflow_vace.core.wait import Final, GiveUp, LookAgain, Wait, is_passing
 from airflow_vace.exceptions import (
     VaceAPIError,
     VaceAuthError,
@@ -44,19 +47,8 @@ from airflow_vace.exceptions import (
     excerpt,
 )
 from airflow_vace.inputs import normalize_input
-from airflow_vace.polling import Backoff, Clock, Final, GiveUp, LookAgain, Wait, is_passing, next_create
 from airflow_vace.prediction import Prediction, parse_time
 from airflow_vace.redaction import secrets_in
-from airflow_vace.transport import (
-    AsyncClient,
-    Download,
-    Session,
-    read_whole,
-    refuse_private,
-    send,
-    shown_cause,
-    streamed,
-)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -64,7 +56,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    from airflow_vace.api import Response
+    from airflow_vace.core.requests import Response
 
 _MOST_PAGES = 200
 _MOST_REDIRECTS = 6
@@ -93,6 +85,7 @@ class VaceHook(HttpHook):
     default_conn_name = "vace_default"
     conn_type = "vace"
     hook_name = "VACE"
+    timing = Timing()
 
     def __init__(self, vace_conn_id: str = default_conn_name) -> None:
         super().__init__(method="GET", http_conn_id=vace_conn_id)
@@ -293,7 +286,7 @@ class VaceHook(HttpHook):
     ) -> tuple[dict[str, Any], str, str | None]:
         """Return the input, model and version that a create would send, without sending it.
 
-        Files may be paths, which :class:`~airflow_vace.media.Sources` makes URLs of.
+        Files may be paths, which :class:`~airflow_vace.storage.upload.Sources` makes URLs of.
 
         :raises VaceInputError: for what cannot work
         """
@@ -315,7 +308,7 @@ class VaceHook(HttpHook):
         :param poll_interval: how late, in seconds, the end may be noticed (default: 10 s, or 5 % of
             the time waited)
         :raises PredictionTimeout: if it is not final in time; it is not canceled by that
-        :raises VaceError: what ends a wait, see :meth:`airflow_vace.polling.Wait.failed`
+        :raises VaceError: what ends a wait, see :meth:`airflow_vace.core.wait.Wait.failed`
         """
         deadline = None if timeout is None else time.time() + timeout
         known = prediction if isinstance(prediction, Prediction) else read_known(prediction)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
 
-from airflow_vace.api import may_create_again
-from airflow_vace.arguments import handed_over
+from airflow_vace.core.errors import may_create_again
+from airflow_vace.core.outcome import read_end
+from airflow_vace.core.wait import LookAgain, Wait
 from airflow_vace.exceptions import (
     LedgerError,
     PredictionExpired,
@@ -20,7 +21,8 @@ from airflow_vace.exceptions import (
     VaceError,
     VaceInputError,
 )
-from airflow_vace.ledger import (
+from airflow_vace.prediction import Prediction, PredictionStatus
+from airflow_vace.submission.ledger import (
     AttemptLedger,
     Ledger,
     OnOrphanedIntent,
@@ -28,11 +30,10 @@ from airflow_vace.ledger import (
     Phase,
     digest_of_arguments,
 )
-from airflow_vace.polling import LookAgain, Wait, read_end
-from airflow_vace.prediction import Prediction, PredictionStatus
-from airflow_vace.submission import Attempt, Policy, Submission
-from airflow_vace.task_state import is_test_of_a_task
-from airflow_vace.waiting import (
+from airflow_vace.submission.submitter import Attempt, Policy, Submission
+from airflow_vace.task.arguments import handed_over
+from airflow_vace.task.state import is_test_of_a_task
+from airflow_vace.task.waiting import (
     MOST_DEFERRALS,
     WaitsForPrediction,
     can_be_looked_at_again,
@@ -48,9 +49,9 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context, ObjectStoragePath
 
-    from airflow_vace.ledger import Record
-    from airflow_vace.media import Destination
-    from airflow_vace.waiting import SaveIn
+    from airflow_vace.storage.destination import Destination
+    from airflow_vace.submission.ledger import Record
+    from airflow_vace.task.waiting import SaveIn
 
 # How long after a task's own deadline a back-end may still fetch its input: it is canceled by then.
 SIGNED_GRACE_SECONDS = 900.0
@@ -274,7 +275,7 @@ class VacePredictionOperator(WaitsForPrediction):
 
     def _owned(self, ledger: Ledger) -> tuple[Prediction, float]:
         """Return this task's prediction and its deadline; Airflow may only retry what can't pay twice."""
-        from airflow_vace.media import Destination
+        from airflow_vace.storage.destination import Destination
 
         with translated(_can_submit_later):
             Destination.of(self.save_to)
@@ -332,7 +333,7 @@ class VacePredictionOperator(WaitsForPrediction):
 
     def _prepared(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Look, before money is spent, at all that can be known of where files come from and go to."""
-        from airflow_vace.media import Sources
+        from airflow_vace.storage.upload import Sources
 
         self.check_destination()
         return Sources(self.hook, seconds=self.timeout + SIGNED_GRACE_SECONDS).reachable(values)

@@ -2,7 +2,7 @@
 
 A wait is a heap's entry, not a task: looks are tasks for as long as they are under way, and a few of them
 at a time share a session, a connection look-up, a budget of requests and what was learned of how long
-predictions take. When to look and what an answer means is decided in :mod:`airflow_vace.polling`.
+predictions take. When to look and what an answer means is decided in :mod:`airflow_vace.core.wait`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from airflow_vace.api import read_known, read_list, read_prediction, served_at
+from airflow_vace.client.transport import AsyncClient
+from airflow_vace.core.clock import Clock
+from airflow_vace.core.errors import served_at
+from airflow_vace.core.listing import Pages
+from airflow_vace.core.rate_limit import Pace
+from airflow_vace.core.requests import read_known
+from airflow_vace.core.responses import read_list, read_prediction
+from airflow_vace.core.schedule import Experience
+from airflow_vace.core.wait import LookAgain, Wait, is_passing
 from airflow_vace.exceptions import (
     VaceAPIError,
     VaceAuthError,
@@ -31,17 +39,15 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
-from airflow_vace.media.destination import without_secrets
-from airflow_vace.polling import Clock, Experience, LookAgain, Pace, Pages, Wait, is_passing
 from airflow_vace.prediction import PredictionStatus
-from airflow_vace.transport import AsyncClient
+from airflow_vace.storage.destination import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from airflow_vace.api import Request
-    from airflow_vace.connection import Settings
-    from airflow_vace.polling import Decision
+    from airflow_vace.client.settings import Settings
+    from airflow_vace.core.requests import Request
+    from airflow_vace.core.wait import Decision
     from airflow_vace.prediction import Prediction
 
 # A changed key is taken up after so many seconds, and at once when the old one is refused.

@@ -17,12 +17,13 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_vace.api import read_known
+from airflow_vace.core.requests import read_known
+from airflow_vace.core.wait import LookAgain, Wait, is_not_found
 from airflow_vace.exceptions import PredictionTimeout, VaceAPIError, VaceError
-from airflow_vace.polling import LookAgain, Wait, is_not_found
 from airflow_vace.prediction import Prediction, PredictionStatus
-from airflow_vace.rendering import label_text
-from airflow_vace.waiting import (
+from airflow_vace.task.rendering import label_text
+from airflow_vace.task.triggerer import MappedStart, can_end_tasks, is_plain, source_of
+from airflow_vace.task.waiting import (
     DEFERRAL_GRACE_SECONDS,
     MOST_DEFERRALS,
     WaitsForPrediction,
@@ -31,7 +32,6 @@ from airflow_vace.waiting import (
     checked_save_in,
     translated,
 )
-from airflow_vace.workerless import MappedStart, can_end_tasks, is_plain, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context, ObjectStoragePath
 
-    from airflow_vace.waiting import SaveIn
+    from airflow_vace.task.waiting import SaveIn
 
 
 _LONGEST_HOLD_SECONDS = 60.0

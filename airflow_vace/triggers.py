@@ -18,12 +18,12 @@ from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_vace.api import read_known, read_reference
+from airflow_vace.core.requests import read_known, read_reference
 from airflow_vace.exceptions import excerpt
 from airflow_vace.links import LINKS, PredictionOutputLink
 from airflow_vace.prediction import PredictionStatus
-from airflow_vace.rendering import label_text
-from airflow_vace.task_state import UNKNOWN, aread_state, is_ended
+from airflow_vace.task.rendering import label_text
+from airflow_vace.task.state import UNKNOWN, aread_state, is_ended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from airflow_vace.hooks import VaceHook
     from airflow_vace.links import PredictionPageLink
-    from airflow_vace.media import Destination
     from airflow_vace.prediction import Prediction
+    from airflow_vace.storage.destination import Destination
 
 # Files that one triggerer saves at a time; each takes a thread and a few megabytes.
 _MOST_SAVES = 4
@@ -49,7 +49,7 @@ def _save(
     hook: VaceHook, prediction: Prediction, destination: Destination, *, stop: threading.Event
 ) -> list[dict[str, Any]]:
     """Save an output; the back-end is asked for one that is too large to be held until a thread is free."""
-    from airflow_vace.media import save_output
+    from airflow_vace.storage.save import save_output
 
     if not prediction.has_output:
         prediction = prediction.updated(hook.get_prediction(prediction))
@@ -72,8 +72,8 @@ class VacePredictionTrigger(BaseTrigger):
     :param poll_interval: how late, in seconds, the end may be noticed (default: 10 s, or 5 % of
         the time waited)
     :param cancel_on_kill: cancel the prediction when a person ends the deferred task (Airflow 3.3+)
-    :param destination: save a success here and now, as :class:`~airflow_vace.media.Destination` says in JSON;
-        the event then has `files`
+    :param destination: save a success here and now; the JSON form of
+        :class:`~airflow_vace.storage.destination.Destination`. The event then has `files`
     :param end_from_trigger: end the task with a success here, with its result in XCom, without a worker
     :param do_xcom_push: whether the result goes to XCom then
     :param not_before: hold what a worker goes on with until then, seconds since the epoch
@@ -197,7 +197,7 @@ class VacePredictionTrigger(BaseTrigger):
         """Return a success with its files saved, if that is to be done here and can be; else as it is."""
         if self.destination is None or prediction.status is not PredictionStatus.SUCCEEDED:
             return prediction
-        from airflow_vace.media import Destination
+        from airflow_vace.storage.destination import Destination
 
         destination = Destination.from_json(self.destination)
         stop = threading.Event()
@@ -250,8 +250,8 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
 
     What can't be found here is a worker's: the event is then `{"execute": why}`.
 
-    :param source: where the prediction is, from :func:`airflow_vace.workerless.source_of`; None for a mapped
-        task, which has all the rest in its serialised form too
+    :param source: where the prediction is, from :func:`airflow_vace.task.triggerer.source_of`; None for a
+        mapped task, which has all the rest in its serialised form too
     :param timeout: of the sensor, in seconds from its beginning
     :param end_from_trigger: None for whenever nothing is lost by it
     :param label: the sensor's own; None passes on that of the payload
@@ -328,7 +328,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
 
         :raises Exception: if that takes a worker
         """
-        from airflow_vace.workerless import NotHere, found, lost_by_ending, started_at
+        from airflow_vace.task.triggerer import NotHere, found, lost_by_ending, started_at
 
         ti = self.task_instance
         task: Any = self.task
@@ -353,7 +353,7 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
 
         :raises Exception: if that takes a worker
         """
-        from airflow_vace.workerless import NotHere, is_plain
+        from airflow_vace.task.triggerer import NotHere, is_plain
 
         if not given.get("deferrable", conf.getboolean("operators", "default_deferrable", fallback=False)):
             raise NotHere("it is not deferrable")

@@ -15,10 +15,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import psutil
-from cluster import Airflow, postgres, table, tree, until
 
 from airflow_vace.emulator import Emulator
 from airflow_vace.emulator.world import DEFAULT_KEY
+from cluster import Airflow, postgres, table, tree, until
 
 WAITS = 60
 EARLY = 100

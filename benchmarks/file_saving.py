@@ -27,7 +27,7 @@ SAVE = """
 import json, resource, sys, time
 from airflow_vace.hooks import VaceHook
 from airflow_vace.media import Destination, save_output
-from airflow_vace.media.places import Place
+from airflow_vace.storage.paths import Place
 
 hook = VaceHook()
 prediction = hook.get_prediction(sys.argv[1])
@@ -79,10 +79,9 @@ def main() -> None:
 
 
 def _measure(mib: int, rounds: int, scratch: Path) -> None:
-    from s3 import S3
-
     from airflow_vace.emulator import Emulator
     from airflow_vace.hooks import VaceHook
+    from support.s3 import S3
 
     with Emulator(time_scale=0.0002) as emulator:
         os.environ["AIRFLOW_CONN_VACE_DEFAULT"] = emulator.connection

@@ -1,7 +1,7 @@
 """From what one look costs to a fleet: how many triggerers so many waits need, and where the limit binds.
 
 Run with `uv run python benchmarks/fleet.py`; a few minutes. It is a simulation: the clock is virtual, the
-decisions are the package's own (`Wait`, `Pace`, `Pages` of `airflow_vace.polling`), predictions are those of
+decisions are the package's own (`Wait`, `Pace`, `Pages` of `airflow_vace.core`), predictions are those of
 `frontier.py`, and the costs are those that `waits.py` and `airflow_waits.py` have measured, as
 `benchmarks/README.md` tells them.
 """
@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 
 from frontier import LATENCY, Run, runs
 
+from airflow_vace.core.listing import Pages
+from airflow_vace.core.rate_limit import Pace
+from airflow_vace.core.schedule import Experience
+from airflow_vace.core.wait import LookAgain, Wait
 from airflow_vace.exceptions import VaceError, VaceRateLimited, VaceTransportError
-from airflow_vace.polling import Experience, LookAgain, Wait
-from airflow_vace.polling.pace import Pace
-from airflow_vace.polling.pages import Pages
 from airflow_vace.prediction import Prediction
 
 DAY = 86_400.0

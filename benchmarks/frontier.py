@@ -1,7 +1,7 @@
 """How many looks a prediction takes against how late its end is noticed: fixed intervals, and our schedule.
 
 Run with `uv run python benchmarks/frontier.py`; with `--picture` it draws `frontier.svg` beside itself. It
-is a simulation: the clock is virtual, the decisions are the package's own (`airflow_vace.polling.Wait`), and
+is a simulation: the clock is virtual, the decisions are the package's own (`airflow_vace.core.wait`), and
 predictions boot, run and log as the emulator's do, with noise. Both sides see the very same predictions.
 """
 
@@ -14,9 +14,10 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from airflow_vace.core.schedule import Experience
+from airflow_vace.core.wait import LookAgain, Wait
 from airflow_vace.emulator.world import Timeline, iso
 from airflow_vace.inputs import SPEED_MODES
-from airflow_vace.polling import Experience, LookAgain, Wait
 from airflow_vace.prediction import Prediction
 
 PREDICTIONS = 600

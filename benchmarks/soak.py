@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import psutil
+
 from cluster import table, until
 from cluster.campaign import DAGS, audit
 from cluster.scene import Scene, scene

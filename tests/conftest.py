@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from faces import backend, call, emulator, slow  # noqa: F401 - fixtures
 from hypothesis import HealthCheck, settings
-from stores import memory  # noqa: F401 - a fixture
+
+from support.faces import backend, call, emulator, slow  # noqa: F401 - fixtures
+from support.stores import memory  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,31 +92,42 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["VACE_LIVE_CONNECTION"] = agreed
 
 
-def scale_waits(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
-    """Let all that waits for a server take so much of its time."""
+def scale_waits(monkeypatch: pytest.MonkeyPatch, scale: float, **exceptions: Any) -> None:
+    """Scale all durations, except those of :class:`airflow_vace.core.timing.Timing` given by name."""
+    from airflow_vace.core.timing import Timing
+    from airflow_vace.hooks import VaceHook
+
+    monkeypatch.setattr(VaceHook, "timing", Timing().scaled(scale, **exceptions))
     names = {
-        "polling.backoff": ("SHORTEST_INTERVAL", "LONGEST_INTERVAL"),
-        "polling.schedule": ("FIRST_GAP", "SHORTEST_GAP", "LONGEST_LATENESS"),
-        "polling.waits": ("NOT_FOUND_GRACE_SECONDS", "MISSING_GRACE_SECONDS"),
-        "polling.pace": ("USUAL_HOLD", "FIRST_PROBE", "LAST_PROBE"),
+        "core.retry": ("SHORTEST_INTERVAL", "LONGEST_INTERVAL"),
+        "core.schedule": ("FIRST_GAP", "SHORTEST_GAP", "LONGEST_LATENESS"),
+        "core.wait": ("NOT_FOUND_GRACE_SECONDS", "MISSING_GRACE_SECONDS"),
+        "core.rate_limit": ("USUAL_HOLD", "FIRST_PROBE", "LAST_PROBE"),
         "poller": ("LEAST_LOOK_UP_SECONDS", "ROUND_SECONDS"),
     }
     for room, constants in names.items():
         module = importlib.import_module(f"airflow_vace.{room}")
         for name in constants:
-            monkeypatch.setattr(module, name, getattr(module, name) * scale)
+            monkeypatch.setattr(module, name, getattr(module, name, 0.0) * scale, raising=False)
 
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let waits take a hundredth of their time."""
-    from airflow_vace import submission
+    from airflow_vace.submission import submitter
 
-    scale_waits(monkeypatch, 0.01)
-    monkeypatch.setattr("airflow_vace.polling.waits.NOT_FOUND_GRACE_SECONDS", 0.3)
-    monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.3)
-    monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.3)
-    monkeypatch.setattr(submission, "MOST_TROUBLE_SECONDS", 0.5)
+    scale_waits(
+        monkeypatch,
+        0.01,
+        not_found_grace_seconds=0.3,
+        lost_create_lookup_seconds=0.3,
+        intent_grace_seconds=0.3,
+        max_trouble_seconds=0.5,
+    )
+    monkeypatch.setattr("airflow_vace.core.wait.NOT_FOUND_GRACE_SECONDS", 0.3, raising=False)
+    monkeypatch.setattr(submitter, "LOOK_UP_SECONDS", 0.3, raising=False)
+    monkeypatch.setattr(submitter, "INTENT_GRACE_SECONDS", 0.3, raising=False)
+    monkeypatch.setattr(submitter, "MOST_TROUBLE_SECONDS", 0.5, raising=False)
 
 
 @pytest.fixture

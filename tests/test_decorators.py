@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 from airflow.sdk import DAG, task
-from tasks import Run, Store
 
 from airflow_vace.decorators import VaceInput, vace_task
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import FIELDS
 from airflow_vace.operators import VacePredictionOperator
-from airflow_vace.view import KEY
+from airflow_vace.task.view import KEY
+from support.tasks import Run, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from airflow_vace.core.wait import MOST_REFUSALS
 from airflow_vace.emulator import Emulator
 from airflow_vace.emulator.faults import rate_limited
 from airflow_vace.exceptions import (
@@ -27,13 +28,12 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
-from airflow_vace.polling.waits import MOST_REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-from faces import FOX, Call, final
+from support.faces import FOX, Call, final
 
 # --- the whole way, on each back-end ---------------------------------------------------------------
 
@@ -252,7 +252,7 @@ def test_a_reset_before_acceptance_cannot_be_told_from_one_after_it(call: Call, 
 def test_a_create_that_was_turned_away_waits_as_told_and_is_paid_once(
     call: Call, emulator: Emulator, form: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.polling.backoff.SHORTEST_INTERVAL", 0.3)
+    monkeypatch.setattr("airflow_vace.core.retry.SHORTEST_INTERVAL", 0.3)
     seconds = 1.0 if form in ("seconds", "date") else 0.3
     emulator.faults.add(rate_limited(form, seconds, method="POST"))
     call("create", FOX)
@@ -273,8 +273,8 @@ def test_a_create_that_is_turned_away_again_and_again_says_so(call: Call, emulat
 def test_a_server_that_is_not_there_is_an_error_that_says_that_nothing_was_sent(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.polling.backoff.MOST_CREATES", 2)
-    monkeypatch.setattr("airflow_vace.polling.backoff.SHORTEST_INTERVAL", 0.01)
+    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 2)
+    monkeypatch.setattr("airflow_vace.core.retry.SHORTEST_INTERVAL", 0.01)
     with Emulator() as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection)
     with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
@@ -319,7 +319,7 @@ def test_one_look_is_one_request_and_its_failure_has_a_name(
 def test_an_answer_that_is_too_large_is_cut_off(
     call: Call, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.transport._LARGEST_ANSWER", 1024**2)
+    monkeypatch.setattr("airflow_vace.client.transport._LARGEST_ANSWER", 1024**2)
     emulator.faults.add(status=200, body="x" * (2 * 1024**2))
     with pytest.raises(VaceProtocolError, match="larger than 1 MiB"):
         call("get", "abc")

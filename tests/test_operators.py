@@ -17,10 +17,8 @@ from airflow.providers.common.compat.sdk import (
     timeout,
 )
 from airflow.sdk import DAG
-from films import DATA_URL, MP4
-from tasks import NOBODY, Run
 
-from airflow_vace import polling
+from airflow_vace.core.wait import MOST_REFUSALS
 from airflow_vace.emulator.faults import rate_limited
 from airflow_vace.exceptions import (
     PredictionCanceled,
@@ -38,6 +36,8 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
+from support.films import DATA_URL, MP4
+from support.tasks import NOBODY, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +148,7 @@ def test_a_limit_or_a_server_that_is_not_there_is_left_to_airflows_retries(
     slow_emulator.faults.add(rate_limited("seconds", 1000, method="POST"))
     with pytest.raises(VaceRateLimited):
         run().result()
-    monkeypatch.setattr("airflow_vace.polling.backoff.MOST_CREATES", 2)
+    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 2)
     connect('{"conn_type": "vace", "host": "http://127.0.0.1:1", "password": "xxxxxxxx"}')
     with pytest.raises(VaceTransportError, match="nothing was sent"):
         run().result()
@@ -277,7 +277,7 @@ def test_a_wait_that_the_triggerer_gave_up_goes_on_if_the_worker_sees_it_run(
     fast_emulator: Emulator,
 ) -> None:
     fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
-    fast_emulator.faults.add(method="GET", times=polling.waits.MOST_REFUSALS, status=401)
+    fast_emulator.faults.add(method="GET", times=MOST_REFUSALS, status=401)
     fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
     task = waiting(deferrable=True, timeout=60)
     assert task.result()["status"] == "succeeded"
@@ -466,7 +466,7 @@ def test_a_file_that_cannot_be_saved_fails_without_a_retry_that_would_pay_again(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("airflow_vace.media.places.Place.take", full)
+    monkeypatch.setattr("airflow_vace.storage.paths.Place.take", full)
     failure, error = failure_of(waiting(save_to=f"{tmp_path}/", deferrable=deferrable), same_words=False)
     assert isinstance(error, OSError)
     (charged,) = fast_emulator.bill["predictions"]

@@ -14,7 +14,6 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
 )
-from tasks import Run
 
 from airflow_vace.emulator.faults import rate_limited
 from airflow_vace.exceptions import (
@@ -28,6 +27,7 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.hooks import VaceHook
 from airflow_vace.sensors import VacePredictionSensor
+from support.tasks import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,7 +155,7 @@ def test_a_disk_that_is_full_is_skipped_or_retried_alike(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("airflow_vace.media.places.Place.take", full)
+    monkeypatch.setattr("airflow_vace.storage.paths.Place.take", full)
     created = submitted()
     assert fast_emulator.bill["charged"] == 1
     with pytest.raises(OSError, match="No space left"):
@@ -208,7 +208,7 @@ def test_every_mode_saves_alike(fast_emulator: Emulator, mode: dict[str, Any], t
 def test_a_save_that_failed_is_left_to_airflows_retries_which_cost_nothing(
     fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.media.fetching._MOST_ATTEMPTS", 2)
+    monkeypatch.setattr("airflow_vace.storage.download._MOST_ATTEMPTS", 2)
     created = submitted()
     fast_emulator.faults.add(path="/_delivery/*", status=503, times=2)
     task = run(created.payload(), mode, save_to=f"{tmp_path}/")

@@ -11,14 +11,14 @@ import pytest
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.execution_time.comms import TaskStatesResult
-from conftest import scale_waits
 
 from airflow_vace import hooks
+from airflow_vace.core import wait as waits
 from airflow_vace.emulator.faults import PRESETS, rate_limited
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
-from airflow_vace.polling import waits
 from airflow_vace.triggers import VacePredictionStartTrigger, VacePredictionTrigger
+from conftest import scale_waits
 
 if TYPE_CHECKING:
     import aiohttp

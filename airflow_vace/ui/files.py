@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import unquote, urlsplit
 
-from airflow_vace.media.places import Place
+from airflow_vace.storage.paths import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,10 +24,10 @@ from fastapi.responses import FileResponse, RedirectResponse, Response, Streamin
 from sqlalchemy import or_, select, tuple_
 
 from airflow_vace.exceptions import VaceError
+from airflow_vace.task.view import KEY as VIEW
 from airflow_vace.ui.cards import RESULT, Task, cards_of, read_value, web_urls_of
 from airflow_vace.ui.files import is_below, pieces, place_below, range_of, roots_of, type_of
 from airflow_vace.ui.plugin import OPERATOR_NAMES
-from airflow_vace.view import KEY as VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 from airflow_vace.emulator.video import render
 
 if TYPE_CHECKING:
-    from s3 import S3
-
     from airflow_vace.emulator.world import Run
     from cluster.servers import Vendor
     from cluster.whole import Cluster
+    from support.s3 import S3
 
 DAGS = """
 from datetime import timedelta

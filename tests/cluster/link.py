@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from served import Served
+from support.served import Served
 
 if TYPE_CHECKING:
     import threading

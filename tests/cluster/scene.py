@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
-from s3 import S3
-from wire import Passing, Wire
 
 from cluster import reaper
 from cluster.campaign import DAGS
 from cluster.link import Link
 from cluster.servers import Postgres, Redis, Vendor
 from cluster.whole import Cluster
+from support.s3 import S3
+from support.wire import Passing, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

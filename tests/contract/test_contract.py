@@ -15,8 +15,8 @@ import pytest
 
 from airflow_vace.exceptions import VaceAPIError, VaceAuthError, VaceInputError
 from airflow_vace.hooks import VaceHook
-from airflow_vace.media.content import type_of
 from airflow_vace.prediction import PredictionStatus, parse_time
+from airflow_vace.storage.media_types import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,22 +8,13 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.api import (
-    BACKENDS,
-    Api,
-    Response,
-    read_known,
-    read_list,
-    read_prediction,
-    read_probe,
-    read_reference,
-    read_upload,
-)
+from airflow_vace.core.requests import BACKENDS, Api, Response, read_known, read_reference
+from airflow_vace.core.responses import read_list, read_prediction, read_probe, read_upload
+from airflow_vace.core.wait import LookAgain, Wait
 from airflow_vace.exceptions import VaceAPIError, VaceError, VaceInputError, excerpt
-from airflow_vace.ledger import Record
-from airflow_vace.media.content import check_whole, dimensions_of, reads, type_of
-from airflow_vace.polling import LookAgain, Wait
 from airflow_vace.prediction import Prediction, Progress
+from airflow_vace.storage.media_types import check_whole, dimensions_of, reads, type_of
+from airflow_vace.submission.ledger import Record
 from fuzzing.material import Material
 
 if TYPE_CHECKING:
@@ -215,7 +206,7 @@ def connections(data: bytes) -> None:
     """A connection as people fill it in: a client comes of it, or an error that names the field."""
     from airflow.sdk import Connection
 
-    from airflow_vace.connection import Settings
+    from airflow_vace.client.settings import Settings
 
     material = Material(data)
     extra = material.value()

@@ -1,0 +1,1 @@
+"""Files to and from local disks and object stores."""

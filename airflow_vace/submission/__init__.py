@@ -1,0 +1,1 @@
+"""One prediction, one bill: the record of a task's prediction, and the submitter that keeps it."""

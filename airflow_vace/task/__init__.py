@@ -1,0 +1,1 @@
+"""Behaviour that operators and sensors share."""

@@ -1,0 +1,339 @@
+"""The key goes to one origin, whatever lies between: redirects, proxies, other hosts."""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_vace.client.sockets import is_public
+from airflow_vace.emulator import Emulator
+from airflow_vace.exceptions import (
+    SubmissionUnknown,
+    VaceAPIError,
+    VaceError,
+    VaceProtocolError,
+    VaceTransportError,
+)
+from airflow_vace.hooks import VaceHook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+from support.faces import FOX, Call
+
+# --- the key ---------------------------------------------------------------------------------------
+
+
+def test_nothing_reaches_a_foreign_host_not_even_by_redirect(call: Call, slow: Emulator) -> None:
+    with Emulator() as foreign:
+        created = call("create", FOX)
+        urls = {"get": f"{foreign.url}/v1/predictions/{created.id}"}
+        slow.faults.add(method="GET", patch={"urls": urls}, times=2)
+        told = call("get", created)
+        assert told.urls == urls
+        assert call("get", told.payload()).id == created.id
+        assert call("get", urls["get"]).id == created.id
+        location = {"Location": f"{foreign.url}/v1/predictions/{created.id}"}
+        for status in (301, 302, 303, 307, 308):
+            slow.faults.add(status=status, headers=location)
+            with pytest.raises(VaceAPIError, match="not followed"):
+                call("get", created)
+            slow.faults.add(status=status, headers=location)
+            with pytest.raises((VaceAPIError, SubmissionUnknown)):
+                call("create", FOX)
+        assert call("cancel", told).status == "canceled"
+        assert foreign.requests == []
+
+
+def test_unknown_extras_do_not_become_headers(
+    call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = json.loads(slow.connection) | {"login": "me", "extra": {"apikey": "x", "Cookie": "y"}}
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", json.dumps(connection))
+    call("create", FOX)
+    assert [request.auth for request in slow.requests] == [("authorization",)]
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_netrc_does_not_take_the_keys_place(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password other\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert call("create", FOX).status == "starting"
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "/\xe9", "//", "https://evil.example/"])
+def test_a_malformed_redirect_is_a_refusal_like_any_other(call: Call, slow: Emulator, location: str) -> None:
+    created = call("create", FOX)
+    slow.faults.add(status=302, headers={"Location": location})
+    with pytest.raises(VaceAPIError):
+        call("get", created)
+    slow.faults.add(method="POST", status=303, headers={"Location": location})
+    with pytest.raises(SubmissionUnknown):
+        call("create", FOX)
+
+
+class Proxy(socketserver.StreamRequestHandler):
+    """Takes a request, and a body, and breaks the connection off without an answer."""
+
+    def handle(self) -> None:
+        server: Any = self.server
+        line = self.rfile.readline()
+        length = 0
+        while header := self.rfile.readline().strip():
+            name, _, value = header.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        if line.startswith(b"CONNECT"):
+            if server.refuses:
+                self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            return
+        self.rfile.read(length)
+        server.posts += 1
+
+
+@pytest.fixture
+def proxy() -> Iterator[Any]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as server:
+        server.posts, server.refuses = 0, True  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def through(proxy: Any, scheme: str) -> str:
+    address = f"http://127.0.0.1:{proxy.server_address[1]}"
+    extra = {"proxies": {"http": address, "https": address}}
+    return json.dumps(
+        {"conn_type": "vace", "host": f"{scheme}://far.example", "password": "k" * 8, "extra": extra}
+    )
+
+
+def test_a_create_that_a_proxy_carried_and_lost_is_not_sent_again(
+    call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "http"))
+    with pytest.raises(SubmissionUnknown):
+        call("create", FOX)
+    assert proxy.posts == 1
+
+
+def test_a_proxy_that_refuses_the_tunnel_has_sent_nothing(
+    call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "https"))
+    with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
+        call("create", FOX)
+    assert not caught.value.sent
+
+
+@pytest.mark.usefixtures("slow")
+def test_what_the_connection_says_of_proxies_wins_over_the_environment(
+    call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "http"))
+    with pytest.raises(SubmissionUnknown):
+        call("create", FOX)
+    assert proxy.posts == 1
+
+
+@pytest.mark.parametrize("where", ["connection", "environment"])
+def test_a_proxy_is_used_by_both_faces(
+    call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    connection = {"conn_type": "vace", "host": "http://far.example", "password": slow.api_key}
+    if where == "connection":
+        connection["extra"] = json.dumps({"proxies": {"http": slow.url}})
+    else:
+        monkeypatch.setenv("http_proxy", slow.url)
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", json.dumps(connection))
+    assert call("create", FOX).status == "starting"
+    assert [request.host for request in slow.requests] == ["far.example"]
+
+
+@pytest.mark.usefixtures("slow")
+def test_the_environments_exceptions_from_a_proxy_hold(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert call("create", FOX).status == "starting"
+
+
+def fetched(hook: VaceHook, url: str) -> bytes:
+    with hook.open_file(url) as download:
+        return b"".join(download.chunks)
+
+
+PRIVATE = (
+    *(
+        "http://169.254.169.254/latest/meta-data",
+        "http://10.0.0.5/a.mp4",
+        "http://192.168.1.1/",
+        "http://[::1]/",
+    ),
+    *("http://[::ffff:169.254.169.254]/", "http://[fe80::1]/", "http://0.0.0.0/", "http://localhost/a.mp4"),
+    *("http://[64:ff9b::a00:1]/", "http://[64:ff9b:1::a00:1]/", "http://[2002:a00:1::]/"),
+    *("http://[::7f00:1]/", "http://[fec0::1]/"),
+    *("http://2130706433/", "http://0x7f.1/", "http://127.1/", "https://100.64.0.1/", "http://224.0.0.1/"),
+)
+
+
+@pytest.mark.parametrize("url", PRIVATE)
+def test_an_answer_does_not_choose_what_is_read_inside_the_network(slow: Emulator, url: str) -> None:
+    hook = VaceHook()
+    with pytest.raises(VaceProtocolError, match="not public"):
+        fetched(hook, url)
+    slow.faults.add(path="/moved", status=302, headers={"Location": url})
+    with pytest.raises(VaceProtocolError, match="not public"):
+        fetched(hook, f"{slow.url}/moved")
+    assert [request.path for request in slow.requests] == ["/moved"]
+
+
+@pytest.mark.parametrize(
+    "address", ["64:ff9b::808:808", "2002:808:808::1", "::ffff:8.8.8.8", "2606:4700::1111", "8.8.8.8"]
+)
+def test_a_public_address_may_be_embedded_in_another(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.2\\x.example.com/", "http://a b/", "http://a\tb/", "ftp://a/b"]
+)
+def test_an_address_that_can_be_read_in_two_ways_is_none(slow: Emulator, url: str) -> None:
+    with pytest.raises(VaceProtocolError, match=r"no http\(s\) address"):
+        fetched(VaceHook(), url)
+    assert slow.requests == []
+
+
+def test_a_name_that_a_proxy_resolves_is_the_proxys_to_refuse(
+    slow: Emulator, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"http://127.0.0.1:{proxy.server_address[1]}"
+    extra = {"proxies": {"http": address}}
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", slow.connection_to(**extra))
+    with pytest.raises(VaceError) as caught:
+        fetched(VaceHook(), "http://films.invalid/a.mp4")
+    assert "not public" not in str(caught.value)
+    with pytest.raises(VaceProtocolError, match="not public"):
+        fetched(VaceHook(), "http://10.0.0.5/a.mp4")
+
+
+class Resolver:
+    """Stands for a name server whose answer changes, and for the way to a public address.
+
+    :param port: of the server on loopback that is reached at the public address
+    """
+
+    PUBLIC = "93.184.216.34"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, port: int, *answers: str) -> None:
+        self.answers, self.reached = list(answers), []  # type: ignore[var-annotated]
+        resolve, connect = socket.getaddrinfo, socket.socket.connect
+
+        def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+            if host == "films.example":
+                host = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            return resolve(host, *args, **kwargs)
+
+        def redirect(connection: socket.socket, address: Any) -> None:
+            self.reached.append(address[0])
+            connect(connection, ("127.0.0.1", port) if address[0] == self.PUBLIC else address)
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(socket.socket, "connect", redirect)
+
+
+def test_a_file_comes_from_the_address_that_was_checked(
+    slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Emulator() as public, Emulator() as private:
+        for server, content in ((public, "film"), (private, "secret")):
+            server.faults.add(path="/a.mp4", status=200, body=content)
+        resolver = Resolver(monkeypatch, public.port, Resolver.PUBLIC, "127.0.0.1")
+        assert fetched(VaceHook(), f"http://films.example:{private.port}/a.mp4") == b"film"
+        assert resolver.reached == [Resolver.PUBLIC]
+        assert [request.host for request in public.requests] == [f"films.example:{private.port}"]
+        assert private.requests == slow.requests == []
+
+
+def test_one_private_address_among_public_ones_is_refused(
+    slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+    resolver = Resolver(monkeypatch, slow.port, Resolver.PUBLIC)
+    public = socket.getaddrinfo
+
+    def both(host: Any, *args: Any, **kwargs: Any) -> Any:
+        more = real("127.0.0.1", *args, **kwargs) if host == "films.example" else []
+        return [*public(host, *args, **kwargs), *more]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    with pytest.raises(VaceProtocolError, match=r"127\.0\.0\.1 is not public"):
+        fetched(VaceHook(), f"http://films.example:{slow.port}/a.mp4")
+    assert resolver.reached == []
+
+
+def test_a_connection_to_a_private_address_is_not_used_for_a_file(
+    slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Emulator() as public, Emulator() as private:
+        public.faults.add(path="/a.mp4", status=200, body="film")
+        private.faults.add(path="/a.mp4", status=200, body="secret")
+        resolver = Resolver(monkeypatch, public.port, "127.0.0.1", Resolver.PUBLIC)
+        url, hook = f"http://films.example:{private.port}/a.mp4", VaceHook()
+        assert hook._session.get(url).text == "secret"  # kept open for the next request
+        private.faults.add(path="/a.mp4", status=200, body="secret")
+        assert fetched(hook, url) == b"film"
+        assert resolver.reached == ["127.0.0.1", Resolver.PUBLIC]
+        assert slow.requests == []
+
+
+def test_a_server_is_found_at_its_second_address(
+    call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = socket.getaddrinfo
+
+    def both(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host != "gateway.example":
+            return resolve(host, port, *args, **kwargs)
+        return [
+            found for name in ("127.0.0.9", "127.0.0.1") for found in resolve(name, port, *args, **kwargs)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    fields = json.loads(slow.connection) | {"host": f"http://gateway.example:{slow.port}"}
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", json.dumps(fields))
+    assert call("create", FOX).status == "starting"
+    assert [request.host for request in slow.requests] == [f"gateway.example:{slow.port}"]
+
+
+def test_a_name_that_nobody_knows_was_never_asked(slow: Emulator) -> None:
+    with pytest.raises(VaceTransportError, match="nothing was sent"):
+        fetched(VaceHook(), "https://films.invalid/a.mp4")
+    assert slow.requests == []
+
+
+def test_a_file_comes_with_the_key_only_from_the_own_origin(slow: Emulator) -> None:
+    with Emulator() as foreign:
+        for server in (slow, foreign):
+            server.faults.add(path="/a.mp4", status=200, body="film")
+        slow.faults.add(path="/moved", status=302, headers={"Location": f"{foreign.url}/a.mp4"})
+        hook = VaceHook()
+        assert fetched(hook, f"{slow.url}/a.mp4") == b"film"
+        assert fetched(hook, f"{slow.url}/moved") == b"film"
+        assert [request.auth for request in foreign.requests] == [()]
+        slow.faults.add(path="/round", times=None, status=302, headers={"Location": "/round"})
+        with pytest.raises(VaceTransportError, match="too often"):
+            fetched(hook, f"{slow.url}/round")
+        slow.faults.add(path="/nowhere", status=302, headers={"Location": "http://[bad"})
+        with pytest.raises(VaceProtocolError, match="redirected to nowhere"):
+            fetched(hook, f"{slow.url}/nowhere")

@@ -1,0 +1,347 @@
+"""What is asked of each back-end, and at which address."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from typing import Any
+
+import pytest
+
+from airflow_vace.core.requests import BACKENDS, Api, Form, read_known, read_reference
+from airflow_vace.exceptions import VaceInputError, VaceProtocolError
+from airflow_vace.prediction import Prediction
+
+KEY = "r8_verysecretkey"
+GATEWAY = Api.at("https://gateway.example", KEY)
+REPLICATE = Api.at("https://api.replicate.com", KEY)
+PRUNA = Api.at("https://api.pruna.ai", KEY)
+GET = GATEWAY.get("abc")
+CREATE = GATEWAY.create({"prompt": "a fox"})
+
+
+# --- back-ends and requests ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "backend"),
+    [
+        ("https://gateway.example", "gateway"),
+        ("https://api.replicate.com", "replicate"),
+        ("https://API.REPLICATE.COM", "replicate"),
+        ("https://api.pruna.ai", "pruna"),
+        ("https://api.replicate.com.evil.example", "gateway"),
+    ],
+)
+def test_the_back_end_is_chosen_by_host(url: str, backend: str) -> None:
+    assert Api.at(url, KEY).backend.name == backend
+    assert Api.at(url, KEY, backend="pruna").backend.name == "pruna"
+
+
+@pytest.mark.parametrize(
+    ("api", "version", "url", "body", "headers"),
+    [
+        (
+            GATEWAY,
+            None,
+            "https://gateway.example/replicate/v1/models/prunaai/vace-14b/predictions",
+            {"input": {"prompt": "a fox"}},
+            {"Authorization": f"Bearer {KEY}"},
+        ),
+        (
+            GATEWAY,
+            "5129",
+            "https://gateway.example/replicate/v1/models/prunaai/vace-14b/predictions",
+            {"version": "5129", "input": {"prompt": "a fox"}},
+            {"Authorization": f"Bearer {KEY}"},
+        ),
+        (
+            REPLICATE,
+            None,
+            "https://api.replicate.com/v1/models/prunaai/vace-14b/predictions",
+            {"input": {"prompt": "a fox"}},
+            {"Authorization": f"Bearer {KEY}"},
+        ),
+        (
+            REPLICATE,
+            "5129",
+            "https://api.replicate.com/v1/predictions",
+            {"version": "5129", "input": {"prompt": "a fox"}},
+            {"Authorization": f"Bearer {KEY}"},
+        ),
+        (
+            PRUNA,
+            "5129",
+            "https://api.pruna.ai/v1/predictions",
+            {"input": {"prompt": "a fox"}},
+            {"apikey": KEY, "Model": "vace"},
+        ),
+    ],
+)
+def test_a_create_is_what_each_back_end_documents(
+    api: Api, version: str | None, url: str, body: dict[str, Any], headers: dict[str, str]
+) -> None:
+    request = api.create({"prompt": "a fox"}, version=version)
+    assert (request.method, request.url) == ("POST", url)
+    assert isinstance(request.body, bytes)
+    assert json.loads(request.body) == body
+    common = {"Accept": "application/json", "Content-Type": "application/json"}
+    assert request.headers == headers | common
+
+
+def test_other_models_go_into_the_path_or_into_prunas_header() -> None:
+    assert "/models/black-forest-labs/flux/" in GATEWAY.create({}, model="black-forest-labs/flux").url
+    assert PRUNA.create({}, model="prunaai/wan").headers["Model"] == "wan"
+
+
+def test_cancel_after_asks_the_server_to_stop_by_itself() -> None:
+    assert REPLICATE.create({}, cancel_after=599.2).headers["Cancel-After"] == "600s"
+    assert REPLICATE.create({}, cancel_after=-5).headers["Cancel-After"] == "1s"
+    assert "Cancel-After" not in REPLICATE.create({}).headers
+
+
+@pytest.mark.parametrize(
+    ("api", "get", "cancel"),
+    [
+        (GATEWAY, "/replicate/v1/predictions/abc", "/replicate/v1/predictions/abc/cancel"),
+        (REPLICATE, "/v1/predictions/abc", "/v1/predictions/abc/cancel"),
+        (PRUNA, "/v1/predictions/status/abc", None),
+    ],
+)
+def test_get_and_cancel_are_what_each_back_end_documents(api: Api, get: str, cancel: str | None) -> None:
+    assert api.get("abc").url == api.base_url + get
+    if cancel:
+        assert (api.cancel("abc").method, api.cancel("abc").url) == ("POST", api.base_url + cancel)
+    else:
+        with pytest.raises(VaceInputError, match="documents no cancel"):
+            api.cancel("abc")
+
+
+def test_only_replicate_lists() -> None:
+    assert REPLICATE.list().url == "https://api.replicate.com/v1/predictions"
+    url = REPLICATE.list("2025-07-12T07:27:54Z").url
+    assert url.endswith("/v1/predictions?created_after=2025-07-12T07%3A27%3A54Z")
+    for api in (GATEWAY, PRUNA):
+        with pytest.raises(VaceInputError, match="documents no list"):
+            api.list()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path"), [("/v2/", "/v2/predictions/abc"), ("", "/predictions/abc"), ("/", "/predictions/abc")]
+)
+def test_a_prefix_replaces_the_back_ends_own(prefix: str, path: str) -> None:
+    assert Api.at("https://g.example/base/", KEY, prefix=prefix).get("abc").url == (
+        f"https://g.example/base{path}"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "gateway.example",
+        "ftp://gateway.example",
+        "https://",
+        "https://g.example:99999",
+        "https://g.example?a=1",
+        "https://g.example#x",
+        "https://user:pass@g.example",
+        "https://g example",
+        "https://g.example\\@evil.example",
+        "https://[::1",
+    ],
+)
+def test_an_address_that_cannot_work_is_refused_before_any_request(url: str) -> None:
+    with pytest.raises(VaceInputError) as caught:
+        Api.at(url, KEY)
+    assert caught.value.field == "host"
+    assert "pass" not in str(caught.value).replace("password", "")
+
+
+@pytest.mark.parametrize("key", [None, "", "two words", "line\nbreak", "schlüssel"])
+def test_a_key_that_cannot_work_is_refused_without_being_shown(key: str | None) -> None:
+    with pytest.raises(VaceInputError) as caught:
+        Api.at("https://g.example", key)
+    assert caught.value.field == "password"
+    assert not key or key not in str(caught.value)
+
+
+def test_an_unknown_back_end_is_refused() -> None:
+    with pytest.raises(VaceInputError, match="gateway, replicate, pruna") as caught:
+        Api.at("https://g.example", KEY, backend="openai")
+    assert caught.value.field == "backend"
+    assert set(BACKENDS) == {"gateway", "replicate", "pruna"}
+
+
+@pytest.mark.parametrize("model", ["", "vace-14b", "a/b/c", "a/../b", "../x", "a/b?c=d", "a b/c", "prunaai/"])
+def test_a_model_that_cannot_stand_in_a_path_is_refused(model: str) -> None:
+    with pytest.raises(VaceInputError) as caught:
+        GATEWAY.create({}, model=model)
+    assert caught.value.field == "model"
+
+
+def test_a_version_or_input_that_cannot_be_sent_is_refused() -> None:
+    with pytest.raises(VaceInputError) as caught:
+        GATEWAY.create({}, version="a b")
+    assert caught.value.field == "version"
+    for bad in (object(), float("nan")):
+        with pytest.raises(VaceInputError) as caught:
+            GATEWAY.create({"x": bad})
+        assert caught.value.field == "input"
+
+
+def test_neither_request_nor_api_shows_the_key() -> None:
+    for thing in (GATEWAY, CREATE, GET, PRUNA, PRUNA.get("abc")):
+        assert KEY not in repr(thing)
+        assert KEY not in str(thing)
+
+
+# --- references ------------------------------------------------------------------------------------
+
+OWN = "https://gateway.example/replicate/v1/predictions/abc"
+FOREIGN = "https://api.replicate.com/v1/predictions/abc"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "abc",
+        " abc ",
+        OWN,
+        FOREIGN,
+        f"{FOREIGN}/",
+        f"{FOREIGN}/cancel",
+        "https://api.pruna.ai/v1/predictions/status/abc",
+        {"id": "abc"},
+        {"id": "abc", "urls": {"get": FOREIGN}},
+        {"id": "abc", "urls": None},
+        {"urls": {"get": FOREIGN}},
+        '{"id": "abc"}',
+        "{'id': 'abc', 'urls': {'get': 'https://api.replicate.com/v1/predictions/abc'}}",
+        Prediction.from_json({"id": "abc", "status": "starting", "urls": {"get": FOREIGN}}),
+    ],
+)
+def test_a_payload_an_id_and_a_url_are_asked_for_at_the_connections_origin(reference: object) -> None:
+    request = GATEWAY.get(reference)
+    assert request.url == OWN
+    assert request.prediction_id == "abc"
+
+
+def test_what_is_known_before_the_first_look_is_kept() -> None:
+    payload = {
+        "id": "abc",
+        "model": "m",
+        "created_at": "2025",
+        "status": "succeeded",
+        "output": "https://a/b",
+    }
+    known = read_known(payload)
+    assert (known.id, known.model, known.created_at, known.status, known.output) == (
+        "abc",
+        "m",
+        "2025",
+        "unknown",
+        None,
+    )
+    assert read_known(FOREIGN).urls == {"get": FOREIGN}
+    assert read_known("abc").urls == {}
+
+
+def test_a_url_at_the_own_origin_is_used_as_it_stands() -> None:
+    assert GATEWAY.get("https://gateway.example/other/predictions/abc?x=1").url == (
+        "https://gateway.example/other/predictions/abc?x=1"
+    )
+    explicit = {"id": "abc", "urls": {"get": "HTTPS://GATEWAY.example:443/look/abc"}}
+    assert GATEWAY.get(explicit).url == "https://gateway.example/look/abc"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://gateway.example/v1/predictions/abc",
+        "https://gateway.example:444/v1/predictions/abc",
+        "https://gateway.example.evil.example/v1/predictions/abc",
+        "https://gateway.example@evil.example/v1/predictions/abc",
+        "https://user@gateway.example/v1/predictions/abc",
+        "https://evil.example\\@gateway.example/v1/predictions/abc",
+        "https://gateway.example\t.evil.example/v1/predictions/abc",
+        "//gateway.example/v1/predictions/abc",
+        "https://[::1/v1/predictions/abc",
+        "https://gateway.example:port/v1/predictions/abc",
+    ],
+)
+def test_a_url_that_only_looks_like_the_own_origin_is_not_followed(url: str) -> None:
+    assert GATEWAY.get({"id": "abc", "urls": {"get": url}}).url == OWN
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        None,
+        "",
+        "None",
+        "null",
+        "a b",
+        "../../etc/passwd",
+        "https://api.replicate.com/v1/models",
+        "https://api.replicate.com/v1/predictions/a%20b",
+        "https://[::1",
+        {},
+        [],
+        5,
+        {"id": None},
+        {"id": "a/b"},
+        {"id": 5, "urls": {"get": FOREIGN}},
+        {"urls": {"get": 5}},
+        "{'id': ",
+    ],
+)
+def test_what_is_no_prediction_is_refused_with_a_remedy(reference: object) -> None:
+    with pytest.raises(VaceInputError, match=r"submit\.output") as caught:
+        read_reference(reference)
+    assert caught.value.field == "prediction"
+
+
+def test_a_page_and_a_file_take_the_key_only_to_the_own_origin() -> None:
+    assert REPLICATE.page("/v1/predictions?cursor=2").url == (
+        "https://api.replicate.com/v1/predictions?cursor=2"
+    )
+    for foreign in ("https://evil.example/v1/predictions", "https://[evil/v1/predictions"):
+        with pytest.raises(VaceProtocolError, match="foreign origin"):
+            REPLICATE.page(foreign)
+    assert "apikey" in PRUNA.file("https://api.pruna.ai/v1/delivery/a.mp4").headers
+    assert PRUNA.file("https://cdn.example/a.mp4?sig=1").headers == {
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+    }
+    with pytest.raises(VaceProtocolError, match="at no http"):
+        PRUNA.file("ftp://cdn.example/a.mp4")
+
+
+def test_the_rest_of_a_file_is_asked_for_by_range_and_only_if_it_is_still_the_same() -> None:
+    url = "https://cdn.example/a.mp4"
+    assert "Range" not in GATEWAY.file(url).headers
+    marked = GATEWAY.file(url, start=5, etag='"one"').headers
+    assert (marked["Range"], marked["If-Range"]) == ("bytes=5-", '"one"')
+    assert "If-Range" not in GATEWAY.file(url, start=5).headers
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_form_sends_what_it_announced_although_its_file_grows_or_shrinks(size: int) -> None:
+    form = Form(BytesIO(b"film!"), name='a "b".mp4', content_type="video/mp4", size=size)
+    sent = b"".join(form)
+    assert len(sent) == len(form)
+    assert b'filename="a__b_.mp4"' in sent
+    assert b"\r\n\r\n" + b"film!"[:size] + b"\r\n--" in sent
+    short = Form(BytesIO(b"fi"), name="a", content_type="video/mp4", size=3)
+    with pytest.raises(OSError, match="shorter by"):
+        b"".join(short)
+
+
+def test_an_upload_goes_only_where_uploads_are_taken() -> None:
+    form = Form(BytesIO(b"film"), name="a.mp4", content_type="video/mp4", size=4)
+    request = Api.at("https://api.replicate.com", KEY).upload(form)
+    assert (request.method, request.url) == ("POST", "https://api.replicate.com/v1/files")
+    assert request.headers["Content-Type"].startswith("multipart/form-data; boundary=")
+    with pytest.raises(VaceInputError, match="documents no upload"):
+        Api.at("https://gateway.example", KEY).upload(form)

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_vace.core.outcome import read_end
+from airflow_vace.core.retry import (
+    LEAST_POLL_INTERVAL,
+    LONGEST_CREATE_SECONDS,
+    LONGEST_INTERVAL,
+    LONGEST_RETRY_AFTER,
+    MOST_CREATES,
+    SHORTEST_INTERVAL,
+    Backoff,
+    next_create,
+)
+from airflow_vace.core.wait import (
+    MOST_NOT_FOUND,
+    MOST_REFUSALS,
+    NOT_FOUND_GRACE_SECONDS,
+    Final,
+    GiveUp,
+    LookAgain,
+    Wait,
+)
+from airflow_vace.exceptions import (
+    PredictionCanceled,
+    PredictionExpired,
+    PredictionFailed,
+    PredictionTimeout,
+    VaceAPIError,
+    VaceAuthError,
+    VaceBillingError,
+    VaceError,
+    VaceInputError,
+    VaceProtocolError,
+    VaceRateLimited,
+    VaceTransportError,
+)
+from airflow_vace.prediction import Prediction
+
+
+def told(status: str = "processing", **members: Any) -> Prediction:
+    return Prediction.from_json({"id": "abc", "status": status, **members})
+
+
+def waiting(status: str = "unknown", **kwargs: Any) -> Wait:
+    return Wait(prediction=told(status), **kwargs)
+
+
+def refused(status: int, **more: Any) -> VaceAPIError:
+    kind = {401: VaceAuthError, 403: VaceAuthError, 402: VaceBillingError, 429: VaceRateLimited}
+    return kind.get(status, VaceAPIError)("refused", status_code=status, **more)
+
+
+# --- when ------------------------------------------------------------------------------------------
+
+
+def test_intervals_grow_from_two_to_fifteen_seconds_with_jitter_that_only_shortens() -> None:
+    backoff = Backoff()
+    delays = [backoff.next_delay() for _ in range(12)]
+    assert SHORTEST_INTERVAL * 0.8 <= delays[0] <= SHORTEST_INTERVAL
+    assert all(LONGEST_INTERVAL * 0.8 <= delay <= LONGEST_INTERVAL for delay in delays[6:])
+    assert len(set(delays)) == len(delays)
+
+
+@pytest.mark.parametrize("interval", [0.1, 5.0, 60.0])
+def test_the_authors_interval_bounds_the_pauses(interval: float) -> None:
+    backoff = Backoff(interval)
+    delays = [backoff.next_delay() for _ in range(20)]
+    assert max(delays) <= interval
+    assert min(delays[15:]) >= interval * 0.8
+
+
+def test_an_interval_of_nought_is_no_loop_without_a_pause() -> None:
+    backoff = Backoff(0.0)
+    assert all(backoff.next_delay() >= LEAST_POLL_INTERVAL * 0.8 for _ in range(5))
+
+
+def test_the_server_may_ask_for_more_time() -> None:
+    assert Backoff().next_delay(40.0) == 40.0
+    assert Backoff().next_delay(0.0) > 1.0
+
+
+# --- what an answer means --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "canceled", "aborted", "Cancelled"])
+def test_a_final_answer_ends_the_wait(status: str) -> None:
+    assert waiting(deadline=0.0).answered(told(status), now=10.0) == Final(told(status))
+
+
+@pytest.mark.parametrize("status", ["starting", "processing", "warming-up"])
+def test_any_other_answer_is_looked_at_again_until_the_deadline(status: str) -> None:
+    wait = waiting(deadline=100.0)
+    assert isinstance(wait.answered(told(status), now=10.0), LookAgain)
+    assert wait.answered(told(status), now=99.5) == LookAgain(0.5)
+    decision = wait.answered(told(status), now=100.0)
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, PredictionTimeout)
+    assert decision.error.prediction.status == status
+    assert "abc" in str(decision.error)
+    assert "billed" in str(decision.error)
+
+
+def test_without_a_deadline_there_is_no_end() -> None:
+    assert isinstance(waiting().answered(told(), now=1e12), LookAgain)
+
+
+def test_statuses_that_run_backwards_are_lived_with_but_an_end_is_an_end() -> None:
+    wait = waiting()
+    assert isinstance(wait.answered(told("processing"), 1.0), LookAgain)
+    assert isinstance(wait.answered(told("starting"), 2.0), LookAgain)
+    assert isinstance(wait.answered(told("succeeded"), 3.0), Final)
+    assert wait.answered(told("processing"), 4.0) == Final(told("succeeded"))
+
+
+# --- what an error means ---------------------------------------------------------------------------
+
+PASSING: list[VaceError] = [
+    VaceTransportError("reset", sent=True),
+    VaceTransportError("no such host", sent=False),
+    VaceProtocolError("HTML", status_code=200),
+    *(refused(status) for status in (302, 400, 402, 408, 422, 429, 500, 502, 503, 504, 524)),
+]
+
+
+@pytest.mark.parametrize(
+    "error", PASSING, ids=lambda e: f"{type(e).__name__} {getattr(e, 'status_code', '')}"
+)
+def test_an_error_that_may_heal_ends_nothing_before_the_deadline(error: VaceError) -> None:
+    wait = waiting(deadline=1000.0)
+    assert all(isinstance(wait.failed(error, now=1.0), LookAgain) for _ in range(100))
+    decision = wait.failed(error, now=1000.0)
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, PredictionTimeout)
+    assert str(error) in str(decision.error)
+
+
+def test_at_the_deadline_without_any_answer_the_error_is_told_too() -> None:
+    decision = waiting(deadline=5.0).failed(refused(500), now=5.0)
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, PredictionTimeout)
+    assert "The last look failed: refused" in str(decision.error)
+
+
+@pytest.mark.parametrize(
+    ("status", "most"),
+    [(401, MOST_REFUSALS), (403, MOST_REFUSALS), (404, MOST_NOT_FOUND), (410, MOST_NOT_FOUND)],
+)
+def test_what_cannot_heal_ends_the_wait_only_in_a_row(
+    status: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.core.wait.NOT_FOUND_GRACE_SECONDS", 0.0)
+    error = refused(status)
+    wait = waiting()
+    for _ in range(3):
+        assert all(isinstance(wait.failed(error, 1.0), LookAgain) for _ in range(most - 1))
+        wait.answered(told(), 1.0)
+    for _ in range(most - 1):
+        wait.failed(error, 1.0)
+    assert wait.failed(error, 1.0) == GiveUp(error)
+
+
+def test_a_404_is_given_some_time_however_often_it_comes() -> None:
+    wait = waiting()
+    for _ in range(100):
+        assert isinstance(wait.failed(refused(404), 1.0), LookAgain)
+    assert isinstance(wait.failed(refused(404), 1.0 + NOT_FOUND_GRACE_SECONDS), GiveUp)
+
+
+def test_another_kind_of_error_between_breaks_the_row() -> None:
+    wait = waiting()
+    for _ in range(50):
+        assert isinstance(wait.failed(refused(401), 1.0), LookAgain)
+        assert isinstance(wait.failed(refused(500), 1.0), LookAgain)
+
+
+def test_a_reference_that_is_no_prediction_ends_the_wait_at_once() -> None:
+    error = VaceInputError("no prediction", field="prediction")
+    assert waiting().failed(error, 1.0) == GiveUp(error)
+
+
+def test_the_time_that_the_server_names_is_kept_but_not_beyond_the_deadline() -> None:
+    wait = waiting(deadline=100.0)
+    assert wait.failed(refused(429, retry_after=50.0), now=10.0) == LookAgain(50.0)
+    assert wait.failed(refused(429, retry_after=500.0), now=10.0) == LookAgain(90.0)
+    # An hour from its end a file is gone: nobody waits as long as a broken header says.
+    assert waiting().failed(refused(429, retry_after=1e9), now=10.0) == LookAgain(LONGEST_RETRY_AFTER)
+
+
+# --- what is worth a line --------------------------------------------------------------------------
+
+
+def bar(step: int) -> str:
+    return f"{2 * step}%|█| {step}/50 [00:01<00:09, 1.50s/it]"
+
+
+def test_a_status_is_news_once_and_progress_in_tenths() -> None:
+    wait = waiting()
+    said = []
+    for number, prediction in enumerate(
+        (
+            told("starting"),
+            told("starting"),
+            told("processing"),
+            told("processing", logs="Loading: 60%|█| 3/5 [00:01<00:01, 1.00s/it]"),
+            told("processing", logs=bar(2)),
+            told("processing", logs=bar(4)),
+            told("processing", logs=bar(6)),
+            told("processing", logs=bar(9)),
+            told("succeeded"),
+        )
+    ):
+        wait.answered(prediction, float(number))
+        said.append(wait.news)
+    assert said == [
+        "Prediction abc: starting",
+        None,
+        "Prediction abc: processing",
+        None,
+        "Prediction abc: processing, 4 %, step 2 of 50, 1.50 s a step, 76 s left",
+        None,
+        "Prediction abc: processing, 12 %, step 6 of 50, 1.50 s a step, 70 s left",
+        None,
+        "Prediction abc: succeeded",
+    ]
+
+
+def test_a_bar_without_a_rate_tells_what_it_knows() -> None:
+    wait = waiting("processing")
+    wait.answered(told(logs="10%|█| 5/50 [00:01<?, ?it/s]"), 1.0)
+    assert wait.news == "Prediction abc: processing, 10 %, step 5 of 50"
+    wait.answered(told(logs="20%|█| 10/50 [00:01<00:40, ?it/s]"), 2.0)
+    assert wait.news == "Prediction abc: processing, 20 %, step 10 of 50, 40 s left"
+
+
+def test_what_somebody_has_told_before_is_no_news_but_an_end_is() -> None:
+    wait = waiting()
+    wait.told_before("starting")
+    wait.answered(told("starting"), 1.0)
+    assert wait.news is None
+    wait.told_before("succeeded")
+    wait.told_before(None)
+    wait.answered(told("succeeded"), 2.0)
+    assert wait.news == "Prediction abc: succeeded"
+
+
+def test_starting_for_long_is_told_ever_more_seldom() -> None:
+    wait = waiting("starting")
+    said = []
+    for now in range(0, 400, 10):
+        wait.answered(told("starting"), float(now))
+        if wait.news:
+            said.append((now, wait.news))
+    assert [now for now, _ in said] == [30, 60, 120, 240]
+    assert said[0][1] == "Prediction abc: starting for 30 s, a cold boot or a queue"
+
+
+def test_a_prediction_that_runs_is_kept_without_its_input_and_logs() -> None:
+    wait = waiting()
+    wait.answered(told("processing", logs=bar(2), input={"src_video": "data:" + "x" * 9999}), 1.0)
+    assert (wait.prediction.logs, wait.prediction.input) == (None, {})
+    decision = wait.answered(told("succeeded", logs="all", input={"seed": 7}), 2.0)
+    assert isinstance(decision, Final)
+    assert decision.prediction.input == {"seed": 7}
+
+
+def test_an_unknown_status_warns_once() -> None:
+    wait = waiting()
+    wait.answered(told("warming-up"), 1.0)
+    assert wait.is_troubled
+    assert "not known" in (wait.news or "")
+    wait.answered(told("warming-up"), 1.0)
+    assert wait.news is None
+
+
+def test_trouble_is_told_once_and_its_end_too() -> None:
+    wait = waiting("processing")
+    wait.failed(refused(500), 1.0)
+    assert wait.is_troubled
+    assert "refused" in (wait.news or "")
+    wait.failed(refused(500), 1.0)
+    said = [(wait.news, wait.is_troubled)]
+    for _ in range(2):
+        wait.answered(told(), 1.0)
+        said.append((wait.news, wait.is_troubled))
+    again = "Prediction abc: processing, answers come again"
+    assert said == [(None, True), (again, False), (None, False)]
+
+
+# --- sending a create again ------------------------------------------------------------------------
+
+
+def test_a_create_that_was_turned_away_is_sent_again_a_few_times_and_not_for_long() -> None:
+    error = refused(429, retry_after=5.0)
+    assert next_create(error, 1, 0.0) == 5.0
+    assert next_create(error, MOST_CREATES - 1, 0.0) is not None
+    assert next_create(error, MOST_CREATES, 0.0) is None
+    assert next_create(error, 1, LONGEST_CREATE_SECONDS) is None
+    assert next_create(refused(429, retry_after=1000.0), 1, 0.0) is None
+    unsent = VaceTransportError("refused", sent=False)
+    first, later = next_create(unsent, 1, 0.0), next_create(unsent, 4, 0.0)
+    assert first is not None
+    assert later is not None
+    assert first < later
+
+
+def test_a_limit_that_names_no_time_is_waited_for_all_the_same() -> None:
+    delay = next_create(refused(429), 1, 0.0)
+    assert delay is not None
+    assert delay >= SHORTEST_INTERVAL
+
+
+# --- ends ------------------------------------------------------------------------------------------
+
+
+def test_a_success_with_output_or_files_is_returned() -> None:
+    outputs: list[dict[str, Any]] = [{"output": "https://a/b"}, {"output": "text"}, {"output": {"a": 0}}]
+    for members in (*outputs, {"files": [{}]}):
+        prediction = told("succeeded", **members)
+        assert read_end(prediction) is prediction
+
+
+@pytest.mark.parametrize(
+    ("prediction", "kind", "said"),
+    [
+        (told("failed", error="E1001 memory"), PredictionFailed, "failed: E1001 memory. It may be billed"),
+        (told("failed"), PredictionFailed, "failed without saying why"),
+        (told("failed", error="E6716"), PredictionFailed, "may well succeed in another run"),
+        (told("canceled"), PredictionCanceled, "was canceled by somebody"),
+        (told("aborted"), PredictionCanceled, "not billed"),
+        (told("succeeded", data_removed=True), PredictionExpired, "have been deleted"),
+        (told("succeeded"), VaceProtocolError, "brought no output"),
+        (told("succeeded", output=["", None, {}]), VaceProtocolError, "brought no output"),
+    ],
+)
+def test_any_other_end_is_an_error_with_id_bill_and_remedy(
+    prediction: Prediction, kind: type[VaceError], said: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        read_end(prediction)
+    assert said in str(caught.value)
+    assert "Prediction abc" in str(caught.value)
+    assert "billed" in str(caught.value)

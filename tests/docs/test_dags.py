@@ -1,0 +1,170 @@
+"""The example DAGs, run by Airflow itself, and the key searched for in all that it left behind."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.films import film
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+
+    from airflow_vace.emulator import Emulator
+
+ROOT = Path(__file__).parents[2]
+DAGS = ROOT / "dags"
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+
+
+def run(dag_id: str, **conf: Any) -> DagRun:
+    """Run a DAG to its end, in this process."""
+    (path,) = [path for path in DAGS.glob("*.py") if f"def {dag_id}()" in path.read_text()]
+    dag = runpy.run_path(str(path))[dag_id]()
+    found: DagRun = dag.test(run_conf=conf)
+    return found
+
+
+def states(found: DagRun) -> dict[tuple[str, int], str]:
+    return {(ti.task_id, ti.map_index): str(ti.state) for ti in found.get_task_instances()}
+
+
+def xcom(found: DagRun, task_id: str) -> Any:
+    ti = found.get_task_instance(task_id)
+    assert ti is not None
+    return ti.xcom_pull(task_ids=task_id)
+
+
+def test_a_dag_file_parses_without_connection_network_or_variables() -> None:
+    code = (
+        "import runpy, socket, sys\n"
+        "import airflow.sdk\n"
+        "from airflow.sdk import Connection, Variable\n"
+        "def no(*a, **k): raise AssertionError('asked for')\n"
+        "socket.socket.connect = Connection.get = Variable.get = no\n"
+        "for path in sys.argv[1:]: runpy.run_path(path)\n"
+        "print('requests' in sys.modules, 'aiohttp' in sys.modules)"
+    )
+    paths = [str(path) for path in DAGS.glob("*.py")]
+    command = [sys.executable, "-c", code, *paths]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.stdout.splitlines()[-1:] == ["False False"], found.stderr
+
+
+def test_text_to_video_submits_waits_and_hands_on_the_file(fast_emulator: Emulator, tmp_path: Path) -> None:
+    found = run(
+        "vace_text_to_video", prompt="a cat", size="480*832", seed=7, speed="extra", save_to=f"{tmp_path}/"
+    )
+    assert set(states(found).values()) == {"success"}
+    submitted, waited = xcom(found, "submit"), xcom(found, "wait")
+    assert submitted["status"] == "starting"
+    assert waited["id"] == submitted["id"]
+    assert waited["status"] == "succeeded"
+    (path,) = tmp_path.rglob(f"vace_text_to_video/*/wait-{waited['id']}.mp4")
+    assert xcom(found, "use") == waited["files"][0]["uri"] == path.as_uri()
+    assert path.with_name(path.name + ".json").exists()
+    (seen,) = fast_emulator.world.runs.values()
+    assert seen.input == {
+        "prompt": "a cat",
+        "size": "480*832",
+        "seed": 7,
+        "speed_mode": "Extra Juiced 🚀 (even more speed)",
+    }
+
+
+@pytest.mark.parametrize("dag_id", ["vace_campaign", "vace_campaign_taskflow"])
+def test_in_a_campaign_one_failing_clip_does_not_sink_the_rest(
+    fast_emulator: Emulator, tmp_path: Path, dag_id: str
+) -> None:
+    fast_emulator.faults.add(method="POST", skip=1, outcome={"status": "failed", "error": "E1001 memory"})
+    found = run(dag_id, save_to=f"{tmp_path}/")
+    clips = [state for (task_id, _), state in sorted(states(found).items()) if task_id == "clip"]
+    assert sorted(clips) == ["failed", "success", "success"]
+    assert str(found.state) == states(found)["summary", -1] == "success"
+    summary = xcom(found, "summary")
+    assert list(summary) == ["Trail shoe", "Rain jacket", "Head lamp"]
+    assert [clip is None for clip in summary.values()] == [state == "failed" for state in clips]
+    prompts = {made.id: made.input["prompt"] for made in fast_emulator.world.runs.values()}
+    for name, uri in summary.items():
+        made = uri and next(prompt for identifier, prompt in prompts.items() if identifier in uri)
+        assert made is None or made.startswith(name)
+    saved = sorted(path.name for path in tmp_path.rglob("*.mp4"))
+    succeeded = [str(index) for index, state in enumerate(clips) if state == "success"]
+    assert [name.split("-")[1] for name in saved] == succeeded
+    assert fast_emulator.bill["charged"] == 3
+    images = [run.input["src_ref_images"] for run in fast_emulator.world.runs.values()]
+    assert all(len(image) == 1 for image in images)
+
+
+def test_a_campaign_without_a_single_clip_fails(fast_emulator: Emulator, tmp_path: Path) -> None:
+    fast_emulator.faults.add(method="POST", times=None, outcome={"status": "failed", "error": "E1001"})
+    products = [{"name": "One", "image": "https://example.com/1.png"}]
+    found = run("vace_campaign", save_to=f"{tmp_path}/", products=products)
+    assert str(found.state) == "failed"
+    assert states(found)["summary", -1] == "failed"
+
+
+def test_a_library_is_restyled_and_each_video_is_an_event_with_where_it_is(
+    fast_emulator: Emulator, tmp_path: Path, airflow_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    for name in ("b.mp4", "a.MP4"):
+        film(library / name, 64, 48)
+    (library / "notes.txt").write_text("no video")
+    connection = fast_emulator.connection_to(input_roots=str(library))
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", connection)
+    found = run("vace_restyle_library", library=f"file://{library}/", style="watercolour")
+    assert set(states(found)) == {("videos", -1), ("restyle", 0), ("restyle", 1)}
+    assert set(states(found).values()) == {"success"}
+    sent = [seen.input["src_video"] for seen in fast_emulator.world.runs.values()]
+    assert [url[:21] for url in sent] == ["data:video/mp4;base64"] * 2
+    saved = sorted((library / "restyled").rglob("*.mp4"))
+    assert len(saved) == 2
+    manifest = json.loads(saved[0].with_name(saved[0].name + ".json").read_text())
+    assert manifest["input"]["src_video"] == f"file://{library}/a.MP4"
+    with sqlite3.connect(airflow_db) as database:
+        rows = database.execute("SELECT extra FROM asset_event WHERE source_dag_id = 'vace_restyle_library'")
+        events = [json.loads(extra) for (extra,) in rows]
+    assert {event["uri"] for event in events} == {path.as_uri() for path in saved}
+    for event in events:
+        assert event["seed"] == 7
+        assert (event["map_index"], event["label"]) in [(0, "a.MP4"), (1, "b.mp4")]
+        assert event["prediction_id"] in event["uri"]
+        assert len(event["sha256"]) == 64
+        assert event["metrics"]["predict_time"] > 0
+
+
+def test_the_key_is_nowhere_in_what_airflow_keeps(
+    fast_emulator: Emulator, tmp_path: Path, airflow_db: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    key = "r8_the_key_that_nobody_may_see"
+    fast_emulator.api_key = key
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection)
+        echo = {"error": f"bad key {key}", "urls": {"web": f"https://example.com/?key={key}"}}
+        fast_emulator.faults.add(method="GET", status=401, body={"detail": f"Incorrect API key: {key}"})
+        fast_emulator.faults.add(method="GET", patch={"status": "processing", **echo})
+        good = run("vace_text_to_video", save_to=f"{tmp_path}/")
+        fast_emulator.faults.add(method="GET", times=None, patch={"status": "failed", **echo})
+        bad = run("vace_text_to_video", save_to=f"{tmp_path}/")
+    assert (str(good.state), str(bad.state)) == ("success", "failed")
+    out, err = capfd.readouterr()
+    assert "Prediction" in out
+    assert key not in out + err
+    assert key not in json.dumps([xcom(good, task) for task in ("submit", "wait", "use")])
+    with sqlite3.connect(airflow_db) as database:
+        dump = "\n".join(database.iterdump())
+    assert "vace_text_to_video" in dump
+    assert "r8_the_key" not in dump
+    for path in Path(airflow_db).parent.rglob("*"):
+        if path.is_file():
+            assert key.encode() not in path.read_bytes(), path

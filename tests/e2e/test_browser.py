@@ -1,0 +1,226 @@
+"""What a person sees: the connection's form and test, the gallery, the tab, in a browser on a whole Airflow.
+
+With `VACE_PICTURES=folder` each test leaves a picture there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from airflow_vace.emulator import Emulator
+from airflow_vace.provider_info import get_provider_info
+from support.standalone import Airflow, until, whole_airflow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif("VACE_BROWSER" not in os.environ, reason="VACE_BROWSER is not set: takes minutes"),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
+]
+PICTURES = os.environ.get("VACE_PICTURES")
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+# Ten clips of `@task.vace`, mapped.
+CAMPAIGN = "vace_campaign_taskflow"
+PRODUCTS = [
+    {"name": name, "image": f"https://example.com/products/{number}.png"}
+    for number, name in enumerate(
+        (
+            *("Trail shoe", "Rain jacket", "Head lamp", "Rope", "Tent"),
+            *("Stove", "Sleeping bag", "Compass", "Water filter", "Ice axe"),
+        )
+    )
+]
+
+
+# Whatever words a style has for a colour, a canvas knows its red, green and blue.
+BACKGROUND = """() => {
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.fillStyle = getComputedStyle(document.querySelector(".vace-videos article")).backgroundColor;
+    pen.fillRect(0, 0, 1, 1);
+    return [...pen.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+}"""
+
+
+@dataclass
+class Seen:
+    """A browser on a whole Airflow, and where its videos are."""
+
+    airflow: Airflow
+    emulator: Emulator
+    browser: Browser
+    videos: Path
+
+    def page(self, path: str, *, dark: bool = False, height: int = 1000) -> Page:
+        """Open a page, logged in as everybody is in this Airflow."""
+        context = self.browser.new_context(
+            viewport={"width": 1440, "height": height}, color_scheme="dark" if dark else "light"
+        )
+        page = context.new_page()
+        if dark:
+            page.add_init_script("localStorage.setItem('theme', 'dark')")
+        page.goto(f"{self.airflow.address}{path}")
+        return page
+
+    def picture(self, page: Page, name: str) -> None:
+        if PICTURES:
+            folder = Path(PICTURES)
+            folder.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=folder / f"{name}.png")
+
+    def run_page(self, run_id: str, rest: str = "", dag_id: str = CAMPAIGN) -> str:
+        return f"/dags/{dag_id}/runs/{quote(run_id, safe='')}{rest}"
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    from playwright.sync_api import sync_playwright
+
+    home, videos = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("videos")
+    settings = {"AIRFLOW__VACE__VIDEO_ROOTS": f"{videos}/", "AIRFLOW__VACE__TASK_TAB": "True"}
+    with (
+        Emulator(time_scale=0.1) as emulator,
+        whole_airflow(home, emulator.connection, **settings) as airflow,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield Seen(airflow, emulator, browser, videos)
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def campaign(seen: Seen) -> str:
+    """Return a run of ten clips, of which two have failed."""
+    outcome = {"status": "failed", "error": "E1001 out of memory"}
+    seen.emulator.faults.add(method="POST", skip=3, times=2, outcome=outcome)
+    run_id = seen.airflow.trigger(CAMPAIGN, products=PRODUCTS, save_to=f"{seen.videos}/")
+    until(lambda: seen.airflow.tasks(CAMPAIGN, run_id).get("summary") == "success", 240)
+    return run_id
+
+
+def playing(page: Page) -> list[float]:
+    """Return how many seconds each video has that the browser could open."""
+    found: list[float] = page.evaluate(
+        "[...document.querySelectorAll('.vace-videos video')].map(v => v.readyState ? v.duration : 0)"
+    )
+    return found
+
+
+def test_the_gallery_of_a_run_plays_its_videos_and_says_why_others_failed(seen: Seen, campaign: str) -> None:
+    page = seen.page(seen.run_page(campaign, "/plugin/vace_videos"))
+    page.wait_for_selector(".vace-videos article")
+    until(lambda: len(playing(page)) == 8 and all(playing(page)), 30)
+    assert page.locator(".vace-videos article").count() == 10
+    assert "8 of 10 ready, 2 without a video" in page.inner_text(".vace-videos")
+    failed = page.locator("article[data-status=failed]")
+    assert failed.count() == 2
+    assert "E1001 out of memory" in failed.first.inner_text()
+    seen.picture(page, "gallery")
+
+
+def test_a_video_plays_in_place_on_its_task(seen: Seen, campaign: str) -> None:
+    found = seen.airflow.ask("GET", f"/dags/{CAMPAIGN}/dagRuns/{campaign}/taskInstances")["task_instances"]
+    index = min(ti["map_index"] for ti in found if (ti["task_id"], ti["state"]) == ("clip", "success"))
+    page = seen.page(seen.run_page(campaign, f"/tasks/clip/mapped/{index}/plugin/vace_video"))
+    card = page.locator(".vace-videos article")
+    card.wait_for()
+    assert card.get_attribute("data-status") == "succeeded"
+    until(lambda: all(playing(page)), 30)
+    page.locator("video").focus()
+    page.keyboard.press("Space")
+    until(lambda: page.evaluate("document.querySelector('video').currentTime") > 1, 30)
+    seen.picture(page, "tab")
+    assert page.get_by_role("article", name="on a wet mountain path").count() == 1
+    video = page.locator("video").get_attribute("src")
+    assert page.get_by_role("link", name="Download").get_attribute("href") == video
+
+
+def test_in_the_dark_it_is_dark(seen: Seen, campaign: str) -> None:
+    page = seen.page(seen.run_page(campaign, "/plugin/vace_videos"), dark=True)
+    page.wait_for_selector(".vace-videos article")
+    until(lambda: all(playing(page)), 30)
+    seen.picture(page, "dark")
+    assert sum(page.evaluate(BACKGROUND)) < 150
+
+
+def test_while_it_runs_there_is_a_bar(seen: Seen) -> None:
+    run_id = seen.airflow.trigger(
+        "vace_text_to_video", prompt="A red fox runs through fresh snow", save_to=f"{seen.videos}/"
+    )
+    page = seen.page(seen.run_page(run_id, "/plugin/vace_videos", "vace_text_to_video"))
+    bar = page.locator(".vace-videos [role=progressbar]")
+    bar.wait_for(timeout=120_000)
+    assert 0 <= int(bar.get_attribute("aria-valuenow") or -1) <= 100
+    assert "step" in (bar.get_attribute("aria-valuetext") or "")
+    seen.picture(page, "progress")
+    until(lambda: all(playing(page)) and playing(page), 120)
+    assert page.locator(".vace-videos article").count() == 1
+
+
+def test_a_run_without_a_video_says_so(seen: Seen) -> None:
+    seen.emulator.faults.add(method="POST", status=402, body={"detail": "no money left"})
+    run_id = seen.airflow.trigger("vace_text_to_video", prompt="a cat", save_to=f"{seen.videos}/")
+    until(lambda: seen.airflow.tasks("vace_text_to_video", run_id)["submit"] == "failed")
+    page = seen.page(seen.run_page(run_id, "/plugin/vace_videos", "vace_text_to_video"))
+    page.wait_for_selector(".vace-videos article")
+    assert "no money left" in page.inner_text(".vace-videos")
+
+
+@pytest.mark.parametrize(("key", "said"), [(None, "the key was accepted"), ("not-the-key", "Key refused")])
+def test_the_connection_is_made_and_tested_in_its_form(seen: Seen, key: str | None, said: str) -> None:
+    server = urlsplit(seen.emulator.url)
+    name = "vace_good" if key is None else "vace_bad"
+    page = seen.page("/connections", height=1900)
+    page.get_by_role("button", name="Add Connection").click()
+    form = page.get_by_role("dialog")
+    form.get_by_label("Connection ID").fill(name)
+    kind = form.get_by_role("combobox").first
+    kind.click()
+    kind.fill("VACE")
+    page.keyboard.press("Enter")
+    form.locator("[name=host]").fill(f"http://{server.hostname}")
+    form.locator("[name=port]").fill(str(server.port))
+    form.locator("[name=password]").fill(key or seen.emulator.api_key)
+    assert form.locator("[name=password]").get_attribute("type") == "password"
+    form.locator("[name=password]").wait_for()
+    folded = form.get_by_role("button", name="Extra Fields", exact=True)  # unfolded from Airflow 3.4 on
+    if folded.count():
+        folded.click()
+    form.locator("[name=element_api_prefix]").wait_for()
+    fields = get_provider_info()["connection-types"][0]["conn-fields"]
+    for field in fields.values():
+        assert form.get_by_text(field["label"], exact=True).is_visible()
+    form.locator("#element_backend").get_by_role("combobox").click()
+    for choice in ("gateway", "replicate", "pruna"):
+        assert page.get_by_role("option", name=f"{choice}: ").is_visible()
+    page.get_by_role("option", name="gateway: ").click()
+    page.mouse.move(0, 0)
+    seen.picture(page, "form")
+    form.get_by_role("button", name="Save").click()
+    form.wait_for(state="hidden")
+    with page.expect_response(lambda answer: answer.url.endswith("/connections/test")) as answered:
+        row = page.get_by_role("row").filter(has_text=name)
+        row.get_by_role("button", name="Test Connection").click()
+    assert said in answered.value.json()["message"]
+    page.wait_for_timeout(1000)
+    page.set_viewport_size({"width": 1440, "height": 500})
+    seen.picture(page, "test-good" if key is None else "test-bad")

@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from airflow_vace.exceptions import (
+    PredictionExpired,
+    VaceAPIError,
+    VaceError,
+    VaceInputError,
+    VaceProtocolError,
+    VaceTransportError,
+)
+from airflow_vace.hooks import VaceHook
+from airflow_vace.prediction import Prediction
+from airflow_vace.storage import download as fetching
+from airflow_vace.storage import save as saving
+from airflow_vace.storage.destination import Destination
+from airflow_vace.storage.media_types import SUFFIXES
+from support.films import GIF, MP4, WEBM, box
+
+if TYPE_CHECKING:
+    from airflow_vace.emulator import Emulator
+
+pytestmark = pytest.mark.usefixtures("hurry", "any_connection")
+
+
+def save_output(hook: VaceHook, prediction: Prediction, folder: Path) -> list[dict[str, Any]]:
+    destination = Destination.of(f"{folder}/")
+    assert destination is not None
+    return saving.save_output(hook, prediction, destination)
+
+
+def saved_in(folder: Path) -> list[str]:
+    return sorted(path.suffix for path in folder.iterdir())
+
+
+def told(output: Any) -> Prediction:
+    return Prediction.from_json({"id": "abc", "status": "succeeded", "output": output})
+
+
+def done(emulator: Emulator) -> Prediction:
+    hook = VaceHook()
+    assert emulator.url
+    return hook.wait_for_prediction(hook.create_prediction({"prompt": "a fox", "frame_num": 5}))
+
+
+@pytest.mark.parametrize(
+    ("save_to", "folder"),
+    [
+        (None, None),
+        ("", None),
+        ("  ", None),
+        ("/data/clips/", "/data/clips"),
+        (" file:///data/my%20clips/ ", "/data/my clips"),
+        ("/", "/"),
+    ],
+)
+def test_save_to_names_a_local_directory(save_to: str | None, folder: str | None) -> None:
+    destination = Destination.of(save_to)
+    if folder is None:
+        assert destination is None
+    else:
+        assert destination is not None
+        assert destination.place_of("abc", None, ".mp4").local == Path(folder, "abc.mp4")
+
+
+def test_a_home_and_a_directory_without_a_slash_are_known(tmp_path: Path) -> None:
+    for save_to, folder in (("~/clips/", Path.home() / "clips"), (str(tmp_path), tmp_path)):
+        destination = Destination.of(save_to)
+        assert destination is not None
+        assert destination.place_of("abc", None, ".mp4").local == folder / "abc.mp4"
+
+
+@pytest.mark.parametrize(
+    "save_to", ["clips/", "/data/clips", "s3://b/clips", "file://clips", "clip.mp4", 5, ["/data/"]]
+)
+def test_anything_else_is_refused(save_to: Any) -> None:
+    with pytest.raises(VaceInputError) as caught:
+        Destination.of(save_to)
+    assert caught.value.field == "save_to"
+
+
+def test_a_file_is_saved_whole_under_the_predictions_id(fast_emulator: Emulator, tmp_path: Path) -> None:
+    prediction = done(fast_emulator)
+    (file,) = save_output(VaceHook(), prediction, tmp_path / "new" / "folder")
+    path = tmp_path / "new" / "folder" / f"{prediction.id}.mp4"
+    assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_mode & 0o777 == 0o644
+    before = len(fast_emulator.requests)
+    assert save_output(VaceHook(), prediction, path.parent) == [file]
+    assert len(fast_emulator.requests) == before
+
+
+def test_several_outputs_are_numbered_and_keep_their_kind(fast_emulator: Emulator, tmp_path: Path) -> None:
+    video = f"data:video/mp4;base64,{base64.b64encode(MP4).decode()}"
+    webm = f"data:video/webm;base64,{base64.b64encode(WEBM).decode()}"
+    untold = f"data:;base64,{base64.b64encode(MP4).decode()}"
+    files = save_output(VaceHook(), told([video, webm, untold, "data:image/gif,%47IF89a"]), tmp_path)
+    assert fast_emulator.requests == []
+    assert [Path(f["uri"]).name for f in files] == ["abc-1.mp4", "abc-2.webm", "abc-3.mp4", "abc-4.gif"]
+    assert [f["content_type"] for f in files] == ["video/mp4", "video/webm", "video/mp4", "image/gif"]
+    assert (tmp_path / "abc-4.gif").read_bytes() == GIF
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 503, "headers": {"Retry-After": "0"}},
+        {"status": 429, "headers": {"Retry-After": "0"}},
+        {"status": 500},
+        {"reset": "before"},
+    ],
+    ids=str,
+)
+def test_what_passes_is_fetched_again(fast_emulator: Emulator, tmp_path: Path, fault: dict[str, Any]) -> None:
+    prediction = done(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", times=3, **fault)
+    (file,) = save_output(VaceHook(), prediction, tmp_path)
+    assert file["size"] > 1000
+    assert saved_in(tmp_path) == [".json", ".mp4"]
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_file_that_is_gone_has_expired(fast_emulator: Emulator, tmp_path: Path, status: int) -> None:
+    prediction = done(fast_emulator)
+    fast_emulator.world.retention = 0.0
+    fast_emulator.faults.add(path="/_delivery/*", times=None, status=status)
+    with pytest.raises(PredictionExpired, match="its file is gone") as caught:
+        save_output(VaceHook(), prediction, tmp_path)
+    assert caught.value.prediction_id == prediction.id
+    assert list(tmp_path.iterdir()) == []
+    assert len([r for r in fast_emulator.requests if r.path.startswith("/_delivery/")]) == 1
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_refusal_within_the_files_hour_is_not_taken_for_its_end(
+    fast_emulator: Emulator, tmp_path: Path, status: int
+) -> None:
+    prediction = done(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", times=fetching._MOST_ATTEMPTS, status=status)
+    with pytest.raises(VaceTransportError, match="although its hour is not over"):
+        save_output(VaceHook(), prediction, tmp_path)
+    fast_emulator.faults.add(path="/_delivery/*", times=2, status=status)
+    assert save_output(VaceHook(), prediction, tmp_path)[0]["size"] > 0
+
+
+def test_without_a_time_of_its_end_a_refusal_that_stays_is_the_end(
+    fast_emulator: Emulator, tmp_path: Path
+) -> None:
+    prediction = replace(done(fast_emulator), completed_at=None)
+    fast_emulator.faults.add(path="*/predictions/*", times=None, status=503)
+    fast_emulator.faults.add(path="/_delivery/*", times=None, status=404)
+    with pytest.raises(PredictionExpired):
+        save_output(VaceHook(), prediction, tmp_path)
+
+
+def test_an_address_that_is_refused_is_asked_for_anew(fast_emulator: Emulator, tmp_path: Path) -> None:
+    prediction = done(fast_emulator)
+    old = replace(prediction, output=f"{fast_emulator.url}/_delivery/none/output.mp4?sig=expired")
+    assert save_output(VaceHook(), old, tmp_path)[0]["size"] > 0
+
+
+@pytest.mark.parametrize("body", ["<html>Sign in", ""])
+def test_a_page_that_came_once_in_place_of_the_file_is_no_end(
+    fast_emulator: Emulator, tmp_path: Path, body: str
+) -> None:
+    prediction = done(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", status=200, body=body)
+    assert save_output(VaceHook(), prediction, tmp_path)[0]["size"] > 0
+
+
+@pytest.mark.parametrize(
+    ("url", "content", "suffix", "kind"),
+    [
+        ("data:video/mp4,", GIF, ".gif", "image/gif"),
+        ("data:,", b"\xff\xd8\xff\xe0", ".jpg", "image/jpeg"),
+        ("data:image/webp,", b"RIFF\0\0\0\0WEBP", ".webp", "image/webp"),
+        ("data:video/webm,", MP4, ".mp4", "video/mp4"),
+    ],
+)
+def test_a_file_is_called_by_what_it_is_whatever_was_announced(
+    tmp_path: Path, url: str, content: bytes, suffix: str, kind: str
+) -> None:
+    output = url + "".join(f"%{byte:02x}" for byte in content)
+    (file,) = save_output(VaceHook(), told(output), tmp_path)
+    assert (tmp_path / f"abc{suffix}").read_bytes() == content
+    assert file["content_type"] == kind
+
+
+@pytest.mark.usefixtures("fast_emulator")
+def test_an_output_at_no_address_is_an_error_that_shows_it(tmp_path: Path) -> None:
+    with pytest.raises(VaceProtocolError, match=r"at no http\(s\) address: https://\[torn/a\.mp4"):
+        save_output(VaceHook(), told("https://[torn/a.mp4"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ({"status": 400}, VaceAPIError),
+        ({"status": 500}, VaceAPIError),
+        ({"reset": "before"}, VaceTransportError),
+        ({"status": 200, "headers": {"Content-Length": "50"}, "body": "short"}, VaceTransportError),
+        ({"status": 200, "body": "<!DOCTYPE html><title>Sign in</title>"}, VaceTransportError),
+        ({"status": 200, "body": ""}, VaceTransportError),
+    ],
+    ids=str,
+)
+def test_what_is_no_file_never_appears_under_its_name(
+    fast_emulator: Emulator,
+    tmp_path: Path,
+    fault: dict[str, Any],
+    kind: type[VaceError],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetching, "_MOST_ATTEMPTS", 2)
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection_to(timeout=0.5))
+    prediction = done(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", times=None, **fault)
+    with pytest.raises(kind):
+        save_output(VaceHook(), prediction, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", [1, 1000, 10_000])
+def test_a_download_that_breaks_off_goes_on_where_it_was(
+    fast_emulator: Emulator, tmp_path: Path, at: int
+) -> None:
+    prediction = done(fast_emulator)
+    with VaceHook().open_file(prediction.output_urls[0]) as download:
+        whole = b"".join(download.chunks)
+    assert len(whole) == download.size
+    fast_emulator.faults.add(path="/_delivery/*", truncate=at)
+    (file,) = save_output(VaceHook(), prediction, tmp_path)
+    assert file["sha256"] == hashlib.sha256(whole).hexdigest()
+    # What is still in the socket when it breaks may be lost, the rest is not asked for again.
+    assert saved_in(tmp_path) == [".json", ".mp4"]
+
+
+class Watched(VaceHook):
+    """Remembers from where it was asked to go on, and with which mark."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, bool]] = []
+
+    def open_file(self, url: str, *, start: int = 0, etag: str | None = None) -> Any:
+        self.seen.append((start, etag is not None))
+        return super().open_file(url, start=start, etag=etag)
+
+
+BREAK = 300_000  # more than what can be lost in a socket's buffer when it breaks
+
+
+def large(emulator: Emulator) -> Prediction:
+    """Return a prediction whose file is large enough to break off in the middle."""
+    prediction = done(emulator)
+    with VaceHook().open_file(prediction.output_urls[0]) as download:
+        b"".join(download.chunks)  # so that it is drawn
+    (path,) = Path(emulator._folder or "").glob("*.mp4")
+    path.write_bytes(path.read_bytes() + box(b"free", b"x" * 2_000_000))
+    return prediction
+
+
+def content_of(emulator: Emulator) -> bytes:
+    (path,) = Path(emulator._folder or "").glob("*.mp4")
+    return path.read_bytes()
+
+
+def test_only_the_rest_of_the_same_file_is_asked_for(fast_emulator: Emulator, tmp_path: Path) -> None:
+    prediction = large(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", truncate=BREAK)
+    hook = Watched()
+    (file,) = save_output(hook, prediction, tmp_path)
+    assert file["sha256"] == hashlib.sha256(content_of(fast_emulator)).hexdigest()
+    assert hook.seen[0] == (0, False)
+    assert 0 < hook.seen[1][0] <= BREAK
+    assert hook.seen[1][1]
+    assert len(hook.seen) == 2
+
+
+@pytest.mark.parametrize("refusal", [{"status": 416}, {"status": 403}], ids=str)
+def test_a_server_that_refuses_to_go_on_is_asked_from_the_start(
+    fast_emulator: Emulator, tmp_path: Path, refusal: dict[str, Any]
+) -> None:
+    prediction = large(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", truncate=BREAK)
+    fast_emulator.faults.add(path="/_delivery/*", **refusal)
+    hook = Watched()
+    (file,) = save_output(hook, prediction, tmp_path)
+    assert file["sha256"] == hashlib.sha256(content_of(fast_emulator)).hexdigest()
+    assert [start == 0 for start, _ in hook.seen] == [True, False, True]
+
+
+def test_a_file_that_has_become_another_is_fetched_from_its_start(
+    fast_emulator: Emulator, tmp_path: Path
+) -> None:
+    prediction = large(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", truncate=BREAK)
+
+    class Changed(Watched):
+        def open_file(self, url: str, *, start: int = 0, etag: str | None = None) -> Any:
+            if start:
+                (path,) = Path(fast_emulator._folder or "").glob("*.mp4")
+                path.write_bytes(path.read_bytes() + box(b"free", b"another"))
+            return super().open_file(url, start=start, etag=etag)
+
+    (file,) = save_output(Changed(), prediction, tmp_path)
+    assert file["sha256"] == hashlib.sha256(content_of(fast_emulator)).hexdigest()
+
+
+def test_a_server_that_always_breaks_off_at_the_same_place_is_left(
+    fast_emulator: Emulator, tmp_path: Path
+) -> None:
+    prediction = large(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", times=None, truncate=BREAK)
+    hook = Watched()
+    with pytest.raises(VaceTransportError):
+        save_output(hook, prediction, tmp_path)
+    assert len(hook.seen) <= 2 * fetching._MOST_ATTEMPTS
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_a_file_with_a_length_that_is_true_of_it_is_no_file(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "_MOST_ATTEMPTS", 2)
+    prediction = large(fast_emulator)
+    (path,) = Path(fast_emulator._folder or "").glob("*.mp4")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(VaceTransportError, match="ends within a box"):
+        save_output(VaceHook(), prediction, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(whole)
+    assert save_output(VaceHook(), prediction, tmp_path)[0]["size"] == len(whole)
+
+
+def test_a_server_that_trickles_is_left(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "_SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(fetching, "_MOST_ATTEMPTS", 1)
+    prediction = done(fast_emulator)
+    fast_emulator.faults.add(path="/_delivery/*", times=None, drip=0.01)
+    with pytest.raises(VaceTransportError, match="it trickles"):
+        save_output(VaceHook(), prediction, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "said"),
+    [
+        (b"film", "mp4", "of its boxes there are none"),
+        (box(b"ftyp", b"isom") + b"\0\0\0\x40moov", "mp4", "there are 'ftyp'"),
+        (box(b"moov") + box(b"ftyp"), "mp4", "must be among them"),
+        (box(b"ftyp") + box(b"mdat"), "mp4", "must be among them"),
+        (b"\0\0\0\x01ftyp" + bytes(8), "mp4", "none"),
+        (b"\0\0\0\0moov", "mp4", "'moov'"),
+        (b"film", "webm", "brought no WEBM"),
+        (b"film", "gif", "brought no GIF"),
+        (b"film", "png", "brought no PNG"),
+        (b"  <HTML>", "mp4", "HTML page"),
+        (b"", "gif", "empty file"),
+    ],
+)
+def test_what_is_not_what_its_name_says_is_no_file(
+    tmp_path: Path, content: bytes, kind: str, said: str
+) -> None:
+    media_type = next(t for t, suffix in SUFFIXES.items() if suffix == f".{kind}")
+    url = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+    with pytest.raises(VaceProtocolError, match=said):
+        save_output(VaceHook(), told(url), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Closing(BaseHTTPRequestHandler):
+    """Tells no length: the file ends where the connection does, the first time too early."""
+
+    films: ClassVar[list[bytes]] = []
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.films.pop(0))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_file_without_a_length_is_whole_if_its_last_box_is(fast_emulator: Emulator, tmp_path: Path) -> None:
+    Closing.films = [MP4[:-2], MP4]
+    assert fast_emulator.requests == []
+    with HTTPServer(("127.0.0.1", 0), Closing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/a.mp4"
+        (file,) = save_output(VaceHook(), told(url), tmp_path)
+        server.shutdown()
+    assert file["sha256"] == hashlib.sha256(MP4).hexdigest()
+    assert Closing.films == []
+
+
+def test_boxes_of_more_than_four_gigabytes_are_measured_by_their_long_form(tmp_path: Path) -> None:
+    long = (1).to_bytes(4) + b"moov" + (16).to_bytes(8)
+    content = box(b"ftyp", b"isom") + long
+    url = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
+    assert save_output(VaceHook(), told(url), tmp_path)[0]["size"] == len(content)
+
+
+def test_a_data_url_that_is_broken_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VaceProtocolError, match="can't be decoded"):
+        save_output(VaceHook(), told("data:video/mp4;base64,%%%"), tmp_path)

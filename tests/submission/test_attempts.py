@@ -1,0 +1,537 @@
+"""What becomes of the money when a task runs again: the operator with what Airflow keeps across attempts."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    TaskDeferred,
+)
+
+from airflow_vace.core.requests import read_known
+from airflow_vace.emulator import Emulator
+from airflow_vace.exceptions import (
+    LedgerError,
+    PredictionFailed,
+    PredictionTimeout,
+    VaceAuthError,
+    VaceBillingError,
+)
+from airflow_vace.hooks import VaceHook
+from airflow_vace.operators import VacePredictionOperator
+from airflow_vace.sensors import VacePredictionSensor
+from airflow_vace.triggers import VacePredictionTrigger
+from support.attempts import BACKENDS, DONE, MODES, billed, killed_at, looks, statuses, task, waiting
+from support.tasks import Run, Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_vace.prediction import Prediction
+
+pytestmark = pytest.mark.usefixtures("hurry")
+
+
+@pytest.fixture
+def backend() -> str:
+    return "replicate"
+
+
+# --- a retry goes on -------------------------------------------------------------------------------
+
+
+@BACKENDS
+@MODES
+def test_a_retry_goes_on_with_what_runs(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *, deferrable: bool
+) -> None:
+    run = waiting(deferrable=deferrable)
+    killed_at(run, monkeypatch, "get_prediction")
+    server.faults.add(method="GET", skip=2, times=None, patch=DONE)
+    payload = run.result()
+    assert payload["status"] == "succeeded"
+    assert billed(server) == 1
+    out = capfd.readouterr().out
+    assert f"An earlier attempt of this task submitted prediction {payload['id']} at" in out
+    assert f"Prediction {payload['id']} is starting: going on with it. Nothing new is submitted" in out
+
+
+@BACKENDS
+def test_a_retry_of_a_task_that_only_submits_returns_the_same_payload(server: Emulator) -> None:
+    run = task()
+    first = run.result()
+    second = run.retried().result()
+    assert first["id"] == second["id"]
+    assert second["status"] == "starting"
+    assert billed(server) == 1
+
+
+@MODES
+def test_a_retry_keeps_the_deadline_of_the_submission(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+) -> None:
+    run = waiting(deferrable=deferrable, timeout=0.6)
+    killed_at(run, monkeypatch, "get_prediction")
+    time.sleep(0.6)  # the wall clock is what a deadline goes by
+    with pytest.raises(AirflowFailException, match="was told to stop") as caught:
+        run.result()
+    assert isinstance(caught.value.__cause__, PredictionTimeout)
+    assert statuses(server) == ["canceled"]
+
+
+def test_a_timeout_that_was_raised_since_gives_what_runs_more_time(server: Emulator) -> None:
+    store = Store()
+    run = waiting(store, timeout=0.3, cancel_on_timeout=False)
+    with pytest.raises(AirflowFailException):
+        run.result()
+    longer = waiting(store, timeout=60).cleared()
+    server.faults.add(method="GET", skip=2, times=None, patch=DONE)
+    assert longer.result()["status"] == "succeeded"
+    assert billed(server) == 1
+
+
+@BACKENDS
+def test_what_has_succeeded_is_returned_and_not_paid_again(
+    server: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.faults.add(method="GET", times=None, patch=DONE)
+    run = waiting()
+    first = run.result()
+    for again in (run.retried, run.cleared):
+        assert again().result() == first
+    assert billed(server) == 1
+    out = capfd.readouterr().out
+    assert "its result is returned, nothing is paid again" in out
+    assert "delete the key 'vace_prediction' in this task's state store" in out
+
+
+def test_a_person_generates_anew_by_deleting_the_key(server: Emulator) -> None:
+    server.faults.add(method="GET", times=None, patch=DONE)
+    store = Store()
+    run = waiting(store)
+    first = run.result()
+    store.delete("vace_prediction")
+    assert run.cleared().result()["id"] != first["id"]
+    assert billed(server) == 2
+
+
+def test_without_reuse_a_clear_generates_anew_and_a_retry_does_not(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = waiting(reuse=False)
+    killed_at(run, monkeypatch, "get_prediction")
+    server.faults.add(method="GET", times=None, patch=DONE)
+    first = run.result()
+    assert run.retried().result()["id"] == first["id"]
+    assert billed(server) == 1
+    second = run.cleared().result()
+    assert second["id"] != first["id"]
+    assert run.retried().result()["id"] == second["id"]
+    seeds = {found.input["seed"] for found in server.world.runs.values()}
+    assert len(seeds) == 2, "a new video wants a new seed"
+
+
+def test_without_reuse_a_retry_after_a_clear_that_found_it_running_pays_nothing(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = waiting(reuse=False)
+    killed_at(run, monkeypatch, "get_prediction")
+    real = VaceHook.wait_for_prediction
+    killed_at(run.cleared(), monkeypatch, "wait_for_prediction")
+    assert real is VaceHook.wait_for_prediction
+    server.faults.add(method="GET", times=None, patch=DONE)
+    run.result()
+    assert billed(server) == 1
+
+
+def test_a_file_that_is_gone_is_not_waited_for_again(server: Emulator, tmp_path: Path) -> None:
+    server.faults.add(
+        method="GET",
+        path="*/predictions/*",
+        times=None,
+        patch={**DONE, "output": f"{server.url}/_delivery/x/y"},
+    )
+    run = waiting(save_to=f"{tmp_path}/")
+    with pytest.raises(AirflowFailException, match="its file is gone"):
+        run.result()
+    with pytest.raises(AirflowFailException, match="its file is gone"):
+        run.cleared().result()
+    assert billed(server) == 2, "a person has asked for it anew"
+
+
+@pytest.mark.parametrize("end", ["failed", "canceled", "aborted"])
+def test_what_ended_without_a_video_is_submitted_anew_once(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], end: str
+) -> None:
+    run = waiting()
+    killed_at(run, monkeypatch, "get_prediction")
+    server.faults.add(method="GET", patch={"status": end, "error": "E9999 why"})
+    server.faults.add(method="GET", times=None, patch=DONE)
+    assert run.result()["status"] == "succeeded"
+    assert billed(server) == 2
+    out = capfd.readouterr().out
+    assert "E9999 why" in out
+    assert "Submitting a new one, which is billed too" in out
+
+
+def test_a_run_that_is_worth_another_is_tried_again_by_airflows_retries(server: Emulator) -> None:
+    server.faults.add(method="GET", patch={"status": "failed", "error": "E6716"})
+    run = waiting()
+    with pytest.raises(PredictionFailed):
+        run.result()
+    server.faults.add(method="GET", times=None, patch=DONE)
+    before = len(server.requests)
+    assert run.retried().result()["status"] == "succeeded"
+    assert billed(server) == 2
+    assert looks(server)[before:] == ["POST", "GET"], "how it ended is recorded, and not asked again"
+
+
+def test_a_clear_with_another_input_cancels_the_old_prediction(
+    server: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = Store()
+    task(store).result()
+    task(store, input={"prompt": "an otter"}).cleared().result()
+    assert statuses(server) == ["canceled", "starting"]
+    assert "was made from another input, model, version or connection" in capfd.readouterr().out
+
+
+def test_another_connection_is_another_order_and_the_old_one_is_canceled_where_it_runs(
+    server: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    store = Store()
+    monkeypatch.setenv("AIRFLOW_CONN_OLD", server.connection_to(backend="replicate"))
+    task(store, vace_conn_id="old").result()
+    with Emulator(time_scale=100) as new:
+        monkeypatch.setenv("AIRFLOW_CONN_NEW", new.connection)
+        task(store, vace_conn_id="new").retried().result()
+        assert statuses(server) == ["canceled"]
+        assert statuses(new) == ["starting"]
+        monkeypatch.delenv("AIRFLOW_CONN_NEW")
+        monkeypatch.setenv("AIRFLOW_CONN_NEWER", new.connection)
+        task(store, vace_conn_id="newer").retried().result()
+        assert statuses(new) == ["starting", "starting"]
+    assert "could not be canceled and may run, and be billed, to its end" in capfd.readouterr().out
+
+
+# --- saved, and expired ----------------------------------------------------------------------------
+
+
+def test_what_was_saved_is_returned_long_after_the_server_has_deleted_it(
+    fast_emulator: Emulator, tmp_path: Path
+) -> None:
+    run = waiting(save_to=f"{tmp_path}/")
+    first = run.result()
+    fast_emulator.world.retention = 0
+    again = run.cleared().result()
+    assert again["files"] == first["files"]
+    assert again["data_removed"] is True
+    fast_emulator.world.runs.clear()
+    assert run.cleared().result()["files"] == first["files"]
+
+
+def test_what_has_expired_unsaved_is_submitted_anew(
+    fast_emulator: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = waiting()
+    first = run.result()
+    fast_emulator.world.retention = 0
+    for found in fast_emulator.world.runs.values():
+        found.timeline = replace(found.timeline, created=time.time() - 7200)
+    fast_emulator.world.retention = 3600
+    assert run.cleared().result()["id"] != first["id"]
+    assert "have been deleted since, with nothing saved by this task" in capfd.readouterr().out
+    assert billed(fast_emulator) == 2
+
+
+def test_a_file_that_could_not_be_saved_is_saved_by_the_retry(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = waiting(save_to=f"{tmp_path}/")
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow_vace.storage.paths.Place.take", full)
+        with pytest.raises(OSError, match="No space left"):
+            run.result()
+    assert run.retried().result()["files"][0]["size"] > 0
+    assert billed(fast_emulator) == 1
+
+
+def test_a_surprise_after_the_create_is_left_to_a_retry_that_goes_on(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("surprise")
+
+    run = waiting()
+    with monkeypatch.context() as patch:
+        patch.setattr(VaceHook, "wait_for_prediction", broken)
+        with pytest.raises(KeyError):
+            run.result()
+    assert "A retry goes on with prediction" in capfd.readouterr().out
+    server.faults.add(method="GET", times=None, patch=DONE)
+    assert run.retried().result()["status"] == "succeeded"
+    assert billed(server) == 1
+
+
+# --- the state store in trouble --------------------------------------------------------------------
+
+
+def test_a_state_that_cannot_be_read_is_not_no_state(server: Emulator) -> None:
+    store = Store()
+    run = task(store)
+    first = run.result()
+    store.trouble.append(("get", RuntimeError("the API server is away")))
+    with pytest.raises(LedgerError, match="Nothing was submitted"):
+        run.retried().result()
+    assert run.retried().result()["id"] == first["id"]
+    assert billed(server) == 1
+
+
+def test_an_intent_that_cannot_be_read_back_is_withdrawn(server: Emulator) -> None:
+    class Blinks(Store):
+        def get(self, key: str) -> Any:
+            if len(self.written) == 1:
+                self.written.append({})
+                raise RuntimeError("away")
+            return super().get(key)
+
+    store = Blinks()
+    with pytest.raises(LedgerError):
+        task(store).result()
+    assert server.requests == []
+    assert store.rows == {}
+
+
+def test_an_intent_that_cannot_be_written_submits_nothing(server: Emulator) -> None:
+    store = Store()
+    store.trouble.append(("set", RuntimeError("the API server is away")))
+    with pytest.raises(LedgerError):
+        task(store).result()
+    assert server.requests == []
+
+
+def test_an_answer_that_cannot_be_recorded_is_gone_on_with(
+    server: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class FailsOnce(Store):
+        def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+            if value["phase"] == "submitted" and not self.written[1:]:
+                self.written.append({})
+                raise RuntimeError("away")
+            super().set(key, value, retention=retention)
+
+    store = FailsOnce()
+    server.faults.add(method="GET", times=None, patch=DONE)
+    payload = waiting(store).result()
+    assert f"only this attempt knows prediction {payload['id']}" in capfd.readouterr().out
+    assert store.record["phase"] == "settled"
+    assert store.record["prediction"]["id"] == payload["id"]
+
+
+def test_an_end_that_cannot_be_recorded_is_the_end_all_the_same(
+    server: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Tired(Store):
+        def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+            if value["phase"] == "settled":
+                raise RuntimeError("away")
+            super().set(key, value, retention=retention)
+
+    server.faults.add(method="GET", times=None, patch=DONE)
+    assert waiting(Tired()).result()["status"] == "succeeded"
+    assert "was not recorded" in capfd.readouterr().out
+
+
+def test_a_record_that_a_person_deletes_while_it_waits_is_not_made_anew(server: Emulator) -> None:
+    store = Store()
+    run = waiting(store, deferrable=True)
+    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    assert run.result(between=lambda: store.delete("vace_prediction"))["status"] == "succeeded"
+    assert store.rows == {}
+
+
+def test_the_phases_of_a_record_and_that_it_holds_no_key_and_no_input(server: Emulator) -> None:
+    store = Store()
+    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    payload = waiting(store, deferrable=True).result()
+    assert [row["phase"] for row in store.written] == ["intent", "submitted", "submitted", "settled"]
+    assert [row["deferred"] for row in store.written] == [False, False, True, False]
+    text = json.dumps(store.written)
+    assert server.api_key not in text
+    assert "a fox" not in text
+    assert DONE["output"] not in text
+    intent, submitted, _, settled = store.written
+    (found,) = server.world.runs.values()
+    assert intent["seed"] == submitted["seed"] == found.input["seed"] >= 0
+    assert submitted["prediction"]["id"] == payload["id"]
+    assert submitted["prediction"]["urls"]["get"] == payload["urls"]["get"]
+    assert abs(submitted["deadline"] - time.time() - 3600) < 60
+    assert settled["prediction"]["status"] == "succeeded"
+
+
+def test_a_seed_that_the_author_gives_is_sent_as_it_is(server: Emulator) -> None:
+    task(input={"prompt": "a fox", "seed": "7"}).result()
+    (found,) = server.world.runs.values()
+    assert found.input["seed"] == 7
+
+
+# --- a server in trouble ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 503}, {"reset": "before"}], ids=str)
+def test_a_prediction_that_cannot_be_looked_at_is_looked_at_by_the_next_retry(
+    server: Emulator, fault: dict[str, Any]
+) -> None:
+    run = task()
+    first = run.result()
+    server.faults.add(method="GET", times=None, **fault)
+    with pytest.raises(LedgerError, match=f"What became of prediction {first['id']} could not be told"):
+        run.retried().result()
+    server.faults.clear()
+    assert run.retried().result()["id"] == first["id"]
+    assert billed(server) == 1
+
+
+def test_a_server_that_stumbles_while_it_is_asked_is_asked_again(server: Emulator) -> None:
+    run = task()
+    first = run.result()
+    server.faults.add(method="GET", times=2, status=502)
+    assert run.retried().result()["id"] == first["id"]
+    assert billed(server) == 1
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, VaceAuthError), (402, VaceBillingError)])
+def test_a_key_or_account_that_is_refused_burns_no_retries(
+    server: Emulator, status: int, kind: type[Exception]
+) -> None:
+    run = task()
+    run.result()
+    server.faults.add(method="GET", times=None, status=status, body={"detail": "no"})
+    with pytest.raises(AirflowFailException) as caught:
+        run.retried().result()
+    assert type(caught.value.__cause__) is kind
+    assert billed(server) == 1
+
+
+def test_a_prediction_that_nobody_knows_while_it_should_run_is_a_persons_matter(server: Emulator) -> None:
+    run = task()
+    run.result()
+    server.world.runs.clear()
+    with pytest.raises(AirflowFailException, match="refused with 404"):
+        run.retried().result()
+    assert looks(server).count("POST") == 1
+
+
+# --- not durable -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("store", "durable", "why"),
+    [(None, True, "Airflow below 3.3"), ("store", False, "durable=False")],
+    ids=["below 3.3", "not durable"],
+)
+@MODES
+def test_without_state_it_says_once_that_a_retry_may_pay_again(
+    server: Emulator,
+    capfd: pytest.CaptureFixture[str],
+    store: str | None,
+    why: str,
+    *,
+    durable: bool,
+    deferrable: bool,
+) -> None:
+    kept = Store() if store else None
+    arguments: dict[str, Any] = {"task_id": "t", "input": {"prompt": "a fox"}, "wait_for_completion": True}
+    run = Run(partial(VacePredictionOperator, durable=durable, deferrable=deferrable, **arguments), kept)
+    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    assert run.result()["status"] == "succeeded"
+    out = capfd.readouterr().out
+    assert out.count("a retry of this task, or a clear, may pay again") == 1
+    assert why in out
+    assert kept is None or kept.rows == {}
+    run.retried().result()
+    assert billed(server) == 2
+
+
+@pytest.mark.parametrize("policy", ["retry", "", None, True])
+def test_what_to_do_about_an_orphan_is_checked_when_the_dag_is_imported(policy: Any) -> None:
+    with pytest.raises(ValueError, match="on_orphaned_intent"):
+        task(on_orphaned_intent=policy).leg()
+
+
+# --- deferral --------------------------------------------------------------------------------------
+
+
+def test_a_deferred_task_that_is_cleared_goes_on_with_its_prediction(server: Emulator) -> None:
+    run = waiting(deferrable=True)
+    with pytest.raises(TaskDeferred):
+        run.leg().execute(run.context)
+    server.faults.add(method="GET", skip=2, times=None, patch=DONE)
+    assert run.cleared().result()["status"] == "succeeded"
+    assert statuses(server) == ["starting"]
+
+
+def test_a_trigger_that_crashed_is_gone_on_with_from_the_record(server: Emulator) -> None:
+    run = waiting(deferrable=True, timeout=0.5)
+    with pytest.raises(TaskDeferred):
+        run.leg().execute(run.context)
+    assert "vace_prediction" not in run.ti.xcoms, "what is in the state store need not be in XCom"
+    with pytest.raises(AirflowFailException, match="was told to stop"):
+        run.leg().resume_execution("__fail__", {"error": "Trigger failure"}, run.context)
+    assert statuses(server) == ["canceled"]
+
+
+def test_a_state_that_cannot_be_read_after_a_crash_is_left_to_a_retry(server: Emulator) -> None:
+    store = Store()
+    run = waiting(store, deferrable=True)
+    with pytest.raises(TaskDeferred):
+        run.leg().execute(run.context)
+    store.trouble.append(("get", RuntimeError("away")))
+    with pytest.raises(LedgerError):
+        run.leg().resume_execution("__fail__", {"error": "Trigger failure"}, run.context)
+    assert billed(server) == 1
+
+
+@pytest.mark.parametrize("backend", ["gateway"])
+def test_a_crash_whose_prediction_could_not_be_recorded_is_left_to_a_retry(server: Emulator) -> None:
+    class Deaf(Store):
+        def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+            if value["phase"] != "intent":
+                raise RuntimeError("away")
+            super().set(key, value, retention=retention)
+
+    run = waiting(Deaf(), deferrable=True)
+    with pytest.raises(TaskDeferred):
+        run.leg().execute(run.context)
+    with pytest.raises(LedgerError, match="there is no record of its prediction"):
+        run.leg().resume_execution("__fail__", {"error": "Trigger failure"}, run.context)
+    assert billed(server) == 1
+
+
+@pytest.mark.parametrize("is_sensor", [False, True])
+def test_a_wait_that_each_triggerer_gives_up_ends_on_the_worker(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, is_sensor: bool
+) -> None:
+    created = VaceHook().create_prediction({"prompt": "a fox"}).payload()
+
+    async def hopeless(self: VacePredictionTrigger) -> Prediction:
+        return read_known(self.prediction)
+
+    monkeypatch.setattr(VacePredictionTrigger, "_end", hopeless)
+    sensor = partial(VacePredictionSensor, task_id="t", prediction=created, deferrable=True)
+    run = Run(sensor, Store()) if is_sensor else waiting(deferrable=True)
+    looked = 4 if is_sensor else 5
+    server.faults.add(method="GET", skip=looked + 1, times=None, patch=DONE)
+    assert run.result()["status"] == "succeeded"
+    assert len(run.deferred) == 4

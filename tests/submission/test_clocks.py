@@ -1,0 +1,119 @@
+"""Deadlines and look-ups where the clocks of workers, triggerers and servers differ."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_vace.exceptions import (
+    PredictionTimeout,
+)
+from support.attempts import DONE, MODES, Ahead, billed, killed_at, statuses, task, waiting
+from support.tasks import Store
+
+if TYPE_CHECKING:
+    from airflow_vace.emulator import Emulator
+
+pytestmark = pytest.mark.usefixtures("hurry")
+
+
+@pytest.fixture
+def backend() -> str:
+    return "replicate"
+
+
+# --- clocks ----------------------------------------------------------------------------------------
+
+
+@MODES
+def test_a_clock_that_is_ahead_cancels_nothing(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+) -> None:
+    run = waiting(deferrable=deferrable, timeout=600, poll_interval=0.05)
+    killed_at(run, monkeypatch, "get_prediction")
+    ahead = 1200.0
+    real = time.time
+    for name in ("operators", "submission", "waiting", "hooks", "poller", "triggers"):
+        monkeypatch.setattr(f"airflow_vace.{name}.time", Ahead(real, ahead))
+    server.faults.add(method="GET", times=3, clock=0.001)
+    server.faults.add(method="GET", times=None, patch=DONE)
+    assert run.result()["status"] == "succeeded"
+    assert not any(found.canceled for found in server.world.runs.values())
+    assert billed(server) == 1
+
+
+@MODES
+def test_a_clock_that_is_behind_delays_no_deadline(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+) -> None:
+    for name in ("operators", "submission", "waiting", "hooks", "poller", "triggers"):
+        monkeypatch.setattr(f"airflow_vace.{name}.time", Ahead(time.time, -1200.0))
+    began = time.monotonic()
+    with pytest.raises(AirflowFailException, match="was told to stop"):
+        waiting(deferrable=deferrable, timeout=1.0).result()
+    assert time.monotonic() - began < 60, "the clocks' difference is twenty minutes"
+    assert statuses(server) == ["canceled"]
+
+
+def test_a_servers_clock_that_jumps_ahead_cancels_nothing(server: Emulator) -> None:
+    server.faults.add(method="GET", times=3, clock=1200.0)
+    server.faults.add(method="GET", times=None, patch=DONE)
+    assert waiting(timeout=600, deferrable=True).result()["status"] == "succeeded"
+    assert not any(found.canceled for found in server.world.runs.values())
+
+
+def test_a_lost_create_is_found_by_a_worker_whose_clock_is_ahead(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("airflow_vace.submission.ledger")
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(minutes=20)
+
+    monkeypatch.setattr(module, "datetime", Later)
+    monkeypatch.setattr("airflow_vace.hooks.time", Ahead(time.time, 1200.0))
+    monkeypatch.setattr("airflow_vace.submission.submitter.time", Ahead(time.time, 1200.0))
+    server.faults.add(method="POST", path="*/predictions", status=502, accept=True)
+    assert task().result()["id"] in server.world.runs
+    assert billed(server) == 1
+
+
+@MODES
+def test_a_success_without_its_output_yet_is_not_expired_by_one_clock(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+) -> None:
+    long_ago = {"status": "succeeded", "output": None, "completed_at": "2020-01-01T00:00:00"}
+    run = waiting(deferrable=deferrable)
+    killed_at(run, monkeypatch, "get_prediction")
+    server.faults.add(method="GET", times=2, patch=long_ago)
+    server.faults.add(method="GET", times=None, patch={**DONE, "completed_at": "2020-01-01T00:00:00"})
+    assert run.result()["output"] == DONE["output"]
+    assert billed(server) == 1
+
+
+def test_a_deadline_that_one_clock_alone_has_passed_is_waited_for_once_more(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("airflow_vace.hooks.served_at", lambda _: None)  # a server that shows no clock
+    run = waiting(timeout=2.0)
+    killed_at(run, monkeypatch, "get_prediction")
+    monkeypatch.setattr("airflow_vace.operators.time", Ahead(time.time, 1200.0))
+    with pytest.raises(AirflowFailException, match="was told to stop") as caught:
+        run.result()
+    assert isinstance(caught.value.__cause__, PredictionTimeout)
+    assert "By this machine's clock alone the deadline" in capfd.readouterr().out
+    assert statuses(server) == ["canceled"]
+
+
+def test_a_deadline_is_kept_by_the_servers_clock(server: Emulator) -> None:
+    store = Store()
+    server.faults.add(method="POST", clock=-1200)
+    task(store).result()
+    assert abs(store.record["deadline"] - (time.time() - 1200 + 3600)) < 10

@@ -1,0 +1,372 @@
+"""Creates whose answer is lost, and those that were refused: what the next attempt does about them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+)
+
+from airflow_vace.exceptions import (
+    SubmissionUnknown,
+    VaceAPIError,
+    VaceAuthError,
+    VaceBillingError,
+    VaceRateLimited,
+)
+from airflow_vace.hooks import VaceHook
+from airflow_vace.submission import submitter as submission
+from support.attempts import BACKENDS, DONE, MODES, billed, killed_at, looks, statuses, task, waiting
+from support.tasks import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_vace.emulator import Emulator
+
+pytestmark = pytest.mark.usefixtures("hurry")
+
+
+@pytest.fixture
+def backend() -> str:
+    return "replicate"
+
+
+# --- a create whose answer is lost -----------------------------------------------------------------
+
+LOST = pytest.mark.parametrize(
+    "fault",
+    [{"accept": True, "status": 502}, {"reset": "after"}, {"hang": "after"}, {"truncate": 20}],
+    ids=["502", "reset", "silence", "torn"],
+)
+
+
+@LOST
+@MODES
+def test_where_the_back_end_lists_a_lost_create_is_found_by_the_same_attempt(
+    server: Emulator, fault: dict[str, Any], capfd: pytest.CaptureFixture[str], *, deferrable: bool
+) -> None:
+    server.faults.add(method="POST", **fault)
+    server.faults.add(path="*/predictions/*", method="GET", times=None, patch=DONE)
+    payload = waiting(deferrable=deferrable).result()
+    (found,) = server.world.runs.values()
+    assert payload["id"] == found.id
+    out = capfd.readouterr().out
+    assert "The create got no clear answer" in out
+    assert f"It was accepted: prediction {found.id}" in out
+
+
+@pytest.mark.parametrize("backend", ["gateway"])
+@LOST
+def test_where_it_does_not_list_nothing_is_submitted_and_nothing_retried(
+    server: Emulator, fault: dict[str, Any]
+) -> None:
+    server.faults.add(method="POST", **fault)
+    run = task()
+    for attempt in (run, run.cleared()):
+        with pytest.raises(AirflowFailException, match="delete the key 'vace_prediction'") as caught:
+            attempt.result()
+        assert isinstance(caught.value.__cause__, SubmissionUnknown)
+    assert looks(server) == ["POST"]
+
+
+@BACKENDS
+def test_a_worker_that_dies_before_its_create_is_sent(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    run = task()
+    killed_at(run, monkeypatch, "create_prediction")
+    if backend == "gateway":
+        with pytest.raises(AirflowFailException, match="does not list"):
+            run.result()
+        assert billed(server) == 0
+    else:
+        run.result()
+        assert billed(server) == 1
+
+
+@BACKENDS
+def test_a_worker_that_dies_before_it_could_record_the_answer(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    run = task()
+    killed_at(run, monkeypatch, "create_prediction", after=True)
+    if backend == "gateway":
+        with pytest.raises(AirflowFailException, match="does not list"):
+            run.result()
+    else:
+        (found,) = server.world.runs.values()
+        assert run.result()["id"] == found.id
+    assert billed(server) == 1
+
+
+@pytest.mark.parametrize("backend", ["gateway"])
+def test_an_author_may_rather_pay_twice_than_look(
+    server: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = task(on_orphaned_intent="resubmit")
+    server.faults.add("accepted_then_502")
+    with pytest.raises(SubmissionUnknown):
+        run.result()
+    run.retried().result()
+    assert billed(server) == 2
+    assert "Submitting again, as on_orphaned_intent says" in capfd.readouterr().out
+
+
+def test_a_create_that_comes_through_late_is_waited_for(
+    server: Emulator, connect: Callable[[str], None]
+) -> None:
+    connect(server.connection_to(backend="replicate", timeout=0.1))
+    server.faults.add(method="POST", delay=0.3)
+    payload = task().result()
+    (found,) = server.world.runs.values()
+    assert payload["id"] == found.id
+
+
+def test_a_create_that_never_arrived_is_sent_again(
+    server: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.faults.add(method="POST", status=502)
+    payload = task().result()
+    (found,) = server.world.runs.values()
+    assert payload["id"] == found.id
+    assert "the back-end lists no such prediction, so nothing was paid for it" in capfd.readouterr().out
+
+
+def test_a_server_that_loses_each_create_is_left_in_peace(server: Emulator) -> None:
+    server.faults.add(method="POST", status=502, times=None)
+    run = task()
+    with pytest.raises(SubmissionUnknown):
+        run.result()
+    assert looks(server).count("POST") == 3
+    server.faults.clear()
+    run.retried().result()
+    assert billed(server) == 1
+
+
+def test_a_lost_one_is_told_from_its_siblings_by_its_seed(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = task()
+    killed_at(lost, monkeypatch, "create_prediction", after=True)
+    (mine,) = server.world.runs
+    siblings = {task().result()["id"] for _ in range(3)}
+    assert lost.result()["id"] == mine
+    assert mine not in siblings
+    assert billed(server) == 4
+
+
+def test_it_is_looked_for_on_every_page(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = task()
+    killed_at(lost, monkeypatch, "create_prediction", after=True)
+    (mine,) = server.world.runs
+    hook = VaceHook()
+    for number in range(120):
+        hook.create_prediction({"prompt": "a fox", "seed": number})
+    assert lost.result()["id"] == mine
+
+
+def test_a_lost_one_of_another_input_is_found_and_canceled(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    killed_at(task(store), monkeypatch, "create_prediction", after=True)
+    task(store, input={"prompt": "an otter"}).cleared().result()
+    assert statuses(server) == ["canceled", "starting"]
+
+
+def test_a_second_create_of_the_same_intent_that_turns_up_late_is_canceled(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
+) -> None:
+    monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.0)
+    monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.0)
+    connect(server.connection_to(backend="replicate", timeout=0.1))
+    server.faults.add(method="POST", delay=0.6)
+    server.faults.add(method="POST", delay=0.5)
+    server.faults.add(method="POST", delay=0.4)
+    run = task()
+    with pytest.raises(SubmissionUnknown):
+        run.result()
+    server.wait_for(lambda: billed(server) == 3)
+    run.retried().result()
+    assert sorted(statuses(server)) == ["canceled", "canceled", "starting"]
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 429}, {"reset": "before"}], ids=str)
+def test_a_list_that_cannot_be_read_is_not_an_empty_one(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]
+) -> None:
+    run = task()
+    killed_at(run, monkeypatch, "create_prediction", after=True)
+    server.faults.add(method="GET", path="/v1/predictions", times=None, **fault)
+    with pytest.raises(SubmissionUnknown, match="could not be looked up") as caught:
+        run.result()
+    assert caught.value.may_be_retried
+    assert billed(server) == 1
+    server.faults.clear()
+    run.retried().result()
+    assert billed(server) == 1
+
+
+def test_a_server_that_knows_no_list_is_one_that_does_not_list(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = task()
+    killed_at(run, monkeypatch, "create_prediction", after=True)
+    server.faults.add(method="GET", path="/v1/predictions", times=None, status=404, body={"detail": "no"})
+    with pytest.raises(AirflowFailException, match="does not list"):
+        run.result()
+    assert billed(server) == 1
+
+
+def test_that_there_is_no_list_is_believed_when_it_is_said_twice(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = task()
+    killed_at(run, monkeypatch, "create_prediction", after=True)
+    server.faults.add(method="GET", path="/v1/predictions", times=1, status=404, body={"detail": "no"})
+    server.faults.add(path="*/predictions/*", method="GET", times=None, patch=DONE)
+    (found,) = server.world.runs.values()
+    assert run.result()["id"] == found.id
+    assert billed(server) == 1
+
+
+def test_a_key_that_is_refused_by_the_list_burns_no_retries(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = task()
+    killed_at(run, monkeypatch, "create_prediction", after=True)
+    server.faults.add(method="GET", path="/v1/predictions", times=None, status=401, body={"detail": "no"})
+    with pytest.raises(AirflowFailException) as caught:
+        run.result()
+    assert isinstance(caught.value.__cause__, VaceAuthError)
+    assert billed(server) == 1
+
+
+def test_an_input_that_the_server_has_deleted_can_be_told_from_none(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = task()
+    killed_at(run, monkeypatch, "create_prediction", after=True)
+    server.world.retention = 0
+    for found in server.world.runs.values():
+        found.canceled = time.time()
+    with pytest.raises(AirflowFailException, match="can't be told from it"):
+        run.result()
+    assert billed(server) == 1
+
+
+@BACKENDS
+def test_an_answer_without_a_prediction_is_not_taken_for_a_refusal(server: Emulator, backend: str) -> None:
+    store = Store()
+    server.faults.add(method="POST", accept=True, status=200, body={"data": []})
+    if backend == "replicate":
+        assert task(store).result()["id"] in server.world.runs
+    else:
+        for attempt in (task(store), task(store).cleared()):
+            with pytest.raises(AirflowFailException):
+                attempt.result()
+        assert store.record["phase"] == "intent"
+    assert billed(server) == 1
+
+
+def test_a_lost_connection_leaves_a_lone_intent_to_a_person(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    monkeypatch.setenv("AIRFLOW_CONN_OLD", server.connection_to(backend="replicate"))
+    killed_at(task(store, vace_conn_id="old"), monkeypatch, "create_prediction", after=True)
+    monkeypatch.delenv("AIRFLOW_CONN_OLD")
+    with pytest.raises(AirflowFailException, match="delete the key"):
+        task(store).result()
+    assert billed(server) == 1
+
+
+def test_a_lost_create_stays_known_when_the_next_one_meets_a_limit(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
+) -> None:
+    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.0)
+    monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.0)
+    connect(server.connection_to(backend="replicate", timeout=0.1))
+    server.faults.add(method="POST", delay=0.5)
+    server.faults.add(method="POST", status=429, body={"detail": "slow down"})
+    run = task()
+    with pytest.raises(VaceRateLimited):
+        run.result()
+    server.wait_for(lambda: billed(server) == 1)
+    (found,) = server.world.runs
+    assert run.retried().result()["id"] == found
+
+
+def test_an_old_one_that_could_not_be_canceled_is_canceled_by_the_next_attempt(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    store = Store()
+    task(store).result()
+    server.faults.add(path="*/cancel", times=3, status=500)
+    server.faults.add(method="POST", path="*/predictions", status=429, body={"detail": "slow down"})
+    otter = {"prompt": "an otter"}
+    with pytest.raises(VaceRateLimited):
+        task(store, input=otter).cleared().result()
+    task(store, input=otter).cleared().result()
+    assert statuses(server) == ["canceled", "starting"]
+
+
+# --- refused for certain ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ({"status": 401, "body": {"detail": "no"}}, VaceAuthError),
+        ({"status": 402, "body": {"detail": "no"}}, VaceBillingError),
+        ({"status": 422, "body": {"detail": "no"}}, VaceAPIError),
+        ({"status": 503, "body": {"error": {"message": "x", "code": "model_not_found"}}}, VaceAPIError),
+    ],
+    ids=str,
+)
+@BACKENDS
+def test_a_refusal_leaves_no_intent_and_burns_no_retries(
+    server: Emulator, fault: dict[str, Any], kind: type[Exception]
+) -> None:
+    store = Store()
+    server.faults.add(method="POST", **fault)
+    run = task(store)
+    with pytest.raises(AirflowFailException) as caught:
+        run.result()
+    assert type(caught.value.__cause__) is kind
+    assert store.rows == {}
+    run.cleared().result()
+    assert billed(server) == 1
+
+
+@BACKENDS
+def test_a_limit_leaves_no_intent_and_is_left_to_airflows_retries(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    server.faults.add(method="POST", status=429, body={"detail": "slow down"})
+    store = Store()
+    run = task(store)
+    with pytest.raises(VaceRateLimited):
+        run.result()
+    assert store.rows == {}
+    run.retried().result()
+    assert billed(server) == 1
+
+
+@pytest.mark.parametrize("backend", ["gateway"])
+def test_an_intent_that_cannot_be_withdrawn_is_said(
+    server: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = Store()
+    store.trouble.append(("delete", RuntimeError("away")))
+    server.faults.add(method="POST", status=422, body={"detail": "no"})
+    with pytest.raises(AirflowFailException):
+        task(store).result()
+    assert "a retry will look for a prediction that was never accepted" in capfd.readouterr().out

@@ -1,0 +1,1 @@
+"""Servers, stores and runs that tests share."""

@@ -1,0 +1,126 @@
+"""A proxy between two parties, at which a test watches what goes by, and kills whoever sent it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import psutil
+from aiohttp import web
+
+from support.served import Served
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+_LEFT_OUT = {"content-length", "transfer-encoding", "connection", "keep-alive", "content-encoding"}
+
+
+@dataclass(frozen=True)
+class Passing:
+    """A request on its way, and its answer once there is one; `ports` are the sender's and ours."""
+
+    method: str
+    path: str
+    body: Any
+    ports: tuple[int, int]
+    answer: Any = None
+
+    @property
+    def sender(self) -> int | None:
+        """The process that sent it."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                for found in process.net_connections("tcp"):
+                    # Both ends: a port may serve connections to several places at once.
+                    if (found.laddr[1:], found.raddr[1:]) == (self.ports[:1], self.ports[1:]):
+                        return int(process.pid)
+        return None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+class Wire(Served):
+    """A reverse proxy; a watcher that returns True breaks the connection off there.
+
+    :param target: where requests go
+    :param before: sees each request before it is handed on
+    :param after: sees each answer before it is handed back
+    """
+
+    def __init__(
+        self,
+        target: str,
+        before: Callable[[Passing], bool] = lambda _: False,
+        after: Callable[[Passing], bool] = lambda _: False,
+    ) -> None:
+        self.target = target
+        self.before, self.after = before, after
+        self.errors: list[BaseException] = []
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        assert self.errors == []
+
+    async def _serve(self, ready: threading.Event) -> None:
+        app = web.Application(client_max_size=2**28)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
+        async with aiohttp.ClientSession(
+            auto_decompress=True,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=120),
+        ) as self._session:
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            self.port = runner.addresses[0][1]
+            ready.set()
+            await self._closing.wait()
+            await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        peer = request.transport.get_extra_info("peername") if request.transport else ("", 0)
+        ports = (peer[1], self.port)
+        passing = Passing(request.method, request.path, _json(body), ports)
+        if await self._watched(self.before, passing):
+            return _broken_off(request)
+        # The host too: what the target tells of itself is told of the wire.
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _LEFT_OUT}
+        url = self.target + request.path_qs
+        try:
+            async with self._session.request(
+                request.method, url, headers=headers, data=body, allow_redirects=False
+            ) as answer:
+                content = await answer.read()
+        except aiohttp.ClientError:
+            return _broken_off(request)
+        passing = Passing(request.method, request.path, _json(body), ports, _json(content))
+        if await self._watched(self.after, passing):
+            return _broken_off(request)
+        kept = {name: value for name, value in answer.headers.items() if name.lower() not in _LEFT_OUT}
+        return web.Response(status=answer.status, headers=kept, body=content)
+
+    async def _watched(self, watcher: Callable[[Passing], bool], passing: Passing) -> bool:
+        try:
+            return await asyncio.to_thread(watcher, passing)
+        except Exception as error:  # noqa: BLE001 - told at the end, where the test can fail by it
+            self.errors.append(error)
+            return False
+
+
+def _broken_off(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)

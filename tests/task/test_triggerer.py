@@ -1,0 +1,446 @@
+"""Waits that begin or end in the triggerer, as far as that can be seen without a whole Airflow."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk import DAG, Asset, BaseOperator, task, task_group
+
+from airflow_vace.hooks import VaceHook
+from airflow_vace.operators import VacePredictionOperator
+from airflow_vace.sensors import VacePredictionSensor
+from airflow_vace.task import waiting
+from airflow_vace.triggers import VacePredictionStartTrigger, VacePredictionTrigger
+from conftest import scale_waits
+from support.supervisor import (
+    DONE,
+    HERE,
+    Supervisor,
+    begun,
+    created,
+    events_of,
+    needs_airflow_3_3,
+    ti_of,
+)
+from support.tasks import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_vace.emulator import Emulator
+
+
+@pytest.fixture(autouse=True)
+def _scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    scale_waits(monkeypatch, 0.02)
+
+
+@pytest.fixture
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    found = Supervisor()
+    where = "airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS"
+    monkeypatch.setattr(where, found, raising=False)
+    return found
+
+
+# --- ending ----------------------------------------------------------------------------------------
+
+
+@needs_airflow_3_3
+def test_a_success_ends_the_task_with_its_result_and_links_in_xcom(
+    slow_emulator: Emulator, supervisor: Supervisor
+) -> None:
+    identifier = created()
+    slow_emulator.faults.add(method="GET", patch=DONE)
+    event = events_of(VacePredictionTrigger(identifier, end_from_trigger=True), ti_of())
+    assert event.task_instance_state == "success"
+    assert supervisor.left["return_value"]["id"] == identifier
+    assert supervisor.left["return_value"]["status"] == "succeeded"
+    assert "input" not in supervisor.left["return_value"]
+    assert supervisor.left["_link_PredictionOutputLink"] == DONE["output"]
+
+
+@needs_airflow_3_3
+def test_without_do_xcom_push_it_ends_without_a_result(
+    slow_emulator: Emulator, supervisor: Supervisor
+) -> None:
+    slow_emulator.faults.add(method="GET", patch=DONE)
+    trigger = VacePredictionTrigger(created(), end_from_trigger=True, do_xcom_push=False)
+    assert events_of(trigger, ti_of()).task_instance_state == "success"
+    assert "return_value" not in supervisor.left
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"status": "failed", "error": "E1001"},
+        {"status": "canceled"},
+        {"status": "succeeded", "output": None},
+        {"status": "succeeded", "output": None, "data_removed": True},
+        {"status": "succeeded", "output": "data:video/mp4;base64,AAAA"},
+        {"status": "succeeded", "output": "a text"},
+    ],
+    ids=str,
+)
+def test_any_other_end_is_a_workers(slow_emulator: Emulator, supervisor: Supervisor, end: Any) -> None:
+    slow_emulator.faults.add(method="GET", patch=end)
+    event = events_of(VacePredictionTrigger(created(), end_from_trigger=True), ti_of())
+    assert event.payload["status"] == end["status"]
+    assert supervisor.left == {}
+
+
+@needs_airflow_3_3
+def test_a_result_that_cannot_be_left_is_a_workers_too(
+    slow_emulator: Emulator, supervisor: Supervisor, capfd: pytest.CaptureFixture[str]
+) -> None:
+    supervisor.trouble = RuntimeError("the API server is away")
+    slow_emulator.faults.add(method="GET", patch=DONE)
+    event = events_of(VacePredictionTrigger(created(), end_from_trigger=True), ti_of())
+    assert event.payload["status"] == "succeeded"
+    assert "the API server is away" in capfd.readouterr().out
+
+
+def test_what_a_worker_goes_on_with_is_held_until_its_first_leg_has_ended_for_sure(
+    slow_emulator: Emulator,
+) -> None:
+    slow_emulator.faults.add(method="GET", patch=DONE, times=2)
+    until = time.time() + 0.6
+    events_of(VacePredictionTrigger(created(), not_before=until), ti_of())
+    assert time.time() >= until
+    # Where there is no scheduler, as in dag.test(), nobody waits.
+    events_of(VacePredictionTrigger(created(), not_before=time.time() + 1e6), None)
+
+
+# --- what decides it -------------------------------------------------------------------------------
+
+
+def deferred(make: Callable[[], BaseOperator]) -> dict[str, Any]:
+    """Return the row of the trigger that a task defers to, with a default that it leaves out."""
+    run = Run(make)
+    run.result()
+    return {"end_from_trigger": False} | run.rows[0]
+
+
+@pytest.fixture
+def slow_then_done(slow_emulator: Emulator) -> str:
+    identifier = created()
+    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    return identifier
+
+
+def sensor(identifier: Any, **kwargs: Any) -> VacePredictionSensor:
+    return VacePredictionSensor(task_id="wait", prediction=identifier, deferrable=True, **kwargs)
+
+
+@needs_airflow_3_3
+def test_nothing_lost_ends_there_by_itself(slow_then_done: str, slow_emulator: Emulator) -> None:
+    assert deferred(lambda: sensor(slow_then_done))["end_from_trigger"] is True
+    slow_emulator.faults.clear()
+    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    row = deferred(
+        lambda: VacePredictionOperator(
+            task_id="t", input={"prompt": "x"}, wait_for_completion=True, deferrable=True, durable=False
+        )
+    )
+    assert row["end_from_trigger"] is True
+    assert row["not_before"] <= time.time() + waiting.RESUME_AFTER_SECONDS
+
+
+@pytest.mark.parametrize(
+    "loses",
+    [
+        {"on_success_callback": print},
+        {"outlets": [Asset("x")]},
+        {"post_execute": print},
+        {"multiple_outputs": True},
+    ],
+    ids=lambda loses: next(iter(loses)),
+)
+def test_what_would_be_lost_keeps_the_end_on_a_worker(
+    slow_then_done: str, slow_emulator: Emulator, loses: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert deferred(lambda: sensor(slow_then_done, **loses))["end_from_trigger"] is False
+    slow_emulator.faults.clear()
+    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    row = deferred(lambda: sensor(slow_then_done, end_from_trigger=True, **loses))
+    assert row["end_from_trigger"] is False
+    assert "A worker ends this task" in capfd.readouterr().out
+
+
+def test_a_task_that_is_mapped_over_the_result_keeps_the_end_on_a_worker(slow_then_done: str) -> None:
+    with DAG("d", schedule=None):
+        wait = sensor(slow_then_done)
+
+        @task
+        def use(item: Any) -> None:
+            del item
+
+        use.expand(item=wait.output)
+    assert deferred(lambda: wait)["end_from_trigger"] is False
+
+
+def test_it_can_be_forbidden(slow_then_done: str) -> None:
+    assert deferred(lambda: sensor(slow_then_done, end_from_trigger=False))["end_from_trigger"] is False
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"end_from_trigger": "yes"},
+        {"end_from_trigger": True, "save_to": "/tmp/x/"},  # noqa: S108
+        {"start_from_trigger": True, "deferrable": False},
+        {"start_from_trigger": True, "save_to": "/tmp/x/", "save_in": "triggerer"},  # noqa: S108
+    ],
+    ids=str,
+)
+def test_what_would_lose_a_video_or_cannot_be_is_refused_when_the_dag_is_read(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="_from_trigger"):
+        VacePredictionSensor(task_id="t", prediction="abc", **{"deferrable": True, **wrong})
+
+
+# --- beginning -------------------------------------------------------------------------------------
+
+
+@needs_airflow_3_3
+@pytest.mark.parametrize("reference", ["an id", "a payload", "an address"])
+def test_a_plain_prediction_is_waited_for(
+    slow_emulator: Emulator, supervisor: Supervisor, reference: str
+) -> None:
+    made = VaceHook().create_prediction({"prompt": "a fox"})
+    given = {"an id": made.id, "a payload": made.payload(), "an address": made.urls["get"]}[reference]
+    with DAG("d", schedule=None) as dag:
+        VacePredictionSensor(task_id="wait", prediction=given, **HERE)
+    slow_emulator.faults.add(method="GET", patch=DONE)
+    event = events_of(*begun(dag, "wait"))
+    assert event.task_instance_state == "success"
+    assert supervisor.left["return_value"]["id"] == made.id
+    assert supervisor.left["_link_PredictionPageLink"] == f"https://replicate.com/p/{made.id}"
+    assert supervisor.left["_link_PredictionOutputLink"] == DONE["output"]
+
+
+def over_xcom() -> DAG:
+    with DAG("d", schedule=None) as dag:
+        submit = VacePredictionOperator(task_id="submit", input={"prompt": "x"})
+        several = VacePredictionOperator.partial(task_id="several").expand(input=[{"prompt": "x"}] * 2)
+        VacePredictionSensor(task_id="plain", prediction=submit.output, **HERE)
+        VacePredictionSensor.partial(task_id="mapped", **HERE).expand(prediction=several.output)
+        VacePredictionSensor.partial(task_id="listed", **HERE).expand(prediction=submit.output)
+        VacePredictionSensor.partial(task_id="literal", **HERE).expand(prediction=["abc", "{{ x }}"])
+        ids = submit.output.map(lambda prediction: prediction["id"])
+        VacePredictionSensor.partial(task_id="function", **HERE).expand(prediction=ids)
+        VacePredictionSensor.partial(task_id="two", **HERE).expand(prediction=["abc"], vace_conn_id=["c"])
+        VacePredictionSensor.partial(task_id="conn", vace_conn_id="{{ x }}", **HERE).expand(prediction=["a"])
+        poking = {**HERE, "deferrable": False}
+        VacePredictionSensor.partial(task_id="poking", **poking).expand(prediction=["a"])
+        VacePredictionSensor.partial(task_id="saving", save_to="/x/", save_in="triggerer", **HERE).expand(
+            prediction=["abc"]
+        )
+
+        @task_group
+        def group(number: int) -> None:
+            made = VacePredictionOperator(task_id="made", input={"prompt": str(number)})
+            VacePredictionSensor(task_id="wait", prediction=made.output, **HERE)
+
+        @task_group
+        def handed(prediction: Any) -> None:
+            VacePredictionSensor(task_id="wait", prediction=prediction, **HERE)
+
+        group.expand(number=[1, 2])
+        handed.expand(prediction=several.output)
+    return dag
+
+
+@needs_airflow_3_3
+@pytest.mark.parametrize(
+    ("task_id", "map_index", "left"),
+    [
+        ("plain", -1, ("submit", -1)),
+        ("mapped", 1, ("several", 1)),
+        ("group.wait", 1, ("group.made", 1)),
+        ("handed.wait", 0, ("several", 0)),
+        ("listed", 1, ("submit", -1)),
+    ],
+)
+def test_a_result_of_another_task_is_found(
+    slow_emulator: Emulator, supervisor: Supervisor, task_id: str, map_index: int, left: tuple[str, int]
+) -> None:
+    identifier = created()
+    supervisor.counts = {"several": 2, "mapped": 2, "handed.wait": 2}
+    supervisor.xcoms[left] = ["other", {"id": identifier}] if task_id == "listed" else {"id": identifier}
+    slow_emulator.faults.add(method="GET", patch=DONE)
+    event = events_of(*begun(over_xcom(), task_id, map_index))
+    assert event.task_instance_state == "success"
+    assert supervisor.left["return_value"]["id"] == identifier
+
+
+@needs_airflow_3_3
+@pytest.mark.usefixtures("slow_emulator")
+@pytest.mark.parametrize(
+    ("task_id", "map_index", "why"),
+    [
+        ("plain", -1, "submit has left no result"),
+        ("mapped", 0, "some of the mapped tasks before it have no result"),
+        ("listed", 0, "mapped over a dict"),
+        ("literal", 1, "template"),
+        ("literal", 7, "mapped over a list"),
+        ("function", 0, "mapped over a SchedulerMapXComArg"),
+        ("two", 0, "other arguments"),
+        ("conn", 0, "connection is a template"),
+        ("poking", 0, "not deferrable"),
+        ("saving", 0, "saves in the triggerer"),
+    ],
+)
+def test_what_cannot_be_found_goes_to_a_worker(
+    supervisor: Supervisor, task_id: str, map_index: int, why: str
+) -> None:
+    supervisor.counts = {"several": 3, "mapped": 2}
+    if task_id == "listed":
+        supervisor.xcoms["submit", -1] = {"id": "abc"}
+    event = events_of(*begun(over_xcom(), task_id, map_index))
+    assert why in event.payload["execute"]
+
+
+@needs_airflow_3_3
+@pytest.mark.usefixtures("slow_emulator")
+@pytest.mark.parametrize("state", ["skipped", "failed", "removed", "running"])
+def test_a_mapped_result_that_is_missing_moves_the_others_so_a_worker_finds_them(
+    supervisor: Supervisor, state: str
+) -> None:
+    supervisor.counts = {"several": 3, "mapped": 3}
+    supervisor.states = {"several_0": state}
+    supervisor.xcoms |= {("several", index): {"id": f"p{index}"} for index in (1, 2)}
+    event = events_of(*begun(over_xcom(), "mapped", 1))
+    assert "some of the mapped tasks before it have no result" in event.payload["execute"]
+
+
+@needs_airflow_3_3
+def test_instances_that_begin_together_ask_once_for_states(
+    slow_emulator: Emulator, supervisor: Supervisor
+) -> None:
+    supervisor.counts = {"several": 3, "mapped": 3}
+    supervisor.xcoms = {("several", index): {"id": created()} for index in range(3)}
+    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+
+    async def first(index: int) -> Any:
+        trigger, ti = begun(over_xcom(), "mapped", index)
+        trigger.task_instance = ti
+        (event,) = [event async for event in trigger.run()]
+        return event
+
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*map(first, range(3)))
+
+    assert {event.task_instance_state for event in asyncio.run(all_of_them())} == {"success"}
+    assert supervisor.asked == 1
+
+
+@needs_airflow_3_3
+def test_a_supervisor_in_trouble_and_one_that_tells_no_task_mean_a_worker(supervisor: Supervisor) -> None:
+    supervisor.trouble = RuntimeError("away")
+    assert events_of(*begun(over_xcom(), "plain")).payload == {"execute": "away"}
+    assert "does not tell" in events_of(VacePredictionStartTrigger(), ti_of()).payload["execute"]
+    assert "does not tell" in events_of(VacePredictionStartTrigger(), None).payload["execute"]
+
+
+@needs_airflow_3_3
+@pytest.mark.parametrize("prediction", ["{{ params.x }}", {"id": "{% if 1 %}"}, [object()], 5.0j])
+def test_a_template_begins_on_a_worker_at_once(prediction: Any) -> None:
+    with DAG("d", schedule=None):
+        assert not VacePredictionSensor(task_id="t", prediction=prediction, **HERE).start_from_trigger
+        templated = {"vace_conn_id": "{{ params.conn }}", **HERE}
+        assert not VacePredictionSensor(task_id="u", prediction="abc", **templated).start_from_trigger
+
+
+@needs_airflow_3_3
+def test_the_worker_that_is_asked_to_begin_defers_from_there(slow_emulator: Emulator) -> None:
+    identifier = created()
+    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    from airflow.providers.common.compat.sdk import TaskDeferred
+
+    wait = VacePredictionSensor(task_id="wait", prediction=identifier, **HERE)
+    with pytest.raises(TaskDeferred) as caught:
+        wait.resume_execution("execute_complete", {"event": {"execute": "why not"}}, {"ti": None})  # type: ignore[typeddict-item]
+    assert type(caught.value.trigger) is VacePredictionTrigger
+
+
+@needs_airflow_3_3
+def test_the_time_out_counts_from_the_begin_also_after_a_restart_and_is_told_to_the_worker(
+    slow_emulator: Emulator, supervisor: Supervisor
+) -> None:
+    del supervisor
+    identifier = created()
+    with DAG("d", schedule=None) as dag:
+        VacePredictionSensor(task_id="wait", prediction=identifier, **{**HERE, "timeout": 3600})
+        mapped = {**HERE, "timeout": timedelta(seconds=3600), "poke_interval": timedelta(seconds=5)}
+        VacePredictionSensor.partial(task_id="mapped", **mapped).expand(prediction=[identifier])
+        limited = {**HERE, "execution_timeout": timedelta(seconds=60)}
+        VacePredictionSensor(task_id="limited", prediction=identifier, **limited)
+    slow_emulator.faults.add(method="GET", patch={"status": "failed"}, times=None)
+    for task_id, map_index in (("wait", -1), ("mapped", 0)):
+        trigger, ti = begun(dag, task_id, map_index)
+        assert trigger.timeout_after is not None
+        trigger.timeout_after -= timedelta(seconds=1800)  # begun by another triggerer half an hour ago
+        event = events_of(trigger, ti)
+        assert event.payload["deadline"] == pytest.approx(time.time() + 1800, abs=5)
+    trigger, ti = begun(dag, "limited")
+    trigger.timeout_after = datetime.now(UTC) + timedelta(seconds=60)
+    assert events_of(trigger, ti).payload["deadline"] == pytest.approx(time.time() + 100, abs=5)
+
+
+@needs_airflow_3_3
+def test_a_failure_that_began_there_is_raised_by_a_worker(
+    slow_emulator: Emulator, supervisor: Supervisor
+) -> None:
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    identifier = created()
+    with DAG("d", schedule=None) as dag:
+        wait = VacePredictionSensor(task_id="wait", prediction=identifier, **HERE)
+    slow_emulator.faults.add(method="GET", patch={"status": "failed", "error": "E1001"}, times=None)
+    event = events_of(*begun(dag, "wait"))
+    assert supervisor.left == {}
+    with pytest.raises(AirflowFailException, match="E1001"):
+        wait.resume_execution("execute_complete", {"event": event.payload}, {"ti": None})  # type: ignore[typeddict-item]
+
+
+@needs_airflow_3_3
+def test_save_to_that_begins_there_is_saved_by_a_worker(
+    slow_emulator: Emulator, supervisor: Supervisor
+) -> None:
+    with DAG("d", schedule=None) as dag:
+        VacePredictionSensor(task_id="wait", prediction=created(), save_to="/x/", **HERE)
+        VacePredictionSensor(task_id="told", prediction=created(), outlets=[Asset("x")], **HERE)
+    slow_emulator.faults.add(method="GET", patch=DONE, times=None)
+    for task_id in ("wait", "told"):
+        assert events_of(*begun(dag, task_id)).payload["status"] == "succeeded"
+    assert supervisor.left == {}
+
+
+@needs_airflow_3_3
+def test_a_trigger_that_has_found_nothing_yet_has_nothing_to_cancel() -> None:
+    trigger = VacePredictionStartTrigger(cancel_on_kill=True)
+    asyncio.run(trigger.on_kill())
+
+
+def test_before_airflow_3_3_it_says_that_it_begins_on_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_vace.sensors.can_end_tasks", lambda: False)
+    with pytest.warns(UserWarning, match=r"needs Airflow 3\.3"):
+        wait = VacePredictionSensor(task_id="wait", prediction="abc", **HERE)
+    assert not wait.start_from_trigger
+
+
+def test_before_airflow_3_3_a_task_ends_on_a_worker(
+    slow_then_done: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("airflow_vace.task.triggerer.can_end_tasks", lambda: False)
+    row = deferred(lambda: sensor(slow_then_done, end_from_trigger=True))
+    assert row["end_from_trigger"] is False
+    assert "Airflow below 3.3" in capfd.readouterr().out
