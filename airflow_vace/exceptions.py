@@ -139,7 +139,8 @@ class VaceAPIError(VaceError):
     """Raised when the server refused a request.
 
     `status_code` is HTTP's; `detail` and `code` are the server's words; `retry_after` is in seconds;
-    `invalid_fields` maps names of inputs to what is wrong with them.
+    `invalid_fields` maps names of inputs to what is wrong with them. `is_from_api` is False if the body is no
+    JSON object: then a proxy on the way may have refused, and not the API.
     """
 
     def __init__(  # noqa: PLR0913 - evidence, all of it from one answer
@@ -151,6 +152,7 @@ class VaceAPIError(VaceError):
         code: str | None = None,
         retry_after: float | None = None,
         invalid_fields: dict[str, str] | None = None,
+        is_from_api: bool = True,
     ) -> None:
         super().__init__(message)
         self.status_code = status_code
@@ -158,6 +160,7 @@ class VaceAPIError(VaceError):
         self.code = code
         self.retry_after = retry_after
         self.invalid_fields = invalid_fields or {}
+        self.is_from_api = is_from_api
 
 
 class VaceAuthError(VaceAPIError):

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
 
-from airflow_vace.core.errors import may_create_again
 from airflow_vace.core.outcome import read_end
-from airflow_vace.core.wait import LookAgain, Wait
+from airflow_vace.core.retry import verdict_of
+from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.exceptions import (
     LedgerError,
     PredictionExpired,
     PredictionFailed,
     PredictionTimeout,
-    SubmissionUnknown,
     VaceError,
     VaceInputError,
 )
@@ -398,7 +397,12 @@ class VacePredictionOperator(WaitsForPrediction):
     # --- waiting -----------------------------------------------------------------------------------
 
     def _wait_for(self, prediction: Prediction, deadline: float | None) -> Wait:
-        return Wait(prediction=prediction, deadline=deadline, poll_interval=self.poll_interval)
+        return Wait(
+            prediction=prediction,
+            deadline=deadline,
+            poll_interval=self.poll_interval,
+            timing=self.hook.timing,
+        )
 
     def _wait_on(self, wait: Wait, *, may_defer: bool, gave_up: int = 0) -> dict[str, Any]:
         with self._ended(wait.prediction):
@@ -507,7 +511,7 @@ class VacePredictionOperator(WaitsForPrediction):
             left = None if wait.deadline is None else wait.deadline - self.hook.clock.confirmed(time.time())
             return self.hook.wait_for_prediction(wait.prediction, left, poll_interval=self.poll_interval)
         seen = self.look(wait)
-        if isinstance(seen, LookAgain):
+        if isinstance(seen, PollAgain):
             self._note_deferred(wait.prediction, is_deferred=True)
             self.defer_until_final(wait, gave_up)
         return seen
@@ -539,7 +543,5 @@ class VacePredictionOperator(WaitsForPrediction):
 
 
 def _can_submit_later(error: Exception) -> bool:
-    """Whether a new attempt may have its prediction, and can't pay for one twice."""
-    if isinstance(error, SubmissionUnknown):
-        return error.may_be_retried
-    return may_create_again(error) or isinstance(error, LedgerError)
+    """Return True if a new attempt may have its prediction, and can't pay for one twice."""
+    return verdict_of(error, "create").later

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from typing import Any
 from urllib.parse import quote, unquote, unquote_plus
 
 from airflow_vace.exceptions import without_signatures
@@ -16,6 +18,7 @@ _OPENING = re.compile(r"[?#]")
 _PARTS = re.compile(r"[&;?#]")
 # URLs within URLs.
 _DEEPEST = 4
+_DATA = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*,\S", re.IGNORECASE)
 # As HTTP clients write a URL again that was not written as it should be.
 _KEPT_BY_CLIENTS = "!#$&'()*+,/:;=?@[]~"
 
@@ -36,6 +39,23 @@ def unsigned(text: str) -> str:
 def is_shortened(text: str) -> bool:
     """Return True if :func:`unsigned` has left something out of this URL."""
     return text.endswith("?…")
+
+
+def digested(text: str) -> str:
+    """Return a `data:` URL with a SHA-256 digest in place of its content; other text as it is."""
+    if not _DATA.match(text):
+        return text
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return f"{text[:100].partition(',')[0].partition(';')[0]};sha256={digest}"
+
+
+def without_data(value: Any) -> Any:
+    """Return a JSON value with digests in place of its `data:` URLs, which may be a hundred megabytes."""
+    if isinstance(value, dict):
+        return {key: without_data(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_data(item) for item in value]
+    return digested(value) if isinstance(value, str) else value
 
 
 def secrets_in(text: str, depth: int = 0) -> set[str]:

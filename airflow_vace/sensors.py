@@ -18,7 +18,8 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_vace.core.requests import read_known
-from airflow_vace.core.wait import LookAgain, Wait, is_not_found
+from airflow_vace.core.retry import is_not_found
+from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.exceptions import PredictionTimeout, VaceAPIError, VaceError
 from airflow_vace.prediction import Prediction, PredictionStatus
 from airflow_vace.task.rendering import label_text
@@ -163,7 +164,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
                 self.check_destination()
                 self._wait = self._new_wait(None)
             seen = self._seen(self._wait)
-            if isinstance(seen, LookAgain):
+            if isinstance(seen, PollAgain):
                 # A server may ask for more time than there is between two pokes.
                 time.sleep(min(max(seen.seconds - self.poke_interval, 0.0), _LONGEST_HOLD_SECONDS))
                 return False
@@ -199,10 +200,15 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
                 deadline = event.get("deadline")
             deadline = time.time() if deadline is None else deadline
             self._is_deadline_shared = True
-            wait = Wait(prediction=prediction, deadline=deadline, poll_interval=self._bound)
+            wait = Wait(
+                prediction=prediction,
+                deadline=deadline,
+                poll_interval=self._bound,
+                timing=self.hook.timing,
+            )
             return self._wait_on(wait, gave_up + 1)
 
-    def _seen(self, wait: Wait) -> Prediction | LookAgain:
+    def _seen(self, wait: Wait) -> Prediction | PollAgain:
         """Look once; a prediction that its server has forgotten is a success if it is saved."""
         try:
             return self.look(wait)
@@ -225,19 +231,19 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
 
     def _new_wait(self, deadline: float | None) -> Wait:
         known = read_known(self.prediction)
-        return Wait(prediction=known, deadline=deadline, poll_interval=self._bound)
+        return Wait(prediction=known, deadline=deadline, poll_interval=self._bound, timing=self.hook.timing)
 
     def _wait_on(self, wait: Wait, gave_up: int = 0) -> dict[str, Any]:
         if wait.prediction.status.is_final:
             return self.result_of(wait.prediction)
         try:
             seen = self._seen(wait)
-            if isinstance(seen, LookAgain) and gave_up <= MOST_DEFERRALS:
+            if isinstance(seen, PollAgain) and gave_up <= MOST_DEFERRALS:
                 if wait.deadline is not None and not self._is_deadline_shared:
                     wait.deadline = self.hook.clock.at_server(wait.deadline)
                 self._is_deadline_shared = True
                 self.defer_until_final(wait, gave_up)
-            if isinstance(seen, LookAgain):
+            if isinstance(seen, PollAgain):
                 left = None if wait.deadline is None else wait.deadline - self.now()
                 seen = self.hook.wait_for_prediction(wait.prediction, left, poll_interval=self._bound)
         except PredictionTimeout as error:

@@ -151,19 +151,22 @@ class VacePredictionTrigger(BaseTrigger):
 
     async def _end(self) -> Prediction:
         # What this imports takes half a second, and a triggerer's loop has others to run.
-        await asyncio.to_thread(import_module, "airflow_vace.poller")
-        from airflow_vace.poller import join, leave
+        await asyncio.to_thread(import_module, "airflow_vace.hooks")
+        await asyncio.to_thread(import_module, "airflow_vace.client.poller")
+        from airflow_vace.client.poller import WaitOptions, join, leave
+        from airflow_vace.hooks import VaceHook
 
-        poller = join(self.vace_conn_id)
+        hook = VaceHook(self.vace_conn_id)
+        poller = join(self.vace_conn_id, hook.connect_again, timing=hook.timing, now=hook.wall_clock)
+        options = WaitOptions(
+            write=self._tell,
+            deadline=self.deadline,
+            poll_interval=self.poll_interval,
+            is_deadline_local=self.is_deadline_local,
+        )
         try:
-            prediction = await poller.until_over(
-                self.prediction,
-                deadline=self.deadline,
-                poll_interval=self.poll_interval,
-                tell=self._tell,
-                is_local=self.is_deadline_local,
-            )
-            return await self._saved(poller.hook, prediction)
+            prediction = await poller.wait_until_final(self.prediction, options)
+            return await self._saved(hook.fresh(poller.settings), prediction)
         finally:
             await leave(poller)
 
@@ -204,7 +207,7 @@ class VacePredictionTrigger(BaseTrigger):
         # asgiref's threads, unlike asyncio's, can ask Airflow for connections on its older versions too.
         save = sync_to_async(_save, thread_sensitive=False, executor=_savers())
         try:
-            saving = save(hook.fresh(), prediction, destination, stop=stop)
+            saving = save(hook, prediction, destination, stop=stop)
             files = await asyncio.wait_for(saving, LONGEST_SAVE_SECONDS)
         except Exception as error:  # noqa: BLE001 - stores are strangers, and may throw anything
             what = excerpt(str(error)) or f"not done within {LONGEST_SAVE_SECONDS:g} s"

@@ -19,7 +19,7 @@ from frontier import LATENCY, Run, runs
 from airflow_vace.core.listing import Pages
 from airflow_vace.core.rate_limit import Pace
 from airflow_vace.core.schedule import Experience
-from airflow_vace.core.wait import LookAgain, Wait
+from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.exceptions import VaceError, VaceRateLimited, VaceTransportError
 from airflow_vace.prediction import Prediction
 
@@ -148,7 +148,7 @@ class Fleet:
             self.open_at_most = max(self.open_at_most, self.open_now)
         wait = one.waits[number]
         decision = wait.failed(trouble, at) if trouble else wait.answered(run.told_at(at), at)
-        if isinstance(decision, LookAgain):
+        if isinstance(decision, PollAgain):
             heapq.heappush(one.due, (at + decision.seconds, number))
         else:
             self.late[number] = at - run.ended

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_vace.core.schedule import Experience
-from airflow_vace.core.wait import LookAgain, Wait
+from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.emulator.world import Timeline, iso
 from airflow_vace.inputs import SPEED_MODES
 from airflow_vace.prediction import Prediction
@@ -124,7 +124,7 @@ def ours(found: list[Run], bound: float | None) -> tuple[list[int], list[float]]
             waits[number] = Wait(prediction=known, poll_interval=bound, experience=experience)
         looks[number] += 1
         decision = waits[number].answered(told, now + LATENCY)
-        if isinstance(decision, LookAgain):
+        if isinstance(decision, PollAgain):
             heapq.heappush(due, (now + LATENCY + decision.seconds, number))
         else:
             late[number] = now + LATENCY - run.ended

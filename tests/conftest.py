@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import shutil
@@ -92,30 +91,34 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["VACE_LIVE_CONNECTION"] = agreed
 
 
+# Bounds on work, which a busy machine must meet in tests too. The clocks' tolerance stays since `Date` has
+# whole seconds.
+_UNSCALED = (
+    *("max_create_seconds", "max_retry_after_seconds", "min_poll_interval_seconds"),
+    *("cold_boot_notice_seconds", "clock_tolerance_seconds"),
+    *("settings_refresh_seconds", "slow_poll_seconds", "max_list_round_seconds"),
+    *("max_connect_seconds", "max_cancel_seconds", "min_upload_seconds", "piece_grace_seconds"),
+    *("server_cancel_grace_seconds", "max_download_seconds", "slow_download_seconds", "max_lock_seconds"),
+    *("stale_part_seconds", "max_trigger_save_seconds", "deferral_grace_seconds", "min_deferral_seconds"),
+    *("max_on_kill_seconds", "signed_url_grace_seconds", "max_trigger_search_seconds"),
+)
+
+
 def scale_waits(monkeypatch: pytest.MonkeyPatch, scale: float, **exceptions: Any) -> None:
-    """Scale all durations, except those of :class:`airflow_vace.core.timing.Timing` given by name."""
-    from airflow_vace.core.timing import Timing
+    """Multiply the pauses of :class:`airflow_vace.core.timing.Timing`; set the fields given by name.
+
+    Scales that are set one after another multiply; a scale of 1 only sets fields.
+    """
     from airflow_vace.hooks import VaceHook
 
-    monkeypatch.setattr(VaceHook, "timing", Timing().scaled(scale, **exceptions))
-    names = {
-        "core.retry": ("SHORTEST_INTERVAL", "LONGEST_INTERVAL"),
-        "core.schedule": ("FIRST_GAP", "SHORTEST_GAP", "LONGEST_LATENESS"),
-        "core.wait": ("NOT_FOUND_GRACE_SECONDS", "MISSING_GRACE_SECONDS"),
-        "core.rate_limit": ("USUAL_HOLD", "FIRST_PROBE", "LAST_PROBE"),
-        "poller": ("LEAST_LOOK_UP_SECONDS", "ROUND_SECONDS"),
-    }
-    for room, constants in names.items():
-        module = importlib.import_module(f"airflow_vace.{room}")
-        for name in constants:
-            monkeypatch.setattr(module, name, getattr(module, name, 0.0) * scale, raising=False)
+    now = VaceHook.timing
+    kept = {name: getattr(now, name) for name in _UNSCALED}
+    monkeypatch.setattr(VaceHook, "timing", now.scaled(scale, **{**kept, **exceptions}))
 
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let waits take a hundredth of their time."""
-    from airflow_vace.submission import submitter
-
+    """Let pauses take a hundredth of their time."""
     scale_waits(
         monkeypatch,
         0.01,
@@ -124,10 +127,6 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         intent_grace_seconds=0.3,
         max_trouble_seconds=0.5,
     )
-    monkeypatch.setattr("airflow_vace.core.wait.NOT_FOUND_GRACE_SECONDS", 0.3, raising=False)
-    monkeypatch.setattr(submitter, "LOOK_UP_SECONDS", 0.3, raising=False)
-    monkeypatch.setattr(submitter, "INTENT_GRACE_SECONDS", 0.3, raising=False)
-    monkeypatch.setattr(submitter, "MOST_TROUBLE_SECONDS", 0.5, raising=False)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from airflow_vace.core.wait import MOST_REFUSALS
+from airflow_vace.core.timing import Timing
 from airflow_vace.emulator import Emulator
 from airflow_vace.emulator.faults import rate_limited
 from airflow_vace.exceptions import (
@@ -28,6 +28,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
+from conftest import scale_waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -252,7 +253,7 @@ def test_a_reset_before_acceptance_cannot_be_told_from_one_after_it(call: Call, 
 def test_a_create_that_was_turned_away_waits_as_told_and_is_paid_once(
     call: Call, emulator: Emulator, form: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.core.retry.SHORTEST_INTERVAL", 0.3)
+    scale_waits(monkeypatch, 1.0, min_retry_seconds=0.3)
     seconds = 1.0 if form in ("seconds", "date") else 0.3
     emulator.faults.add(rate_limited(form, seconds, method="POST"))
     call("create", FOX)
@@ -273,8 +274,7 @@ def test_a_create_that_is_turned_away_again_and_again_says_so(call: Call, emulat
 def test_a_server_that_is_not_there_is_an_error_that_says_that_nothing_was_sent(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 2)
-    monkeypatch.setattr("airflow_vace.core.retry.SHORTEST_INTERVAL", 0.01)
+    scale_waits(monkeypatch, 1.0, max_create_attempts=2, min_retry_seconds=0.01)
     with Emulator() as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection)
     with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
@@ -412,7 +412,7 @@ def test_waiting_gives_up_on_a_key_that_stays_refused(slow: Emulator) -> None:
     slow.faults.add(method="GET", status=401, body={"detail": "no"}, times=None)
     with pytest.raises(VaceAuthError):
         hook.wait_for_prediction(created, timeout=None, poll_interval=0.05)
-    assert len(slow.requests) == 1 + MOST_REFUSALS
+    assert len(slow.requests) == 1 + Timing().max_auth_refusals
 
 
 def test_a_connection_is_tested_with_a_free_get(

@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk import DAG
 
-from airflow_vace.core.wait import MOST_REFUSALS
+from airflow_vace.core.timing import Timing
 from airflow_vace.emulator.faults import rate_limited
 from airflow_vace.exceptions import (
     PredictionCanceled,
@@ -36,6 +36,7 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
+from conftest import scale_waits
 from support.films import DATA_URL, MP4
 from support.tasks import NOBODY, Run
 
@@ -148,7 +149,7 @@ def test_a_limit_or_a_server_that_is_not_there_is_left_to_airflows_retries(
     slow_emulator.faults.add(rate_limited("seconds", 1000, method="POST"))
     with pytest.raises(VaceRateLimited):
         run().result()
-    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 2)
+    scale_waits(monkeypatch, 1.0, max_create_attempts=2)
     connect('{"conn_type": "vace", "host": "http://127.0.0.1:1", "password": "xxxxxxxx"}')
     with pytest.raises(VaceTransportError, match="nothing was sent"):
         run().result()
@@ -277,7 +278,9 @@ def test_a_wait_that_the_triggerer_gave_up_goes_on_if_the_worker_sees_it_run(
     fast_emulator: Emulator,
 ) -> None:
     fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
-    fast_emulator.faults.add(method="GET", times=MOST_REFUSALS, status=401)
+    fast_emulator.faults.add(
+        method="GET", times=Timing().max_auth_refusals, status=401, body={"detail": "no"}
+    )
     fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
     task = waiting(deferrable=True, timeout=60)
     assert task.result()["status"] == "succeeded"
@@ -520,7 +523,7 @@ def test_whatever_breaks_the_create_off_is_not_retried(
     def broken(*_: object, **__: object) -> None:
         raise surprise
 
-    monkeypatch.setattr(VaceHook, "_send", broken)
+    monkeypatch.setattr("airflow_vace.client.client.send", broken)
     _, error = failure_of(run())
     assert isinstance(error, SubmissionUnknown)
     assert surprise.__name__ in str(error)

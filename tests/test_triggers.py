@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.execution_time.comms import TaskStatesResult
 
 from airflow_vace import hooks
-from airflow_vace.core import wait as waits
+from airflow_vace.core.timing import Timing
 from airflow_vace.emulator.faults import PRESETS, rate_limited
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
@@ -254,7 +254,7 @@ def test_trouble_never_ends_a_prediction_that_later_succeeds(
 @pytest.mark.usefixtures("scaled")
 @pytest.mark.parametrize(
     ("status", "most"),
-    [(401, waits.MOST_REFUSALS), (403, waits.MOST_REFUSALS), (404, waits.MOST_NOT_FOUND)],
+    [(401, Timing().max_auth_refusals), (403, Timing().max_auth_refusals), (404, Timing().max_not_found)],
 )
 def test_a_refusal_ends_the_wait_after_some_in_a_row_and_not_before(
     fast_emulator: Emulator, status: int, most: int
@@ -460,7 +460,7 @@ def test_a_cancel_is_tried_again_and_its_failure_says_what_it_means_for_the_bill
     )
     slow_emulator.faults.clear()
     before = len(slow_emulator.requests)
-    slow_emulator.faults.add(path="*/cancel", status=401, times=None)
+    slow_emulator.faults.add(path="*/cancel", status=401, body={"detail": "no"}, times=None)
     killed(another, {"r": {"t": "failed"}}, monkeypatch)
     assert len(slow_emulator.requests) == before + 1
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What a request's way and the whole seconds of `Date` make of two clocks that agree.
-TOLERANCE_SECONDS = 30.0
+from airflow_vace.core.timing import Timing
 
 
 @dataclass(slots=True)
@@ -19,6 +18,7 @@ class Clock:
 
     offset: float | None = None
     agreed: float | None = None
+    tolerance: float = Timing().clock_tolerance_seconds
 
     @property
     def is_known(self) -> bool:
@@ -28,7 +28,7 @@ class Clock:
     def note(self, served: float | None, now: float) -> None:
         """Compare the clocks after an answer; `served` is the server's time, `now` this machine's."""
         if served is not None:
-            self.offset = served - now if abs(served - now) > TOLERANCE_SECONDS else 0.0
+            self.offset = served - now if abs(served - now) > self.tolerance else 0.0
 
     def at_server(self, moment: float) -> float:
         """Return the server's time at a moment of this machine's clock."""

@@ -1,4 +1,4 @@
-"""Refusals told apart, whichever envelope they come in, and the rule of what may be sent again."""
+"""Refusals by class, whichever envelope they come in."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.forms import is_html, json_of, text_of, without_key
+from airflow_vace.core.retry import says_no_channel
 from airflow_vace.exceptions import (
-    SubmissionUnknown,
     VaceAPIError,
     VaceAuthError,
     VaceBillingError,
-    VaceError,
-    VaceProtocolError,
     VaceRateLimited,
-    VaceTransportError,
     excerpt,
 )
 
@@ -52,6 +49,7 @@ def read_error(api: Api, request: Request, response: Response) -> VaceAPIError:
         code=code,
         retry_after=retry_after,
         invalid_fields=invalid_fields,
+        is_from_api=_is_object(text),
     )
 
 
@@ -81,7 +79,7 @@ def _kind_of(status: int, code: str | None, detail: str) -> tuple[type[VaceAPIEr
     }
     if status in known:
         return VaceAPIError, known[status]
-    if _says_no_channel(status, code, detail):
+    if says_no_channel(status, code, detail):
         return (
             VaceAPIError,
             "The gateway has no channel for this model: check its name. Nothing is billed.",
@@ -89,6 +87,14 @@ def _kind_of(status: int, code: str | None, detail: str) -> tuple[type[VaceAPIEr
     if 300 <= status < 400:
         return VaceAPIError, "Put the server's final address into the connection's host."
     return VaceAPIError, "The server is in trouble, or what stands before it."
+
+
+def _is_object(text: str) -> bool:
+    """Return True for a JSON object, as the API refuses; a proxy refuses with a page or plain text."""
+    try:
+        return isinstance(json_of(text), dict)
+    except ValueError:
+        return False
 
 
 def _detail_of(text: str) -> tuple[str, str | None, dict[str, str], float | None]:
@@ -213,68 +219,3 @@ def _epoch(date: str | None) -> float | None:
 def read_detail(text: str) -> str:
     """Return what an error envelope says, or the text itself if it is none."""
     return _detail_of(text)[0]
-
-
-# --- what may be sent again ------------------------------------------------------------------------
-
-# new-api refuses with these before it has chosen a channel, so nothing was forwarded to a vendor:
-# https://github.com/QuantumNous/new-api/blob/main/middleware/performance.go
-_OVERLOADED = ("system_cpu_overloaded", "system_memory_overloaded", "system_disk_overloaded")
-# The same, where no channel serves the model. one-api names no code, only its own type:
-# https://github.com/QuantumNous/new-api/blob/main/middleware/distributor.go
-# https://github.com/songquanpeng/one-api/blob/main/middleware/distributor.go
-_NO_CHANNEL = "model_not_found"
-_GATEWAY_TYPES = ("new_api_error", "one_api_error")
-
-
-def _says_no_channel(status: int, code: str | None, detail: str) -> bool:
-    is_worded = code in _GATEWAY_TYPES and "无可用渠道" in detail
-    return status == 503 and (code == _NO_CHANNEL or is_worded)
-
-
-def _says_overloaded(error: VaceAPIError) -> bool:
-    """Return True if a known gateway refused the request before forwarding it.
-
-    Words such as "busy" prove nothing: gateways also say so after a vendor has accepted.
-    """
-    return error.status_code == 503 and error.code in _OVERLOADED
-
-
-def may_create_again(error: Exception) -> bool:
-    """Return True if a create was certainly not accepted, and may be sent again after a while.
-
-    There is no idempotency key, so a create is repeated only if it was never sent, or refused with 429
-    or with a known gateway's code for overload.
-    """
-    if isinstance(error, VaceTransportError):
-        return not error.sent
-    if isinstance(error, VaceAPIError):
-        return isinstance(error, VaceRateLimited) or _says_overloaded(error)
-    return False
-
-
-def read_failed_create(error: VaceError) -> VaceError:
-    """Return the error that a failed create is to its caller: itself if the refusal is certain.
-
-    Time-outs, resets, 5xx and answers that break off may come after the server accepted: those
-    become :class:`SubmissionUnknown`.
-    """
-    status: int | None = None
-    if isinstance(error, VaceTransportError):
-        certain = not error.sent
-    elif isinstance(error, VaceAPIError):
-        status = error.status_code
-        no_channel = _says_no_channel(status, error.code, error.detail)
-        certain = may_create_again(error) or no_channel or (200 <= status < 500 and status not in (303, 408))
-    elif isinstance(error, VaceProtocolError):
-        status, certain = error.status_code, not error.is_torn
-    else:
-        certain = True
-    if certain:
-        return error
-    return SubmissionUnknown(
-        "The create got no clear answer, so a prediction may be running, and be billed, whose id nobody"
-        f" knows. It is not sent again by itself. Look into the vendor's list of predictions, then run"
-        f" the task again if there is none. What came: {error}",
-        status_code=status,
-    )

@@ -15,7 +15,7 @@ from airflow_vace.prediction import Prediction, PredictionStatus
 
 def timed_out(prediction: Prediction, error: VaceError | None = None) -> PredictionTimeout:
     """Return the error for a prediction that was not final at its deadline."""
-    last = f" The last look failed: {error}" if error else ""
+    last = f" The last poll failed: {error}" if error else ""
     return PredictionTimeout(
         f"Prediction {prediction.id} was still {prediction.status} at its deadline. {prediction.bill}"
         f" Raise the timeout, or cancel it.{last}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 
-from airflow_vace.core.retry import LONGEST_RETRY_AFTER
+from airflow_vace.core.timing import Timing
 
 # What is used of a limit: others may share the account.
 _SHARE_OF_LIMIT = 0.9
@@ -17,12 +17,8 @@ _PATIENCE = 15.0
 _GROWTH = 1.05
 # Beyond what was refused last nothing is tried for so long.
 _LONG_PATIENCE = 180.0
-# A limit that names no time.
-USUAL_HOLD = 1.0
 # So many looks at more than one prediction fail in a row before the server is taken to be down.
 _MOST_FAILURES = 6
-FIRST_PROBE = 1.0
-LAST_PROBE = 30.0
 # Answers within so many seconds are counted as one moment's.
 _COUNTED_TOGETHER = 0.1
 # Requests that may be sent at once after a pause.
@@ -37,7 +33,8 @@ class Pace:
     fails whomever is asked for gets one request at a time, ever more seldom, until it answers.
     """
 
-    def __init__(self, limit: float | None = None) -> None:
+    def __init__(self, limit: float | None = None, timing: Timing = Timing()) -> None:
+        self.timing = timing
         self._most = None if limit is None else limit * _SHARE_OF_LIMIT
         self.rate = self._most
         self._ceiling = float("inf")
@@ -48,7 +45,7 @@ class Pace:
         self._answers: deque[tuple[float, int]] = deque()
         self._failing: set[str] = set()
         self._failures = 0
-        self._probe_after = FIRST_PROBE
+        self._probe_after = self.timing.first_probe_seconds
         self._is_probing = False
 
     @property
@@ -59,7 +56,7 @@ class Pace:
     def delay(self, now: float) -> float:
         """Return the seconds for which nothing may be sent, 0 if a request may be sent now."""
         if self.is_down and self._is_probing:
-            return FIRST_PROBE
+            return self.timing.first_probe_seconds
         return max(self._held_until - now, self._next - now, 0.0)
 
     def sent(self, now: float) -> None:
@@ -71,21 +68,24 @@ class Pace:
 
     def answered(self, now: float) -> None:
         """Note an answer, whatever it says of a prediction."""
-        self._failures, self._probe_after, self._is_probing = 0, FIRST_PROBE, False
+        self._failures, self._probe_after, self._is_probing = 0, self.timing.first_probe_seconds, False
         self._failing.clear()
         if self._answers and now - self._answers[-1][0] < _COUNTED_TOGETHER:
             first, count = self._answers[-1]
             self._answers[-1] = (first, count + 1)
         else:
             self._answers.append((now, 1))
-            while now - self._answers[0][0] > LONGEST_RETRY_AFTER:
+            while now - self._answers[0][0] > self.timing.max_retry_after_seconds:
                 self._answers.popleft()
         self._try_more(now)
 
     def refused(self, now: float, retry_after: float | None) -> None:
         """Note that the server was asked too often (429)."""
         self._is_probing = False
-        hold = min(USUAL_HOLD if retry_after is None else retry_after, LONGEST_RETRY_AFTER)
+        hold = min(
+            self.timing.default_hold_seconds if retry_after is None else retry_after,
+            self.timing.max_retry_after_seconds,
+        )
         hold *= random.uniform(1.0, 1.1)  # noqa: S311 - jitter is no secret
         held_until = self._held_until
         was_held = now < held_until
@@ -114,7 +114,7 @@ class Pace:
         if self.is_down and now >= self._held_until:
             pause = self._probe_after * random.uniform(0.75, 1.0)  # noqa: S311 - jitter is no secret
             self._held_until = now + pause
-            self._probe_after = min(self._probe_after * 2, LAST_PROBE)
+            self._probe_after = min(self._probe_after * 2, self.timing.max_probe_seconds)
 
     def _try_more(self, now: float) -> None:
         is_felt_for = self._ceiling == float("inf")

@@ -1,59 +1,298 @@
-"""Growing pauses after failures, and when a create that was turned away is sent again."""
+"""One table of retries: which error lets which call be sent again, by whom, and at what cost.
+
+Everybody asks here: the calls of this package, the wait, the ledger, downloads, and Airflow's retries.
+"""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Literal
 
-from airflow_vace.exceptions import VaceAPIError, VaceError, VaceRateLimited
+from airflow_vace.core.timing import Timing
+from airflow_vace.exceptions import (
+    LedgerError,
+    SubmissionUnknown,
+    VaceAPIError,
+    VaceAuthError,
+    VaceBillingError,
+    VaceConnectionMissing,
+    VaceError,
+    VaceInputError,
+    VaceProtocolError,
+    VaceRateLimited,
+    VaceTransportError,
+)
 
-SHORTEST_INTERVAL = 2.0
-LONGEST_INTERVAL = 15.0
-# An author's interval of nought must not become a loop without a pause.
-LEAST_POLL_INTERVAL = 0.05
-# What a server may ask for at most: its files live for an hour.
-LONGEST_RETRY_AFTER = 300.0
+CallName = Literal["create", "poll", "cancel", "list", "upload", "download"]
+
 _GROWTH = 1.5
 _JITTER = 0.2
 
-# A create that was refused at the door: how often, and how long in all, one call tries by itself.
-MOST_CREATES = 6
-LONGEST_CREATE_SECONDS = 120.0
+
+class Failure(Enum):
+    """The classes of errors, by type, status and body."""
+
+    # VaceInputError: the request would be wrong, so none was sent.
+    INVALID = auto()
+    # Airflow knows no such connection; a secrets back-end in trouble looks alike.
+    NO_CONNECTION = auto()
+    # The request cannot have reached the server.
+    UNSENT = auto()
+    # The request was sent, and no whole answer came.
+    NO_ANSWER = auto()
+    # 429, unless the code says that the money is used up.
+    RATE_LIMITED = auto()
+    # 503 with a known gateway's code for "refused before anything was forwarded to the vendor".
+    OVERLOADED = auto()
+    # 503 of a gateway that has no channel for the model.
+    NO_CHANNEL = auto()
+    # 408 and any other status from 500.
+    SERVER_TROUBLE = auto()
+    # 303: the request was carried out, and its result is elsewhere.
+    SEE_OTHER = auto()
+    # 401, 403, 404 or 410 without the API's JSON object: a proxy on the way refuses.
+    PROXY_REFUSAL = auto()
+    KEY_REFUSED = auto()
+    NO_MONEY = auto()
+    NOT_FOUND = auto()
+    # Any other status outside of 2xx.
+    REFUSED = auto()
+    # A whole answer that is not the expected JSON.
+    UNREADABLE = auto()
+    # An answer that breaks off, so it may be the rest of a prediction.
+    TRUNCATED = auto()
+    # A create got no clear answer; another attempt of the task can, or cannot, find out.
+    SUBMISSION_LOOKED_UP_LATER = auto()
+    SUBMISSION_UNKNOWN = auto()
+    # The task state store could not be read or written.
+    LEDGER = auto()
+    # A file or object store failed.
+    STORAGE = auto()
+    # Any other error: the prediction's end, or a bug.
+    OTHER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who may send a call again after a failure, and whether the failed request may be billed.
+
+    :param now: the same call may repeat the request after a pause
+    :param later: another Airflow attempt of the task may
+    :param may_be_billed: the server may have accepted the failed request, so a repetition may pay twice
+    """
+
+    now: bool = False
+    later: bool = False
+    may_be_billed: bool = False
+
+
+AGAIN = Verdict(now=True, later=True)
+# Repeated by this call up to its own limit or deadline; another attempt would meet the same error.
+NOW = Verdict(now=True)
+LATER = Verdict(later=True)
+NEVER = Verdict()
+# There is no idempotency key, so a create that may have been accepted is never repeated.
+UNCLEAR = Verdict(may_be_billed=True)
+
+_CALLS: tuple[CallName, ...] = ("create", "poll", "cancel", "list", "upload", "download")
+_TABLE: dict[Failure, tuple[Verdict, ...]] = {
+    #                                    create   poll   cancel  list  upload download
+    Failure.INVALID:                    (NEVER,   NEVER, NEVER, NEVER, NEVER, NEVER),
+    Failure.NO_CONNECTION:              (LATER,   AGAIN, NEVER, AGAIN, LATER, LATER),
+    Failure.UNSENT:                     (AGAIN,   AGAIN, NOW,   AGAIN, AGAIN, AGAIN),
+    Failure.NO_ANSWER:                  (UNCLEAR, AGAIN, NOW,   AGAIN, AGAIN, AGAIN),
+    Failure.RATE_LIMITED:               (AGAIN,   AGAIN, NOW,   AGAIN, AGAIN, AGAIN),
+    Failure.OVERLOADED:                 (AGAIN,   AGAIN, NOW,   AGAIN, AGAIN, AGAIN),
+    Failure.NO_CHANNEL:                 (NEVER,   AGAIN, NOW,   AGAIN, AGAIN, AGAIN),
+    Failure.SERVER_TROUBLE:             (UNCLEAR, AGAIN, NOW,   AGAIN, AGAIN, AGAIN),
+    Failure.SEE_OTHER:                  (UNCLEAR, NOW,   NEVER, AGAIN, NEVER, NEVER),
+    Failure.PROXY_REFUSAL:              (NEVER,   AGAIN, NOW,   AGAIN, NEVER, NEVER),
+    Failure.KEY_REFUSED:                (NEVER,   NOW,   NEVER, NEVER, NEVER, NEVER),
+    Failure.NO_MONEY:                   (NEVER,   NOW,   NEVER, NEVER, NEVER, NEVER),
+    Failure.NOT_FOUND:                  (NEVER,   NOW,   NEVER, AGAIN, NEVER, NEVER),
+    Failure.REFUSED:                    (NEVER,   NOW,   NEVER, AGAIN, NEVER, NEVER),
+    Failure.UNREADABLE:                 (UNCLEAR, NOW,   NEVER, AGAIN, NEVER, NEVER),
+    Failure.TRUNCATED:                  (UNCLEAR, NOW,   NEVER, AGAIN, NEVER, NEVER),
+    Failure.SUBMISSION_LOOKED_UP_LATER: (LATER,   NEVER, NEVER, NEVER, NEVER, NEVER),
+    Failure.SUBMISSION_UNKNOWN:         (NEVER,   NEVER, NEVER, NEVER, NEVER, NEVER),
+    Failure.LEDGER:                     (LATER,   LATER, NEVER, LATER, LATER, LATER),
+    Failure.STORAGE:                    (NEVER,   LATER, NEVER, LATER, LATER, LATER),
+    Failure.OTHER:                      (NEVER,   NEVER, NEVER, NEVER, NEVER, NEVER),
+}  # fmt: skip
+
+
+def verdict_of(error: BaseException, call: CallName) -> Verdict:
+    """Return who may send a failed call again, and whether it may be billed."""
+    return _TABLE[failure_of(error)][_CALLS.index(call)]
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return the class of an error."""
+    match error:
+        case VaceInputError():
+            return Failure.INVALID
+        case VaceConnectionMissing():
+            return Failure.NO_CONNECTION
+        case VaceTransportError():
+            return Failure.NO_ANSWER if error.sent else Failure.UNSENT
+        case VaceAPIError():
+            return _failure_of_refusal(error)
+        case VaceProtocolError():
+            return Failure.TRUNCATED if error.is_torn else Failure.UNREADABLE
+        case SubmissionUnknown():
+            is_later = error.may_be_retried
+            return Failure.SUBMISSION_LOOKED_UP_LATER if is_later else Failure.SUBMISSION_UNKNOWN
+        case LedgerError():
+            return Failure.LEDGER
+        case OSError():
+            return Failure.STORAGE
+    return Failure.OTHER
+
+
+def _failure_of_refusal(error: VaceAPIError) -> Failure:
+    status = error.status_code
+    if isinstance(error, VaceBillingError):
+        return Failure.NO_MONEY
+    if isinstance(error, VaceRateLimited):
+        return Failure.RATE_LIMITED
+    if isinstance(error, VaceAuthError) or status in (404, 410):
+        if not error.is_from_api:
+            return Failure.PROXY_REFUSAL
+        return Failure.KEY_REFUSED if isinstance(error, VaceAuthError) else Failure.NOT_FOUND
+    if status == 503 and error.code in _OVERLOADED:
+        return Failure.OVERLOADED
+    if says_no_channel(status, error.code, error.detail):
+        return Failure.NO_CHANNEL
+    if status >= 500 or status == 408:
+        return Failure.SERVER_TROUBLE
+    return Failure.SEE_OTHER if status == 303 else Failure.REFUSED
+
+
+# new-api refuses with these before it has chosen a channel, so nothing was forwarded to a vendor. Words such
+# as "busy" prove nothing: gateways also say so after a vendor has accepted.
+# https://github.com/QuantumNous/new-api/blob/main/middleware/performance.go
+_OVERLOADED = ("system_cpu_overloaded", "system_memory_overloaded", "system_disk_overloaded")
+# The same, where no channel serves the model. one-api names no code, only its own type:
+# https://github.com/QuantumNous/new-api/blob/main/middleware/distributor.go
+# https://github.com/songquanpeng/one-api/blob/main/middleware/distributor.go
+_NO_CHANNEL = "model_not_found"
+_GATEWAY_TYPES = ("new_api_error", "one_api_error")
+
+
+def says_no_channel(status: int, code: str | None, detail: str) -> bool:
+    """Return True if a gateway refused a create because no channel serves the model."""
+    is_worded = code in _GATEWAY_TYPES and "无可用渠道" in detail
+    return status == 503 and (code == _NO_CHANNEL or is_worded)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Return True if only a person can remove the cause: input, key, permissions or money."""
+    return failure_of(error) in (Failure.INVALID, Failure.KEY_REFUSED, Failure.NO_MONEY)
+
+
+def is_not_found(error: BaseException) -> bool:
+    """Return True if the API itself knows no such prediction."""
+    return failure_of(error) is Failure.NOT_FOUND
+
+
+def is_file_gone(error: BaseException) -> bool:
+    """Return True if a file host refuses a file: deleted, moved, or signed for a time that is over.
+
+    File hosts answer in XML or HTML, so the body is no evidence here.
+    """
+    return isinstance(error, VaceAPIError) and error.status_code in (403, 404, 410)
+
+
+def settling_limits(failure: Failure, timing: Timing) -> tuple[int, float] | None:
+    """Return after how many refusals in a row, and how many seconds, a poll believes one; None: never.
+
+    Keys are changed, replicas lag behind a create, and a secrets back-end fails for a moment, so a single
+    refusal proves nothing.
+    """
+    match failure:
+        case Failure.KEY_REFUSED:
+            return timing.max_auth_refusals, 0.0
+        case Failure.NOT_FOUND:
+            return timing.max_not_found, timing.not_found_grace_seconds
+        case Failure.NO_CONNECTION:
+            return timing.min_missing_connections, timing.missing_connection_grace_seconds
+    return None
+
+
+def read_failed_create(error: VaceError) -> VaceError:
+    """Return the error that a failed create is to its caller: itself if the refusal is certain.
+
+    Time-outs, resets, 5xx and answers that break off may come after the server accepted, so they become
+    :class:`SubmissionUnknown`. A whole answer that cannot be read stays itself, since it shows what came.
+    """
+    if not verdict_of(error, "create").may_be_billed or failure_of(error) is Failure.UNREADABLE:
+        return error
+    return SubmissionUnknown(
+        "The create got no clear answer, so a prediction may be running, and be billed, whose id nobody"
+        f" knows. It is not sent again by itself. Look into the vendor's list of predictions, then run"
+        f" the task again if there is none. What came: {error}",
+        status_code=getattr(error, "status_code", None),
+    )
+
+
+# --- pauses ----------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Backoff:
-    """Intervals that grow from 2 s to 15 s, or to `longest`; jitter only ever shortens them."""
+    """Pauses that grow from `min_retry_seconds` to `max_retry_seconds`, or to `longest`.
+
+    Jitter only shortens them, so a bound that a DAG author gives holds.
+    """
 
     longest: float | None = None
+    timing: Timing = field(default=Timing(), repr=False)
     interval: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.interval = min(SHORTEST_INTERVAL, self._most)
+        self.interval = min(self.timing.min_retry_seconds, self._most)
 
     @property
     def _most(self) -> float:
-        return LONGEST_INTERVAL if self.longest is None else max(self.longest, LEAST_POLL_INTERVAL)
+        if self.longest is None:
+            return self.timing.max_retry_seconds
+        return max(self.longest, self.timing.min_poll_interval_seconds)
 
     def next_delay(self, retry_after: float | None = None) -> float:
-        """Return the seconds until the next try; at least what the server asked for."""
+        """Return the seconds until the next try; at least the server's Retry-After, within a bound."""
         delay = self.interval * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter is no secret
         self.interval = min(self.interval * _GROWTH, self._most)
-        return max(delay, min(retry_after or 0.0, LONGEST_RETRY_AFTER))
+        return max(delay, min(retry_after or 0.0, self.timing.max_retry_after_seconds))
+
+    def delay_after(self, error: BaseException) -> float:
+        """Return the seconds until the next try after an error, which may carry a Retry-After."""
+        return self.next_delay(error.retry_after if isinstance(error, VaceAPIError) else None)
 
 
-def next_create(error: VaceError, attempt: int, waited: float) -> float | None:
-    """Return the seconds after which a create that was certainly not accepted is sent again, or None.
+@dataclass(slots=True)
+class CreateRetries:
+    """The pauses of one create, within its limits of attempts and seconds."""
 
-    `attempt` counts from 1, `waited` is in seconds; whether the error allows it at all, the wire says
-    (:func:`airflow_vace.core.errors.may_create_again`).
-    """
-    retry_after = error.retry_after if isinstance(error, VaceAPIError) else None
-    if retry_after is None and isinstance(error, VaceRateLimited):
-        retry_after = SHORTEST_INTERVAL
-    backoff = Backoff()
-    for _ in range(attempt):
-        delay = backoff.next_delay(retry_after)
-    if attempt >= MOST_CREATES or waited + delay > LONGEST_CREATE_SECONDS:
-        return None
-    return delay
+    timing: Timing = Timing()
+    attempt: int = field(init=False, default=0)
+    _backoff: Backoff = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._backoff = Backoff(timing=self.timing)
+
+    def next_delay(self, error: BaseException, waited: float) -> float | None:
+        """Return the seconds after which a create is sent again; None if that is wrong, or over a limit.
+
+        :param waited: seconds since the first request
+        """
+        self.attempt += 1
+        if not verdict_of(error, "create").now:
+            return None
+        retry_after = error.retry_after if isinstance(error, VaceAPIError) else None
+        if retry_after is None and isinstance(error, VaceRateLimited):
+            retry_after = self.timing.min_retry_seconds
+        delay = self._backoff.next_delay(retry_after)
+        is_over = self.attempt >= self.timing.max_create_attempts
+        return None if is_over or waited + delay > self.timing.max_create_seconds else delay

@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from airflow_vace.core.retry import LEAST_POLL_INTERVAL
+from airflow_vace.core.timing import Timing
 from airflow_vace.inputs import FIELDS
 from airflow_vace.prediction import PredictionStatus, parse_time
 
@@ -24,15 +24,12 @@ if TYPE_CHECKING:
 
     from airflow_vace.prediction import Prediction, Progress
 
-# How late an end may be noticed unless the author says it: so many seconds, or so much of the time waited.
-LONGEST_LATENESS = 10.0
+# How late an end may be noticed unless the author says it: `max_poll_delay_seconds`, or this share of the
+# time waited.
 LATENESS_SHARE = 0.05
 
-# Without any idea of the end: the first gap, and a share of the time waited.
-FIRST_GAP = 2.0
+# Without any idea of the end, gaps grow from the first one by this share of the time waited.
 _GROWTH = 0.5
-# No two looks are closer than this, however surely the end is about to come.
-SHORTEST_GAP = 0.5
 # Looks for lateness: the higher, the fewer looks around the expected end.
 _THRIFT = 0.7
 _JITTER = 0.15
@@ -99,6 +96,7 @@ class Schedule:
 
     poll_interval: float | None = None
     experience: Experience = field(default_factory=Experience)
+    timing: Timing = field(default=Timing(), repr=False)
     began: float | None = field(init=False, default=None)
     progress: Progress | None = field(init=False, default=None)
     _looked: float | None = field(init=False, default=None)
@@ -110,9 +108,9 @@ class Schedule:
     def bound(self, now: float) -> float:
         """Return how far apart two looks may be."""
         if self.poll_interval is not None:
-            return max(self.poll_interval, LEAST_POLL_INTERVAL)
+            return max(self.poll_interval, self.timing.min_poll_interval_seconds)
         waited = 0.0 if self.began is None else now - self.began
-        return max(LONGEST_LATENESS, LATENESS_SHARE * waited)
+        return max(self.timing.max_poll_delay_seconds, LATENESS_SHARE * waited)
 
     def learn(self, prediction: Prediction, now: float) -> None:
         """Take up what an answer tells of when the prediction ends, or has ended."""
@@ -135,9 +133,9 @@ class Schedule:
         expected = self.expected
         if expected is None:
             waited = 0.0 if self.began is None else now - self.began
-            gap = bound if self._is_too_early else max(FIRST_GAP, _GROWTH * waited)
+            gap = bound if self._is_too_early else max(self.timing.first_poll_gap_seconds, _GROWTH * waited)
             return min(gap, bound) * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter is no secret
-        gap = max(_gap_before(expected[0] - now, expected[1]), SHORTEST_GAP)
+        gap = max(_gap_before(expected[0] - now, expected[1]), self.timing.min_poll_gap_seconds)
         if gap <= bound:
             return gap
         # So many equal steps that one of them lands where a look is wanted.
@@ -157,7 +155,7 @@ class Schedule:
         if self._status is not PredictionStatus.STARTING or self._kind is None:
             return False
         runs = self.experience.of(self._kind).runs
-        return bool(runs) and min(runs) > FIRST_GAP
+        return bool(runs) and min(runs) > self.timing.first_poll_gap_seconds
 
     def _by_experience(self) -> tuple[float, float] | None:
         if self._started is None or self._kind is None:

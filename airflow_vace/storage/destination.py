@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from airflow_vace.exceptions import VaceInputError, excerpt
 from airflow_vace.inputs import path_text
-from airflow_vace.redaction import unsigned
+from airflow_vace.redaction import digested, unsigned
 from airflow_vace.storage.manifests import manifest_at
 from airflow_vace.storage.media_types import SUFFIXES
 from airflow_vace.storage.paths import Place, bytes_of
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 # What a file name may end with; anything else without a slash is taken for a slip.
 _FILE_SUFFIXES = frozenset({*SUFFIXES.values(), ".m4v", ".mov"})
-_DATA = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*,\S", re.IGNORECASE)
 # Before a bucket stands the name of an Airflow connection, before a web host what opens it.
 _CONNECTION = re.compile(r"((?!https?:)[a-z][a-z0-9+.-]*://)([\w.-]+@)", re.IGNORECASE)
 # What follows a prediction's name: the number of one output among many, a suffix, and a manifest's.
@@ -223,9 +222,8 @@ def without_secrets(value: Any, name: str | None = None) -> Any:
         return [without_secrets(item, name) for item in value]
     if not isinstance(value, str):
         return value if isinstance(value, int | float | None) else path_text(value) or str(value)
-    if _DATA.match(value):
-        digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
-        return f"{value[:100].partition(',')[0].partition(';')[0]};sha256={digest}"
+    if (short := digested(value)) is not value:
+        return short
     if of_store := _CONNECTION.match(value):
         place = unsigned(of_store[1] + value[of_store.end() :])
         return redact(of_store[0] + place.removeprefix(of_store[1]), name)

@@ -13,8 +13,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from airflow_vace.core.retry import Backoff
-from airflow_vace.core.wait import is_passing
+from airflow_vace.core.retry import Backoff, is_file_gone, verdict_of
 from airflow_vace.exceptions import (
     PredictionExpired,
     VaceAPIError,
@@ -42,8 +41,6 @@ _TELL_SECONDS = 10.0
 _SLOW_BYTES, _SLOW_SECONDS = 64 * 1024, 30.0
 # One output may take this long over all attempts; after an hour its server deletes the file.
 _LONGEST_FETCH_SECONDS = 1800.0
-# What a server says of a file that is gone, or for a moment.
-_GONE = (403, 404, 410)
 
 
 class Fetch:
@@ -82,7 +79,7 @@ class Fetch:
             self._check_size(len(content))
             file.write(content)
             return hashlib.sha256(content).hexdigest(), self._checked(file)
-        backoff, attempt, most = Backoff(), 0, 0
+        backoff, attempt, most = Backoff(timing=self.hook.timing), 0, 0
         while True:
             at = file.tell()
             try:
@@ -90,14 +87,14 @@ class Fetch:
             except (VaceTransportError, VaceAPIError) as error:
                 attempt = 1 if file.tell() > most else attempt + 1
                 most = max(most, file.tell())
-                if not at and isinstance(error, VaceAPIError) and error.status_code in _GONE:
+                if not at and is_file_gone(error):
                     self._look_again(error, is_last=attempt == _MOST_ATTEMPTS)
-                elif attempt == _MOST_ATTEMPTS or not (at or is_passing(error)):
+                elif attempt == _MOST_ATTEMPTS or not (at or verdict_of(error, "download").now):
                     raise
-                if self._etag is None or not is_passing(error):
+                if self._etag is None or not verdict_of(error, "download").now:
                     # Without a mark of the file its rest may be another's; and some servers refuse ranges.
                     self._begin_anew(file)
-                delay = backoff.next_delay(error.retry_after if isinstance(error, VaceAPIError) else None)
+                delay = backoff.delay_after(error)
                 if time.monotonic() + delay >= self._until:
                     raise
                 self.log.warning("Fetching the file again in %.1f s: %s", delay, error)

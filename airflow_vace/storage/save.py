@@ -185,7 +185,7 @@ class _Transfer:
         if place.local:
             place.take(part)
             return
-        backoff, attempt = Backoff(), 0
+        backoff, attempt = Backoff(timing=self.hook.timing), 0
         while True:
             attempt += 1
             try:

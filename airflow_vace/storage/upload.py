@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_vace.client.transport import private_address_of
-from airflow_vace.core.wait import is_passing
+from airflow_vace.core.retry import verdict_of
 from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError, excerpt
 from airflow_vace.inputs import FILE_FIELDS, path_text, paths_in
 from airflow_vace.storage.lineage import report_input
@@ -172,7 +172,7 @@ class Sources:
             return _No("the store signs no http(s) URL")
         if self._is_private(url) and not self._is_private(self.hook.settings.api.base_url):
             return _No(f"the store's host {host} is in a private network, the back-end is not")
-        status = self.hook.status_of(url)
+        status = self.hook.client.status_of(url)
         if status is not None and status >= 400:
             may_pass = status >= 500 or status in (408, 429)
             return _No(f"the store refuses its own signed URL ({status})", may_pass=may_pass)
@@ -203,7 +203,7 @@ class Sources:
                 size=source.size,
             )
         except VaceError as error:
-            if not is_passing(error):
+            if not verdict_of(error, "upload").now:
                 raise
             raise VaceTransportError(
                 f"{source.field}: {source.place.uri} could not be uploaded, nothing was submitted: {error}",

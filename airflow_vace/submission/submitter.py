@@ -14,15 +14,12 @@ from airflow.providers.common.compat.sdk import (
     AirflowTaskTimeout,
 )
 
-from airflow_vace.core.retry import Backoff
-from airflow_vace.core.wait import LookAgain, Wait, is_not_found
+from airflow_vace.core.retry import Backoff, is_lasting, is_not_found
+from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.exceptions import (
     LedgerError,
     SubmissionUnknown,
-    VaceAuthError,
-    VaceBillingError,
     VaceError,
-    VaceInputError,
     VaceProtocolError,
     VaceTransportError,
 )
@@ -56,14 +53,6 @@ if TYPE_CHECKING:
 # The server is asked to cancel by itself some time after we would have: a net below our own cancel.
 CANCEL_AFTER_GRACE_SECONDS = 60.0
 
-# A create may still be on its way, and a list may lag: how long a lost one is looked for before it counts
-# as never accepted, and how old its intent must be by then.
-LOOK_UP_SECONDS = 10.0
-INTENT_GRACE_SECONDS = 30.0
-# How long an attempt asks a server in trouble what it knows, before Airflow's retries take over.
-MOST_TROUBLE_SECONDS = 60.0
-# What asking again does not mend.
-_LASTING = (VaceAuthError, VaceBillingError, VaceInputError)
 # How often a success that has no output yet, but looks old, is asked for again.
 _MOST_LOOKS_FOR_OUTPUT = 3
 # Creates of one attempt that got no answer, and then were not to be found.
@@ -321,7 +310,7 @@ class Submission:
         except (VaceError, AirflowException):
             raise
         except (AirflowTaskTimeout, Exception) as error:
-            if not self.hook.is_create_open:
+            if not self.hook.client.is_create_open:
                 raise
             raise SubmissionUnknown(
                 f"{type(error).__name__} ended the create before its answer was read, so a prediction may"
@@ -408,7 +397,7 @@ class Submission:
 
     def _look_at(self, prediction: Prediction) -> Prediction | Gone:
         """Return what is known of a prediction; one whose files its server has deleted may be saved."""
-        told, backoff = self._asked(prediction), Backoff()
+        told, backoff = self._asked(prediction), Backoff(timing=self.hook.timing)
         for _ in range(_MOST_LOOKS_FOR_OUTPUT):
             if not isinstance(told, Prediction) or told.data_removed or prediction.data_removed:
                 break
@@ -424,18 +413,23 @@ class Submission:
         return replace(known, status=PredictionStatus.SUCCEEDED, files=files, data_removed=True, error=None)
 
     def _asked(self, prediction: Prediction) -> Prediction | Gone:
-        wait = Wait(prediction=prediction, deadline=time.time() + MOST_TROUBLE_SECONDS)
+        wait = Wait(
+            prediction=prediction,
+            deadline=time.time() + self.hook.timing.max_trouble_seconds,
+            timing=self.hook.timing,
+        )
         while True:
             try:
                 return prediction.updated(self.hook.get_prediction(prediction))
             except VaceError as error:
                 decision = wait.failed(error, time.time())
-                self.hook.tell(wait)
-                if isinstance(decision, LookAgain):
+                if wait.news:
+                    self.log.warning("%s", wait.news)
+                if isinstance(decision, PollAgain):
                     time.sleep(decision.seconds)
                 elif is_not_found(error):
                     return Gone(error=error)
-                elif isinstance(error, _LASTING):
+                elif is_lasting(error):
                     raise
                 else:
                     raise LedgerError(
@@ -451,21 +445,23 @@ class Submission:
         self.log.info("Looking into the back-end's list whether it was accepted")
         began = time.time()
         age = began - datetime.fromisoformat(intent.intended_at).timestamp()
-        grace = max(LOOK_UP_SECONDS, min(INTENT_GRACE_SECONDS - age, INTENT_GRACE_SECONDS))
-        backoff = Backoff()
+        timing = self.hook.timing
+        lag = min(timing.intent_grace_seconds - age, timing.intent_grace_seconds)
+        grace = max(timing.lost_create_lookup_seconds, lag)
+        backoff = Backoff(timing=self.hook.timing)
         is_missing = False
         while True:
             looked = time.time()
             try:
                 pages = list(hook.list_pages(_listed_from(intent, hook)))
-            except _LASTING:
-                raise
             except VaceError as error:
+                if is_lasting(error):
+                    raise
                 if is_not_found(error):
                     if is_missing:  # said once, it may be a proxy in trouble
                         return Listed(found=None)
                     is_missing = True
-                if looked - began >= MOST_TROUBLE_SECONDS:
+                if looked - began >= self.hook.timing.max_trouble_seconds:
                     raise SubmissionUnknown(
                         f"What became of the create of {intent.intended_at} could not be looked up: {error}"
                         " Nothing was submitted since; a retry looks again.",

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
-    AirflowNotFoundException,
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
@@ -25,11 +24,9 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_vace.core.outcome import read_end
-from airflow_vace.core.retry import Backoff
-from airflow_vace.core.wait import Final, GiveUp, LookAgain, Wait, is_passing, is_refusal
+from airflow_vace.core.retry import Backoff, verdict_of
+from airflow_vace.core.wait import Final, PollAgain, Wait
 from airflow_vace.exceptions import (
-    LedgerError,
-    VaceConnectionMissing,
     VaceError,
     VaceInputError,
     VaceProtocolError,
@@ -214,7 +211,7 @@ class WaitsForPrediction(BaseOperator):
         """Return the time that deadlines count by, in seconds since the epoch."""
         return self.hook.clock.confirmed(time.time())
 
-    def look(self, wait: Wait) -> Prediction | LookAgain:
+    def look(self, wait: Wait) -> Prediction | PollAgain:
         """Look once; return the prediction if it is final, else when to look again.
 
         What looks like a refusal is looked at again here until it is settled, so that it ends a wait
@@ -223,30 +220,14 @@ class WaitsForPrediction(BaseOperator):
         :raises VaceError: if waiting on has no sense
         """
         self._prediction = wait.prediction
-        while True:
-            refused = False
-            try:
-                seen = self.hook.get_prediction(wait.prediction)
-                decision = wait.answered(seen, self.now())
-            except VaceError as error:
-                decision = wait.failed(error, self.now())
-                refused = is_refusal(error)
-            except AirflowNotFoundException:  # some secrets back-ends answer so while they are in trouble
-                missing = VaceConnectionMissing(self.vace_conn_id)
-                decision = wait.failed(missing, self.now())
-                refused = True
-            self.hook.tell(wait)
+        try:
+            decision = self.hook.poll(wait, self.now)
+        finally:
             self._prediction = wait.prediction
-            match decision:
-                case Final(prediction):
-                    return prediction
-                case GiveUp(reason):
-                    raise reason
-                case LookAgain(seconds):
-                    if not refused:
-                        self.show(wait.prediction)
-                        return decision
-                    time.sleep(seconds)
+        if isinstance(decision, Final):
+            return decision.prediction
+        self.show(wait.prediction)
+        return decision
 
     def defer_until_final(self, wait: Wait, gave_up: int = 0) -> NoReturn:
         """Hand the wait over to the triggerer; `execute_complete` goes on, with the deadline kept."""
@@ -385,7 +366,7 @@ class WaitsForPrediction(BaseOperator):
 
         :raises VaceError: if that address could not be had
         """
-        backoff = Backoff()
+        backoff = Backoff(timing=self.hook.timing)
         trouble: VaceError | None = None
         for attempt in range(_MOST_LOOKS_FOR_OUTPUT):
             succeeded = prediction.status is PredictionStatus.SUCCEEDED
@@ -507,8 +488,8 @@ def checked_end(end_from_trigger: bool | None, save_to: object, save_in: object)
 
 
 def can_be_looked_at_again(error: Exception) -> bool:
-    """Whether an attempt that only looks and saves again, which costs nothing, may end better."""
-    return is_passing(error) or isinstance(error, LedgerError | OSError)
+    """Return True if an attempt that only polls and saves again, which costs nothing, may end better."""
+    return verdict_of(error, "poll").later
 
 
 @contextmanager

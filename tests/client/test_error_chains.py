@@ -10,6 +10,7 @@ import pytest
 
 from airflow_vace.exceptions import VaceError, excerpt, is_showable
 from airflow_vace.hooks import VaceHook
+from conftest import scale_waits
 from support.faces import FOX
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def test_a_proxy_that_failed_shows_no_password_in_any_cause(  # noqa: PLR0917 - 
     host: str,
     proxy: str,
 ) -> None:
-    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    scale_waits(monkeypatch, 1.0, max_create_attempts=1)
     extra: dict[str, Any] = {"timeout": 2}
     if where == "connection":
         extra["proxies"] = proxy

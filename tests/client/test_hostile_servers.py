@@ -24,6 +24,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.prediction import Progress
+from conftest import scale_waits
 from support.faces import FOX, call  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
@@ -366,7 +367,7 @@ def test_a_proxys_trickled_answer_to_a_tunnel_has_sent_nothing(
     connect: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    scale_waits(monkeypatch, 1.0, max_create_attempts=1)
     with (
         serving(TRICKLES["headers"]) as proxy,
         within(8, connect, "https://far.example", proxies=proxy),

@@ -1,4 +1,4 @@
-"""The account's list, of which one unreadable item hides nothing."""
+"""The account's list: an unreadable item hides no other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def lists(slow: Emulator, connect: Callable[[str], None]) -> Emulator:
     return slow
 
 
-def test_what_is_unreadable_is_left_out_of_a_list_with_one_warning(
+def test_unreadable_items_are_left_out_of_a_list_with_one_warning(
     call: Call, lists: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     results = [known("first"), ODD, None, WITHOUT_STATUS, "text", known("last")]
@@ -38,7 +38,7 @@ def test_what_is_unreadable_is_left_out_of_a_list_with_one_warning(
     assert capfd.readouterr().out.count("2 items that can't be read") == 1
 
 
-def test_pages_hand_over_what_is_unreadable_as_it_came(lists: Emulator) -> None:
+def test_pages_hold_unreadable_items_as_they_came(lists: Emulator) -> None:
     following = f"{lists.url}/v1/predictions?cursor=2"
     lists.faults.add(status=200, body={"results": [known("first"), ODD], "next": following})
     lists.faults.add(status=200, body={"results": [WITHOUT_STATUS, None], "next": None})
@@ -48,7 +48,7 @@ def test_pages_hand_over_what_is_unreadable_as_it_came(lists: Emulator) -> None:
     assert (last.predictions, last.unreadable, last.following) == ((), (WITHOUT_STATUS,), None)
 
 
-def test_pages_leave_out_what_is_older(lists: Emulator) -> None:
+def test_pages_leave_out_older_predictions(lists: Emulator) -> None:
     without_time = {"id": "g h"}
     results = [known("new", 5), known("old", 1), ODD, WITHOUT_STATUS, without_time]
     lists.faults.add(status=200, body={"results": results})
@@ -57,7 +57,7 @@ def test_pages_leave_out_what_is_older(lists: Emulator) -> None:
     assert page.unreadable == (WITHOUT_STATUS, without_time)
 
 
-def test_an_answer_that_is_no_list_stays_an_error(call: Call, lists: Emulator) -> None:
+def test_an_answer_that_is_no_list_is_an_error(call: Call, lists: Emulator) -> None:
     lists.faults.add(status=200, body={"detail": "soon"})
     with pytest.raises(VaceProtocolError):
         call("list")

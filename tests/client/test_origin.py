@@ -20,6 +20,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
+from conftest import scale_waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +130,7 @@ def test_a_create_that_a_proxy_carried_and_lost_is_not_sent_again(
 def test_a_proxy_that_refuses_the_tunnel_has_sent_nothing(
     call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    scale_waits(monkeypatch, 1.0, max_create_attempts=1)
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "https"))
     with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
         call("create", FOX)
@@ -290,7 +291,7 @@ def test_a_connection_to_a_private_address_is_not_used_for_a_file(
         private.faults.add(path="/a.mp4", status=200, body="secret")
         resolver = Resolver(monkeypatch, public.port, "127.0.0.1", Resolver.PUBLIC)
         url, hook = f"http://films.example:{private.port}/a.mp4", VaceHook()
-        assert hook._session.get(url).text == "secret"  # kept open for the next request
+        assert hook.client._session.get(url).text == "secret"  # kept open for the next request
         private.faults.add(path="/a.mp4", status=200, body="secret")
         assert fetched(hook, url) == b"film"
         assert resolver.reached == ["127.0.0.1", Resolver.PUBLIC]

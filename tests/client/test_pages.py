@@ -1,4 +1,4 @@
-"""Pages of a list that answer for many waits: when they are asked for, and what is done without them."""
+"""Pages of a list that answer for many waits, and single polls where the list fails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_vace import poller
 from conftest import scale_waits
 from support.polled import DONE, end_all, event_of, looked_at, run, settled, submitted
 
@@ -30,7 +29,7 @@ def listing(slow_emulator: Emulator, connect: Callable[[str], None]) -> Emulator
 
 
 def asked(server: Emulator) -> tuple[int, int]:
-    """Return how many pages, and how many single looks, were asked for."""
+    """Return the number of pages and of single polls."""
     gets = [seen.path for seen in server.requests if seen.method == "GET"]
     pages = sum(path.split("?")[0].endswith("/predictions") for path in gets)
     return pages, len(gets) - pages
@@ -71,13 +70,13 @@ def test_a_gateway_is_asked_for_pages_only_if_its_connection_says_so(
     run(wait_until(lambda: asked(slow_emulator)[0] >= 3))
 
 
-def test_what_the_pages_do_not_show_is_looked_at_by_itself(listing: Emulator) -> None:
+def test_predictions_that_no_page_shows_are_polled_singly(listing: Emulator) -> None:
     created = submitted(30)
     hidden = created[3]
     run_of_hidden = listing.world.runs.pop(hidden.id)
 
     class Hiding(dict):  # type: ignore[type-arg]
-        """The list does not show what a look does."""
+        """A list that lacks a prediction which a poll shows."""
 
         def get(self, key: str, default: Any = None) -> Any:
             return run_of_hidden if key == hidden.id else super().get(key, default)
@@ -107,7 +106,7 @@ def test_what_the_pages_do_not_show_is_looked_at_by_itself(listing: Emulator) ->
     ],
     ids=str,
 )
-def test_a_list_that_fails_is_done_without(listing: Emulator, fault: dict[str, Any]) -> None:
+def test_waits_end_without_a_list_that_fails(listing: Emulator, fault: dict[str, Any]) -> None:
     created = submitted(30)
     listing.faults.add(method="GET", path="/v1/predictions", times=None, **fault)
 
@@ -121,10 +120,10 @@ def test_a_list_that_fails_is_done_without(listing: Emulator, fault: dict[str, A
     assert 1 <= asked(listing)[0] <= 3
 
 
-def test_a_list_that_hangs_delays_looks_for_seconds_only(
+def test_a_list_that_hangs_delays_polls_for_seconds_only(
     listing: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poller, "LONGEST_ROUND", 0.2)
+    scale_waits(monkeypatch, 1.0, max_list_round_seconds=0.2)
     created = submitted(30)
     listing.faults.add(method="GET", path="/v1/predictions", hang="before", times=None)
     listing.faults.add(method="GET", path="/v1/predictions/*", patch=DONE, times=None)
@@ -135,7 +134,7 @@ def test_a_list_that_hangs_delays_looks_for_seconds_only(
     assert {event["status"] for event in run(go())} == {"succeeded"}
 
 
-def test_a_list_that_leaves_the_output_out_is_believed_after_a_look(listing: Emulator) -> None:
+def test_a_listed_success_without_output_is_polled_for_its_output(listing: Emulator) -> None:
     created = submitted(30)
 
     async def go() -> list[dict[str, Any]]:

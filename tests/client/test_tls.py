@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from airflow_vace.emulator import Emulator
 from airflow_vace.exceptions import SubmissionUnknown, VaceError, VaceTransportError
 from airflow_vace.hooks import VaceHook
+from conftest import scale_waits
 from support.faces import FOX, Call
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def connection(host: str, **extra: Any) -> str:
 
 @pytest.fixture(autouse=True)
 def one_create(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    scale_waits(monkeypatch, 1.0, max_create_attempts=1)
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def certificate(tmp_path: Path) -> Path:
 def test_a_server_that_is_not_trusted_is_not_told_anything(
     call: Call, slow: Emulator, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    scale_waits(monkeypatch, 1.0, max_create_attempts=1)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     with Emulator(time_scale=100.0, tls=context) as trusted:

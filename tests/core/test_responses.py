@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_vace.core.errors import may_create_again, read_error, read_failed_create
+from airflow_vace.core.errors import read_error
 from airflow_vace.core.requests import Api, Request, Response
 from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe
+from airflow_vace.core.retry import read_failed_create, verdict_of
 from airflow_vace.exceptions import (
     PredictionFailed,
     SubmissionUnknown,
@@ -389,7 +390,7 @@ def overloaded(code: str, status: int = 503) -> VaceAPIError:
 def test_a_create_is_repeated_only_if_it_was_certainly_not_accepted(
     error: VaceError, *, again: bool, unknown: bool
 ) -> None:
-    assert may_create_again(error) is again
+    assert verdict_of(error, "create").now is again
     told = read_failed_create(error)
     if unknown:
         assert isinstance(told, SubmissionUnknown)

@@ -10,9 +10,9 @@ import pytest
 
 from airflow_vace.core.listing import Pages
 from airflow_vace.core.rate_limit import Pace
-from airflow_vace.core.retry import LONGEST_RETRY_AFTER
-from airflow_vace.core.schedule import LATENESS_SHARE, LONGEST_LATENESS, SHORTEST_GAP, Experience, Schedule
-from airflow_vace.core.wait import LookAgain, Wait
+from airflow_vace.core.schedule import LATENESS_SHARE, Experience, Schedule
+from airflow_vace.core.timing import Timing
+from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.emulator.world import Timeline, iso
 from airflow_vace.prediction import Prediction
 
@@ -57,7 +57,7 @@ def looks_at(vendor: Vendor, experience: Experience, poll_interval: float | None
     while True:
         looks.append(now - EPOCH)
         decision = wait.answered(vendor.told_at(now), now)
-        if not isinstance(decision, LookAgain):
+        if not isinstance(decision, PollAgain):
             return looks
         now += decision.seconds
 
@@ -82,7 +82,7 @@ def test_what_earlier_predictions_taught_makes_looks_fewer_and_notice_earlier(*,
         vendor = Vendor(boot, has_logs=has_logs)
         assert late(vendor, looks) <= 2.0
         # One every ten seconds, and a few around the end.
-        assert len(looks) <= (vendor.ended - EPOCH) / LONGEST_LATENESS * 1.2 + 6
+        assert len(looks) <= (vendor.ended - EPOCH) / Timing().max_poll_delay_seconds * 1.2 + 6
     assert min(map(len, learned)) <= len(unlearned)
 
 
@@ -106,7 +106,7 @@ def test_by_default_a_gap_is_ten_seconds_or_a_twentieth_of_the_time_waited() -> 
     random.seed(6)
     looks = looks_at(Vendor(1800.0), Experience())
     for before, after in pairwise(looks):
-        assert after - before <= max(LONGEST_LATENESS, LATENESS_SHARE * before) + 1e-3
+        assert after - before <= max(Timing().max_poll_delay_seconds, LATENESS_SHARE * before) + 1e-3
     assert len(looks) < 140
     assert max(b - a for a, b in pairwise(looks)) > 60
 
@@ -117,7 +117,7 @@ def test_one_that_fails_at_any_moment_is_noticed_within_the_bound() -> None:
     looks_at(Vendor(), experience)
     for moment in (1.0, 9.0, 30.0, 60.0, 85.0):
         vendor = Vendor(fails_at=moment)
-        assert late(vendor, looks_at(vendor, experience)) <= LONGEST_LATENESS
+        assert late(vendor, looks_at(vendor, experience)) <= Timing().max_poll_delay_seconds
 
 
 @pytest.mark.parametrize("skew", [-3600.0, -7.0, 3.0, 900.0])
@@ -139,7 +139,7 @@ def test_no_two_looks_crowd_however_late_an_end_is() -> None:
         looks_at(Vendor(has_logs=False), experience)
     slow = Vendor(step=6.0, has_logs=False)
     looks = looks_at(slow, experience)
-    assert min(b - a for a, b in pairwise(looks)) >= SHORTEST_GAP * 0.99
+    assert min(b - a for a, b in pairwise(looks)) >= Timing().min_poll_gap_seconds * 0.99
     assert len(looks) < 80
 
 
@@ -162,7 +162,7 @@ def test_nonsense_in_an_answer_costs_no_flood_of_looks_and_no_lateness(told: dic
     for _ in range(3):
         vendor = Vendor(**told)
         looks = looks_at(vendor, experience)
-        assert late(vendor, looks) <= LONGEST_LATENESS
+        assert late(vendor, looks) <= Timing().max_poll_delay_seconds
         assert len(looks) < 80
 
 
@@ -255,7 +255,7 @@ def test_a_refusal_is_waited_out_as_long_as_it_says_and_no_longer_than_has_sense
     assert 7.0 <= pace.delay(100.0) <= 7.7
     assert pace.delay(108.0) == 0.0
     pace.refused(200.0, 1e9)
-    assert pace.delay(200.0) <= 1.1 * LONGEST_RETRY_AFTER
+    assert pace.delay(200.0) <= 1.1 * Timing().max_retry_after_seconds
 
 
 def test_a_server_that_fails_everybody_gets_one_request_at_a_time_until_it_answers() -> None:

@@ -5,25 +5,9 @@ from typing import Any
 import pytest
 
 from airflow_vace.core.outcome import read_end
-from airflow_vace.core.retry import (
-    LEAST_POLL_INTERVAL,
-    LONGEST_CREATE_SECONDS,
-    LONGEST_INTERVAL,
-    LONGEST_RETRY_AFTER,
-    MOST_CREATES,
-    SHORTEST_INTERVAL,
-    Backoff,
-    next_create,
-)
-from airflow_vace.core.wait import (
-    MOST_NOT_FOUND,
-    MOST_REFUSALS,
-    NOT_FOUND_GRACE_SECONDS,
-    Final,
-    GiveUp,
-    LookAgain,
-    Wait,
-)
+from airflow_vace.core.retry import Backoff, CreateRetries
+from airflow_vace.core.timing import Timing
+from airflow_vace.core.wait import Final, GiveUp, PollAgain, Wait
 from airflow_vace.exceptions import (
     PredictionCanceled,
     PredictionExpired,
@@ -39,6 +23,8 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.prediction import Prediction
+
+TIMING = Timing()
 
 
 def told(status: str = "processing", **members: Any) -> Prediction:
@@ -60,8 +46,8 @@ def refused(status: int, **more: Any) -> VaceAPIError:
 def test_intervals_grow_from_two_to_fifteen_seconds_with_jitter_that_only_shortens() -> None:
     backoff = Backoff()
     delays = [backoff.next_delay() for _ in range(12)]
-    assert SHORTEST_INTERVAL * 0.8 <= delays[0] <= SHORTEST_INTERVAL
-    assert all(LONGEST_INTERVAL * 0.8 <= delay <= LONGEST_INTERVAL for delay in delays[6:])
+    assert TIMING.min_retry_seconds * 0.8 <= delays[0] <= TIMING.min_retry_seconds
+    assert all(TIMING.max_retry_seconds * 0.8 <= delay <= TIMING.max_retry_seconds for delay in delays[6:])
     assert len(set(delays)) == len(delays)
 
 
@@ -75,7 +61,7 @@ def test_the_authors_interval_bounds_the_pauses(interval: float) -> None:
 
 def test_an_interval_of_nought_is_no_loop_without_a_pause() -> None:
     backoff = Backoff(0.0)
-    assert all(backoff.next_delay() >= LEAST_POLL_INTERVAL * 0.8 for _ in range(5))
+    assert all(backoff.next_delay() >= TIMING.min_poll_interval_seconds * 0.8 for _ in range(5))
 
 
 def test_the_server_may_ask_for_more_time() -> None:
@@ -94,8 +80,8 @@ def test_a_final_answer_ends_the_wait(status: str) -> None:
 @pytest.mark.parametrize("status", ["starting", "processing", "warming-up"])
 def test_any_other_answer_is_looked_at_again_until_the_deadline(status: str) -> None:
     wait = waiting(deadline=100.0)
-    assert isinstance(wait.answered(told(status), now=10.0), LookAgain)
-    assert wait.answered(told(status), now=99.5) == LookAgain(0.5)
+    assert isinstance(wait.answered(told(status), now=10.0), PollAgain)
+    assert wait.answered(told(status), now=99.5) == PollAgain(0.5)
     decision = wait.answered(told(status), now=100.0)
     assert isinstance(decision, GiveUp)
     assert isinstance(decision.error, PredictionTimeout)
@@ -105,13 +91,13 @@ def test_any_other_answer_is_looked_at_again_until_the_deadline(status: str) -> 
 
 
 def test_without_a_deadline_there_is_no_end() -> None:
-    assert isinstance(waiting().answered(told(), now=1e12), LookAgain)
+    assert isinstance(waiting().answered(told(), now=1e12), PollAgain)
 
 
 def test_statuses_that_run_backwards_are_lived_with_but_an_end_is_an_end() -> None:
     wait = waiting()
-    assert isinstance(wait.answered(told("processing"), 1.0), LookAgain)
-    assert isinstance(wait.answered(told("starting"), 2.0), LookAgain)
+    assert isinstance(wait.answered(told("processing"), 1.0), PollAgain)
+    assert isinstance(wait.answered(told("starting"), 2.0), PollAgain)
     assert isinstance(wait.answered(told("succeeded"), 3.0), Final)
     assert wait.answered(told("processing"), 4.0) == Final(told("succeeded"))
 
@@ -131,7 +117,7 @@ PASSING: list[VaceError] = [
 )
 def test_an_error_that_may_heal_ends_nothing_before_the_deadline(error: VaceError) -> None:
     wait = waiting(deadline=1000.0)
-    assert all(isinstance(wait.failed(error, now=1.0), LookAgain) for _ in range(100))
+    assert all(isinstance(wait.failed(error, now=1.0), PollAgain) for _ in range(100))
     decision = wait.failed(error, now=1000.0)
     assert isinstance(decision, GiveUp)
     assert isinstance(decision.error, PredictionTimeout)
@@ -142,21 +128,23 @@ def test_at_the_deadline_without_any_answer_the_error_is_told_too() -> None:
     decision = waiting(deadline=5.0).failed(refused(500), now=5.0)
     assert isinstance(decision, GiveUp)
     assert isinstance(decision.error, PredictionTimeout)
-    assert "The last look failed: refused" in str(decision.error)
+    assert "The last poll failed: refused" in str(decision.error)
 
 
 @pytest.mark.parametrize(
     ("status", "most"),
-    [(401, MOST_REFUSALS), (403, MOST_REFUSALS), (404, MOST_NOT_FOUND), (410, MOST_NOT_FOUND)],
+    [
+        (401, TIMING.max_auth_refusals),
+        (403, TIMING.max_auth_refusals),
+        (404, TIMING.max_not_found),
+        (410, TIMING.max_not_found),
+    ],
 )
-def test_what_cannot_heal_ends_the_wait_only_in_a_row(
-    status: int, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("airflow_vace.core.wait.NOT_FOUND_GRACE_SECONDS", 0.0)
+def test_what_cannot_heal_ends_the_wait_only_in_a_row(status: int, most: int) -> None:
     error = refused(status)
-    wait = waiting()
+    wait = waiting(timing=Timing(not_found_grace_seconds=0.0))
     for _ in range(3):
-        assert all(isinstance(wait.failed(error, 1.0), LookAgain) for _ in range(most - 1))
+        assert all(isinstance(wait.failed(error, 1.0), PollAgain) for _ in range(most - 1))
         wait.answered(told(), 1.0)
     for _ in range(most - 1):
         wait.failed(error, 1.0)
@@ -166,15 +154,15 @@ def test_what_cannot_heal_ends_the_wait_only_in_a_row(
 def test_a_404_is_given_some_time_however_often_it_comes() -> None:
     wait = waiting()
     for _ in range(100):
-        assert isinstance(wait.failed(refused(404), 1.0), LookAgain)
-    assert isinstance(wait.failed(refused(404), 1.0 + NOT_FOUND_GRACE_SECONDS), GiveUp)
+        assert isinstance(wait.failed(refused(404), 1.0), PollAgain)
+    assert isinstance(wait.failed(refused(404), 1.0 + TIMING.not_found_grace_seconds), GiveUp)
 
 
 def test_another_kind_of_error_between_breaks_the_row() -> None:
     wait = waiting()
     for _ in range(50):
-        assert isinstance(wait.failed(refused(401), 1.0), LookAgain)
-        assert isinstance(wait.failed(refused(500), 1.0), LookAgain)
+        assert isinstance(wait.failed(refused(401), 1.0), PollAgain)
+        assert isinstance(wait.failed(refused(500), 1.0), PollAgain)
 
 
 def test_a_reference_that_is_no_prediction_ends_the_wait_at_once() -> None:
@@ -184,10 +172,12 @@ def test_a_reference_that_is_no_prediction_ends_the_wait_at_once() -> None:
 
 def test_the_time_that_the_server_names_is_kept_but_not_beyond_the_deadline() -> None:
     wait = waiting(deadline=100.0)
-    assert wait.failed(refused(429, retry_after=50.0), now=10.0) == LookAgain(50.0)
-    assert wait.failed(refused(429, retry_after=500.0), now=10.0) == LookAgain(90.0)
+    assert wait.failed(refused(429, retry_after=50.0), now=10.0) == PollAgain(50.0)
+    assert wait.failed(refused(429, retry_after=500.0), now=10.0) == PollAgain(90.0)
     # An hour from its end a file is gone: nobody waits as long as a broken header says.
-    assert waiting().failed(refused(429, retry_after=1e9), now=10.0) == LookAgain(LONGEST_RETRY_AFTER)
+    assert waiting().failed(refused(429, retry_after=1e9), now=10.0) == PollAgain(
+        TIMING.max_retry_after_seconds
+    )
 
 
 # --- what is worth a line --------------------------------------------------------------------------
@@ -238,11 +228,11 @@ def test_a_bar_without_a_rate_tells_what_it_knows() -> None:
 
 def test_what_somebody_has_told_before_is_no_news_but_an_end_is() -> None:
     wait = waiting()
-    wait.told_before("starting")
+    wait.mark_logged("starting")
     wait.answered(told("starting"), 1.0)
     assert wait.news is None
-    wait.told_before("succeeded")
-    wait.told_before(None)
+    wait.mark_logged("succeeded")
+    wait.mark_logged(None)
     wait.answered(told("succeeded"), 2.0)
     assert wait.news == "Prediction abc: succeeded"
 
@@ -293,24 +283,30 @@ def test_trouble_is_told_once_and_its_end_too() -> None:
 # --- sending a create again ------------------------------------------------------------------------
 
 
-def test_a_create_that_was_turned_away_is_sent_again_a_few_times_and_not_for_long() -> None:
-    error = refused(429, retry_after=5.0)
-    assert next_create(error, 1, 0.0) == 5.0
-    assert next_create(error, MOST_CREATES - 1, 0.0) is not None
-    assert next_create(error, MOST_CREATES, 0.0) is None
-    assert next_create(error, 1, LONGEST_CREATE_SECONDS) is None
-    assert next_create(refused(429, retry_after=1000.0), 1, 0.0) is None
-    unsent = VaceTransportError("refused", sent=False)
-    first, later = next_create(unsent, 1, 0.0), next_create(unsent, 4, 0.0)
+def delays(error: VaceError, waited: float = 0.0) -> list[float | None]:
+    """Return the pauses after one error that comes again and again."""
+    retries = CreateRetries(TIMING)
+    return [retries.next_delay(error, waited) for _ in range(TIMING.max_create_attempts)]
+
+
+def test_a_refused_create_is_sent_again_a_few_times_and_not_for_long() -> None:
+    limited = refused(429, retry_after=5.0)
+    *before, last = delays(limited)
+    assert before[0] == 5.0
+    assert None not in before
+    assert last is None
+    assert delays(limited, TIMING.max_create_seconds)[0] is None
+    assert delays(refused(429, retry_after=1000.0))[0] is None
+    first, *_, later, _ = delays(VaceTransportError("refused", sent=False))
     assert first is not None
     assert later is not None
     assert first < later
 
 
 def test_a_limit_that_names_no_time_is_waited_for_all_the_same() -> None:
-    delay = next_create(refused(429), 1, 0.0)
+    delay = delays(refused(429))[0]
     assert delay is not None
-    assert delay >= SHORTEST_INTERVAL
+    assert delay >= TIMING.min_retry_seconds
 
 
 # --- ends ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.requests import BACKENDS, Api, Response, read_known, read_reference
 from airflow_vace.core.responses import read_list, read_prediction, read_probe, read_upload
-from airflow_vace.core.wait import LookAgain, Wait
+from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.exceptions import VaceAPIError, VaceError, VaceInputError, excerpt
 from airflow_vace.prediction import Prediction, Progress
 from airflow_vace.storage.media_types import check_whole, dimensions_of, reads, type_of
@@ -168,7 +168,7 @@ def waits(data: bytes) -> None:
         except VaceError as error:
             told(error)
             continue
-        if not isinstance(decision, LookAgain):
+        if not isinstance(decision, PollAgain):
             return
         assert 0 <= decision.seconds <= 3600
         if wait.news is not None:

@@ -255,7 +255,7 @@ def test_what_opens_a_files_address_is_masked_before_it_is_asked(
     with caplog.at_level("DEBUG", "urllib3"):
         with VaceHook().open_file(f"{fast_emulator.url}/a.mp4?hdnts=exp=1~hmac={opens['first']}") as download:
             assert b"".join(download.chunks) == b"film"
-        VaceHook().status_of(f"{fast_emulator.url}/b.mp4?hdnts={opens['third']}")
+        VaceHook().client.status_of(f"{fast_emulator.url}/b.mp4?hdnts={opens['third']}")
     for secret in opens.values():
         assert secret in caplog.text
         assert secret not in str(redact(caplog.text))

@@ -208,7 +208,7 @@ def test_a_retry_after_a_wait_that_ended_keeps_what_is_paid(
         run.leg().execute(run.context)
     event = VaceHook().get_prediction(store.record["prediction"]["id"]).payload()
     with monkeypatch.context() as patch:
-        patch.setattr(VaceHook, "get_prediction", _die)
+        patch.setattr(VaceHook, "poll", _die)
         with pytest.raises(Killed):  # the triggerer gave the wait up, and so does the worker
             run.leg().resume_execution("execute_complete", {"event": event, "deadline": None}, run.context)
     again = waiting(store, input={"prompt": "an otter"}).retried()

@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_vace.exceptions import (
     PredictionTimeout,
 )
+from airflow_vace.hooks import VaceHook
 from support.attempts import DONE, MODES, Ahead, billed, killed_at, statuses, task, waiting
 from support.tasks import Store
 
@@ -38,8 +39,10 @@ def test_a_clock_that_is_ahead_cancels_nothing(
     killed_at(run, monkeypatch, "get_prediction")
     ahead = 1200.0
     real = time.time
-    for name in ("operators", "submission", "waiting", "hooks", "poller", "triggers"):
-        monkeypatch.setattr(f"airflow_vace.{name}.time", Ahead(real, ahead))
+    clock = Ahead(real, ahead)
+    monkeypatch.setattr(VaceHook, "wall_clock", staticmethod(clock.time))
+    for name in ("operators", "submission.submitter", "task.waiting", "triggers"):
+        monkeypatch.setattr(f"airflow_vace.{name}.time", clock)
     server.faults.add(method="GET", times=3, clock=0.001)
     server.faults.add(method="GET", times=None, patch=DONE)
     assert run.result()["status"] == "succeeded"
@@ -51,8 +54,10 @@ def test_a_clock_that_is_ahead_cancels_nothing(
 def test_a_clock_that_is_behind_delays_no_deadline(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
 ) -> None:
-    for name in ("operators", "submission", "waiting", "hooks", "poller", "triggers"):
-        monkeypatch.setattr(f"airflow_vace.{name}.time", Ahead(time.time, -1200.0))
+    clock = Ahead(time.time, -1200.0)
+    monkeypatch.setattr(VaceHook, "wall_clock", staticmethod(clock.time))
+    for name in ("operators", "submission.submitter", "task.waiting", "triggers"):
+        monkeypatch.setattr(f"airflow_vace.{name}.time", clock)
     began = time.monotonic()
     with pytest.raises(AirflowFailException, match="was told to stop"):
         waiting(deferrable=deferrable, timeout=1.0).result()
@@ -78,7 +83,7 @@ def test_a_lost_create_is_found_by_a_worker_whose_clock_is_ahead(
             return datetime.now(tz) + timedelta(minutes=20)
 
     monkeypatch.setattr(module, "datetime", Later)
-    monkeypatch.setattr("airflow_vace.hooks.time", Ahead(time.time, 1200.0))
+    monkeypatch.setattr(VaceHook, "wall_clock", staticmethod(Ahead(time.time, 1200.0).time))
     monkeypatch.setattr("airflow_vace.submission.submitter.time", Ahead(time.time, 1200.0))
     server.faults.add(method="POST", path="*/predictions", status=502, accept=True)
     assert task().result()["id"] in server.world.runs
@@ -101,7 +106,9 @@ def test_a_success_without_its_output_yet_is_not_expired_by_one_clock(
 def test_a_deadline_that_one_clock_alone_has_passed_is_waited_for_once_more(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("airflow_vace.hooks.served_at", lambda _: None)  # a server that shows no clock
+    monkeypatch.setattr(
+        "airflow_vace.client.client.served_at", lambda _: None
+    )  # a server that shows no clock
     run = waiting(timeout=2.0)
     killed_at(run, monkeypatch, "get_prediction")
     monkeypatch.setattr("airflow_vace.operators.time", Ahead(time.time, 1200.0))

@@ -18,7 +18,7 @@ from airflow_vace.exceptions import (
     VaceRateLimited,
 )
 from airflow_vace.hooks import VaceHook
-from airflow_vace.submission import submitter as submission
+from conftest import scale_waits
 from support.attempts import BACKENDS, DONE, MODES, billed, killed_at, looks, statuses, task, waiting
 from support.tasks import Store
 
@@ -181,8 +181,7 @@ def test_a_lost_one_of_another_input_is_found_and_canceled(
 def test_a_second_create_of_the_same_intent_that_turns_up_late_is_canceled(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.0)
-    monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.0)
+    scale_waits(monkeypatch, 1.0, lost_create_lookup_seconds=0.0, intent_grace_seconds=0.0)
     connect(server.connection_to(backend="replicate", timeout=0.1))
     server.faults.add(method="POST", delay=0.6)
     server.faults.add(method="POST", delay=0.5)
@@ -288,9 +287,13 @@ def test_a_lost_connection_leaves_a_lone_intent_to_a_person(
 def test_a_lost_create_stays_known_when_the_next_one_meets_a_limit(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
-    monkeypatch.setattr(submission, "LOOK_UP_SECONDS", 0.0)
-    monkeypatch.setattr(submission, "INTENT_GRACE_SECONDS", 0.0)
+    scale_waits(
+        monkeypatch,
+        1.0,
+        max_create_attempts=1,
+        lost_create_lookup_seconds=0.0,
+        intent_grace_seconds=0.0,
+    )
     connect(server.connection_to(backend="replicate", timeout=0.1))
     server.faults.add(method="POST", delay=0.5)
     server.faults.add(method="POST", status=429, body={"detail": "slow down"})
@@ -305,7 +308,7 @@ def test_a_lost_create_stays_known_when_the_next_one_meets_a_limit(
 def test_an_old_one_that_could_not_be_canceled_is_canceled_by_the_next_attempt(
     server: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    scale_waits(monkeypatch, 1.0, max_create_attempts=1)
     store = Store()
     task(store).result()
     server.faults.add(path="*/cancel", times=3, status=500)
@@ -349,7 +352,7 @@ def test_a_refusal_leaves_no_intent_and_burns_no_retries(
 def test_a_limit_leaves_no_intent_and_is_left_to_airflows_retries(
     server: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.core.retry.MOST_CREATES", 1)
+    scale_waits(monkeypatch, 1.0, max_create_attempts=1)
     server.faults.add(method="POST", status=429, body={"detail": "slow down"})
     store = Store()
     run = task(store)

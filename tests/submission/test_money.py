@@ -190,7 +190,7 @@ def test_of_several_that_are_found_a_success_is_adopted(
 ) -> None:
     run = waiting()
     killed_at(run, monkeypatch, "create_prediction", after=True)
-    (found,) = json.loads(VaceHook()._send(VaceHook().settings.api.list()).body)["results"]
+    (found,) = json.loads(VaceHook().run("/v1/predictions").content)["results"]
     running = {**found, "id": "another0running0one"}
     page = {"results": [running, {**found, **DONE}], "next": None}
     headers = {"Content-Type": "application/json"}
@@ -384,13 +384,13 @@ def test_a_killed_task_sends_no_create_after_a_limit(
 ) -> None:
     run = task()
     server.faults.add(method="POST", path="*/predictions", status=429, headers={"Retry-After": "0.2"})
-    real = VaceHook._create_again_in
+    real = time.sleep
 
-    def killed(self: VaceHook, *args: Any) -> float:
+    def killed(seconds: float) -> None:
         run.legs[-1].on_kill()
-        return real(self, *args)
+        real(seconds)
 
-    monkeypatch.setattr(VaceHook, "_create_again_in", killed)
+    monkeypatch.setattr(time, "sleep", killed)
     with pytest.raises(Exception, match="Killed before the create was sent"):
         run.result()
     assert billed(server) == 0
@@ -412,7 +412,7 @@ def test_an_unreadable_item_of_the_list_hides_no_lost_create(
     run = task()
     killed_at(run, monkeypatch, "create_prediction", after=True)
     (found,) = server.world.runs.values()
-    listed = VaceHook()._send(VaceHook().settings.api.list()).body
+    listed = VaceHook().run("/v1/predictions").content
     results = json.loads(listed)["results"]
     for broken in ({"id": None}, None, "text", {"id": "x" * 300, "input": {"prompt": "a dog"}}):
         server.faults.add(

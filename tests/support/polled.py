@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace import poller
+from airflow_vace.client import poller
 from airflow_vace.hooks import VaceHook
 from airflow_vace.triggers import VacePredictionTrigger
 

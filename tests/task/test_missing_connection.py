@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from airflow_vace.core.wait import FEWEST_MISSING, MISSING_GRACE_SECONDS, GiveUp, LookAgain, Wait
+from airflow_vace.core.timing import Timing
+from airflow_vace.core.wait import GiveUp, PollAgain, Wait
 from airflow_vace.exceptions import VaceConnectionMissing, VaceTransportError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.prediction import Prediction
 from airflow_vace.sensors import VacePredictionSensor
+from conftest import scale_waits
 from support.polled import event_of, run
 from support.tasks import Run
 
@@ -26,7 +28,7 @@ SAID = "connection 'no_such' does not exist: correct vace_conn_id, or create the
 def brief(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Let a connection be missed for a moment only."""
     request.getfixturevalue("hurry")
-    monkeypatch.setattr("airflow_vace.core.wait.MISSING_GRACE_SECONDS", 0.3)
+    scale_waits(monkeypatch, 1.0, missing_connection_grace_seconds=0.3)
 
 
 def waited(errors: list[tuple[float, Exception]]) -> list[Any]:
@@ -36,22 +38,22 @@ def waited(errors: list[tuple[float, Exception]]) -> list[Any]:
 
 def test_a_wait_gives_up_after_a_minute_and_five_looks() -> None:
     missing = VaceConnectionMissing("no_such")
-    assert MISSING_GRACE_SECONDS == 60.0
-    assert FEWEST_MISSING == 5
+    assert Timing().missing_connection_grace_seconds == 60.0
+    assert Timing().min_missing_connections == 5
     *before, last = waited([(at, missing) for at in (0.0, 15.0, 30.0, 45.0, 60.0)])
-    assert all(isinstance(decision, LookAgain) for decision in before)
+    assert all(isinstance(decision, PollAgain) for decision in before)
     assert isinstance(last, GiveUp)
     assert SAID in str(last.error)
     early = waited([(at, missing) for at in (0.0, 1.0, 2.0, 3.0, 4.0, 59.0)])
     few = waited([(at, missing) for at in (0.0, 100.0, 200.0, 300.0)])
-    assert all(isinstance(decision, LookAgain) for decision in early + few)
+    assert all(isinstance(decision, PollAgain) for decision in early + few)
 
 
 def test_other_trouble_in_between_begins_the_grace_again() -> None:
     missing = VaceConnectionMissing("no_such")
     other = VaceTransportError("the secrets back-end is away", sent=False)
     found = waited([(0.0, missing), (20.0, other), *((at, missing) for at in (40.0, 50.0, 60.0, 70.0, 80.0))])
-    assert all(isinstance(decision, LookAgain) for decision in found)
+    assert all(isinstance(decision, PollAgain) for decision in found)
 
 
 @pytest.mark.usefixtures("brief")

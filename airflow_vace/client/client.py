@@ -1,0 +1,278 @@
+"""The API's clients, without Airflow: one blocking, one asynchronous, both drivers of the same calls.
+
+The calls themselves are in :mod:`airflow_vace.core.calls`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeVar, assert_never
+from urllib.parse import urljoin, urlsplit
+
+from airflow_vace.client.transport import (
+    AsyncClient,
+    Download,
+    Session,
+    read_whole,
+    refuse_private,
+    send,
+    streamed,
+)
+from airflow_vace.core.calls import Connect, Note, Pause
+from airflow_vace.core.clock import Clock
+from airflow_vace.core.errors import read_error, served_at
+from airflow_vace.core.requests import Request
+from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError, excerpt
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+
+    import requests
+
+    from airflow_vace.client.settings import Settings
+    from airflow_vace.core.calls import Call, Step
+    from airflow_vace.core.requests import Response
+
+T = TypeVar("T")
+
+_MAX_REDIRECTS = 6
+
+
+def _mask_nothing(_: Iterable[str]) -> None:
+    """Mask no secrets: for programs whose logs are private."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """The clock and the log of the program around a client.
+
+    :param clock: compares this machine's clock with the server's
+    :param now: returns seconds since the epoch, by this machine's clock
+    :param mask: hides the secrets in texts from all logs
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    now: Callable[[], float] = time.time
+    log: Any = field(default_factory=lambda: logging.getLogger(__name__))
+    mask: Callable[[Iterable[str]], None] = _mask_nothing
+
+    def write(self, note: Note) -> None:
+        """Write a call's note to the log."""
+        self.log.log(logging.WARNING if note.is_warning else logging.INFO, "%s", note.text)
+
+    def note_clock(self, response: Response) -> None:
+        """Compare the server's clock with this machine's."""
+        self.clock.note(served_at(response), self.now())
+
+
+class VaceClient:
+    """Run calls over requests, blocking.
+
+    `is_create_open` is True from the moment in which a create is sent until a pause between two attempts: if
+    an exception from outside ends the call meanwhile, the create may have been accepted.
+
+    :param connect: returns the connection's settings
+    """
+
+    def __init__(self, connect: Callable[[], Settings], around: Surroundings | None = None) -> None:
+        self._connect = connect
+        self._around = around or Surroundings()
+        self.is_create_open = False
+
+    def run(self, call: Call[T]) -> T:
+        """Run a call to its end, and return its result.
+
+        :raises VaceError: the call's failure
+        """
+        answer: Any = None
+        failure: VaceError | None = None
+        with contextlib.closing(call):
+            while True:
+                try:
+                    step = call.send(answer) if failure is None else call.throw(failure)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                answer = failure = None
+                try:
+                    answer = self._taken(step)
+                except VaceError as error:
+                    failure = error
+
+    def _taken(self, step: Step) -> Any:
+        match step:
+            case Connect():
+                return self._connect()
+            case Request():
+                return self._send(step)
+            case Pause(seconds):
+                self.is_create_open = False
+                return time.sleep(seconds)
+            case Note():
+                return self._around.write(step)
+            case _:
+                assert_never(step)
+
+    def _send(self, request: Request) -> Response:
+        settings = self._connect()
+        if request.verb == "create":
+            self.is_create_open = True
+        response = send(self._session, settings.for_request(request), request)
+        self._around.note_clock(response)
+        return response
+
+    @cached_property
+    def _session(self) -> requests.Session:
+        return open_session(self._connect())
+
+    @contextlib.contextmanager
+    def open_file(self, url: str, *, start: int = 0, etag: str | None = None) -> Iterator[Download]:
+        """Open a file; the key goes along only to the connection's own origin, redirects included.
+
+        :param start: offset in bytes at which to resume; a server may send the whole file all the same
+        :param etag: of the file to resume
+        :raises VaceAPIError: (or a subclass) if the server refused
+        :raises VaceTransportError: if the file did not come, or not whole
+        :raises VaceProtocolError: if the address may not be fetched
+        """
+        settings = self._connect()
+        for _ in range(_MAX_REDIRECTS):
+            # urllib3 writes paths and queries into the log, and a query may sign the URL.
+            self._around.mask([url])
+            request = settings.api.file(url, start=start, etag=etag)
+            public = refuse_private(request, settings)
+            with streamed(self._session, settings, request, is_public_only=public) as (answer, exchange):
+                if answer.is_redirect:
+                    url = _redirected(url, answer.headers["location"])
+                    continue
+                if answer.status_code not in (200, 206):
+                    raise read_error(settings.api, request, read_whole(answer, exchange, request))
+                yield Download.of(answer, exchange, request)
+                return
+        raise VaceTransportError(f"GET {excerpt(url)}: redirected too often", sent=True)
+
+    def status_of(self, url: str) -> int | None:
+        """Return the status code that a third party gets for a URL's first byte; None if no answer came."""
+        self._around.mask([url])
+        request = Request(verb="file", method="GET", url=url, headers={"Range": "bytes=0-0"})
+        try:
+            with streamed(self._session, self._connect(), request) as (answer, _):
+                return answer.status_code
+        except VaceTransportError:
+            return None
+
+
+class AsyncVaceClient:
+    """Run calls over aiohttp.
+
+    Inside `async with` all calls share one session; outside of it each call opens and closes a session.
+
+    :param connect: awaits the connection's settings
+    """
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[Settings]], around: Surroundings | None = None
+    ) -> None:
+        self._connect = connect
+        self._around = around or Surroundings()
+        self._is_shared = False
+        self._client: AsyncClient | None = None
+
+    async def run(self, call: Call[T]) -> T:
+        """Await a call's end, and return its result.
+
+        :raises VaceError: the call's failure
+        """
+        answer: Any = None
+        failure: VaceError | None = None
+        with contextlib.closing(call):
+            while True:
+                try:
+                    step = call.send(answer) if failure is None else call.throw(failure)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                answer = failure = None
+                try:
+                    answer = await self._taken(step)
+                except VaceError as error:
+                    failure = error
+
+    async def _taken(self, step: Step) -> Any:
+        match step:
+            case Connect():
+                return await self._connect()
+            case Request():
+                return await self._send(step)
+            case Pause(seconds):
+                return await asyncio.sleep(seconds)
+            case Note():
+                return self._around.write(step)
+            case _:
+                assert_never(step)
+
+    async def _send(self, request: Request) -> Response:
+        async with self._session() as client:
+            response = await client.send(request)
+        self._around.note_clock(response)
+        return response
+
+    async def __aenter__(self) -> Self:
+        self._is_shared = True
+        self._opening = asyncio.Lock()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        client, self._client = self._client, None
+        self._is_shared = False
+        if client is not None:
+            await client.close()
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[AsyncClient]:
+        if not self._is_shared:
+            client = await AsyncClient.open(await self._connect())
+            try:
+                yield client
+            finally:
+                await client.close()
+            return
+        async with self._opening:
+            if self._client is None:
+                self._client = await AsyncClient.open(await self._connect())
+        yield self._client
+
+
+def open_session(settings: Settings) -> Session:
+    """Return a session with the connection's TLS and proxies, without a key: each request brings it."""
+    session = Session()
+    session.verify = settings.verify
+    session.cert = settings.cert
+    session.proxies = dict(settings.proxies)
+    return session
+
+
+def _redirected(url: str, location: str) -> str:
+    """Return the target of a redirect.
+
+    :raises VaceProtocolError: if the target is no address, or would be fetched without TLS after TLS
+    """
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        port = parts.port
+    except ValueError:
+        raise VaceProtocolError(f"GET {excerpt(url)}: redirected to nowhere, {excerpt(location)}") from None
+    if parts.scheme != "http" or urlsplit(url).scheme != "https":
+        return target
+    if port is not None:
+        raise VaceProtocolError(
+            f"GET {excerpt(url)}: redirected from https to http, {excerpt(target)}, which is not followed:"
+            " anybody on the way could change the file"
+        )
+    return parts._replace(scheme="https").geturl()

@@ -1,0 +1,360 @@
+"""The API's calls as generators: requests, retries and pauses, without I/O, clock or sleep.
+
+A call yields steps and receives their results: a :class:`Target` for :class:`Connect`, a
+:class:`~airflow_vace.core.requests.Response` for a :class:`~airflow_vace.core.requests.Request`, and None for
+:class:`Pause` and :class:`Note`. If a step fails, the driver throws its
+:class:`~airflow_vace.exceptions.VaceError` into the call. :mod:`airflow_vace.client.client` has a blocking
+and an asynchronous driver. The model is `auth_flow` of httpx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from airflow_vace.core.requests import Form, Request, Response
+from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
+from airflow_vace.core.retry import Backoff, CreateRetries, read_failed_create, verdict_of
+from airflow_vace.core.wait import Final, GiveUp, PollAgain, Wait
+from airflow_vace.exceptions import (
+    VaceAPIError,
+    VaceAuthError,
+    VaceError,
+    VaceInputError,
+    VaceProtocolError,
+    VaceTransportError,
+)
+from airflow_vace.inputs import normalize_input
+from airflow_vace.prediction import Prediction, parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+    from typing import BinaryIO
+
+    from airflow_vace.core.requests import Api
+    from airflow_vace.core.timing import Timing
+
+# Servers answer a cancel so if the prediction has ended, or if they know no cancel: its status decides then.
+_UNCANCELABLE = (400, 404, 405, 409, 410, 422)
+T = TypeVar("T")
+
+_PROBE_ID = "airflow-connection-test"
+
+
+class Target(Protocol):
+    """The server and the defaults of a connection."""
+
+    @property
+    def api(self) -> Api: ...
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def version(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Read the connection, which may take a look-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Sleep for a number of seconds; no request of the call is open meanwhile."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Write a line to the log of the caller."""
+
+    text: str
+    is_warning: bool = False
+
+
+Step = Connect | Request | Pause | Note
+Call = Generator[Step, Any, T]
+
+
+def connected() -> Call[Target]:
+    """Return the target of the connection."""
+    target: Target = yield Connect()
+    return target
+
+
+def sent(request: Request) -> Call[Response]:
+    """Return the response to a request, whatever its status."""
+    response: Response = yield request
+    return response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """The arguments of a create.
+
+    :param values: inputs of the model; text from a template is normalised
+    :param model: `owner/name` (default: the connection's)
+    :param version: id of a version (default: the connection's; "" for the server's choice)
+    :param deadline: seconds since the epoch at which the server is asked to cancel by itself
+    """
+
+    values: Mapping[str, Any] | str
+    model: str | None = None
+    version: str | None = None
+    deadline: float | None = None
+
+
+def create(
+    creation: Creation,
+    *,
+    timing: Timing,
+    now: Callable[[], float],
+    before_resend: Callable[[], None] | None = None,
+) -> Call[Prediction]:
+    """Submit a prediction, which is paid for, and return it.
+
+    The request is repeated only if the failed one was certainly not accepted.
+
+    :param now: returns seconds since the epoch, by this machine's clock
+    :param before_resend: called before each repetition; an exception of it ends the call
+    """
+    target = yield from connected()
+    model = creation.model or target.model
+    values, warnings = normalize_input(creation.values, model=model)
+    for warning in warnings:
+        yield Note(f"The model may refuse this: {warning}", is_warning=True)
+    began = now()
+    request = target.api.create(
+        values,
+        model=model,
+        version=target.version if creation.version is None else creation.version or None,
+        cancel_after=None if creation.deadline is None else creation.deadline - began,
+    )
+    retries = CreateRetries(timing)
+    while True:
+        try:
+            return read_prediction(target.api, request, (yield from sent(request)))
+        except VaceError as error:
+            # A clock that was set back meanwhile must not lengthen the time for repetitions.
+            delay = retries.next_delay(error, max(now() - began, 0.0))
+            if delay is None:
+                failure = read_failed_create(error)
+                raise failure from (None if failure is error else error)
+            yield Note(f"Nothing was accepted; submitting again in {delay:.1f} s: {error}", is_warning=True)
+        yield Pause(delay)
+        if before_resend is not None:
+            before_resend()
+
+
+def get(prediction: object) -> Call[Prediction]:
+    """Return a prediction as the server shows it now."""
+    api = (yield from connected()).api
+    request = api.get(prediction)
+    return read_prediction(api, request, (yield from sent(request)))
+
+
+def cancel(prediction: object) -> Call[Prediction]:
+    """Cancel a prediction and return its state; one that has ended stays as it is."""
+    api = (yield from connected()).api
+    request = api.cancel(prediction)
+    try:
+        return read_prediction(api, request, (yield from sent(request)))
+    except VaceProtocolError:
+        # The server accepted the cancel and answered in its own form, so the status is read separately.
+        return (yield from get(prediction))
+    except VaceAPIError as refusal:
+        if refusal.status_code not in _UNCANCELABLE:
+            raise
+        latest = yield from get(prediction)
+        if not latest.status.is_final:
+            raise
+        return latest
+
+
+def stop(prediction: Prediction, *, timing: Timing) -> Call[Prediction | None]:
+    """Cancel a prediction in several attempts, and log the consequence for the bill.
+
+    :return: its state; None if no cancel was accepted
+    """
+    backoff = Backoff(timing=timing)
+    for attempt in range(1, timing.max_cancel_attempts + 1):
+        try:
+            latest = prediction.updated((yield from cancel(prediction)))
+        except VaceError as error:
+            yield Note(
+                f"Prediction {prediction.id} could not be canceled and may run, and be billed, to its end:"
+                f" {error}",
+                is_warning=True,
+            )
+            if attempt == timing.max_cancel_attempts or not verdict_of(error, "cancel").now:
+                return None
+            yield Pause(backoff.next_delay())
+        else:
+            yield Note(f"Prediction {latest.id} is {latest.status}. {latest.bill}")
+            return latest
+    return None
+
+
+class Listing:
+    """The pages of the account's predictions, newest first; `is_over` after the last one.
+
+    :param created_after: ISO 8601 time; older predictions are left out
+    :param notes_unreadable: log how many items of a page cannot be read
+    """
+
+    def __init__(self, created_after: str | None, *, timing: Timing, notes_unreadable: bool = False) -> None:
+        self.created_after = created_after
+        self.max_pages = timing.max_list_pages
+        self.notes_unreadable = notes_unreadable
+        self.is_over = False
+        self._following: str | None = None
+        self._count = 0
+
+    def next_page(self) -> Call[Page]:
+        """Return the next page.
+
+        :raises VaceProtocolError: after `max_list_pages` pages
+        """
+        if self._count >= self.max_pages:
+            raise VaceProtocolError(
+                f"The list of predictions has more than {self.max_pages} pages: name a later time"
+            )
+        api = (yield from connected()).api
+        request = api.page(self._following) if self._following else api.list(self.created_after)
+        page = _newer(read_list(api, request, (yield from sent(request))), self.created_after)
+        self._count += 1
+        self._following, self.is_over = page.following, page.following is None
+        if page.unreadable and self.notes_unreadable:
+            count = len(page.unreadable)
+            text = f"The list of predictions has {count} items that can't be read; they are left out"
+            yield Note(text, is_warning=True)
+        return page
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileToUpload:
+    """A file for :func:`upload`.
+
+    :param open_it: opens the file, again for each attempt
+    :param name: file name that the server is given
+    :param content_type: media type
+    :param size: in bytes
+    """
+
+    open_it: Callable[[], AbstractContextManager[BinaryIO]]
+    name: str
+    content_type: str
+    size: int
+
+
+def upload(file: FileToUpload, *, timing: Timing) -> Call[str]:
+    """Upload a file, which is free, and return its URL for use in an input."""
+    api, backoff, attempt = (yield from connected()).api, Backoff(timing=timing), 0
+    while True:
+        attempt += 1
+        try:
+            # A form is read while it is sent, so each attempt needs a new one.
+            with file.open_it() as opened:
+                form = Form(opened, name=file.name, content_type=file.content_type, size=file.size)
+                request = api.upload(form)
+                return read_upload(api, request, (yield from sent(request)))
+        except VaceError as error:
+            if attempt >= timing.max_upload_attempts or not verdict_of(error, "upload").now:
+                raise
+            delay = backoff.delay_after(error)
+            yield Note(f"Uploading {file.name} again in {delay:.1f} s: {error}", is_warning=True)
+        yield Pause(delay)
+
+
+def poll(wait: Wait, *, now: Callable[[], float]) -> Call[Final | PollAgain]:
+    """Poll once; a refusal is polled again here until it is settled, so it ends a wait alike in every mode.
+
+    :param now: returns seconds since the epoch, by the clock of the wait's deadline
+    :raises VaceError: the reason for the end of the wait
+    """
+    while True:
+        try:
+            decision = wait.answered((yield from get(wait.prediction)), now())
+        except VaceError as error:
+            decision = wait.failed(error, now())
+        if wait.news:
+            yield Note(wait.news, is_warning=wait.is_troubled)
+        if isinstance(decision, GiveUp):
+            raise decision.error
+        if isinstance(decision, Final) or not wait.is_refused:
+            return decision
+        yield Pause(decision.seconds)
+
+
+def wait_until_final(wait: Wait, *, now: Callable[[], float]) -> Call[Prediction]:
+    """Poll until the prediction is terminal, and return it.
+
+    :param now: returns seconds since the epoch, by the clock of the wait's deadline
+    :raises VaceError: the reason for the end of the wait
+    """
+    while True:
+        decision = yield from poll(wait, now=now)
+        if isinstance(decision, Final):
+            return decision.prediction
+        yield Pause(decision.seconds)
+
+
+def probe() -> Call[tuple[bool, str]]:
+    """Ask for a prediction that cannot exist, which is free; return if address and key work, and a sentence.
+
+    The answer distinguishes a wrong address from a wrong key.
+    """
+    try:
+        api = (yield from connected()).api
+        request = api.get(_PROBE_ID)
+        response = yield from sent(request)
+        read_probe(api, request, response)
+        # A server of another kind may answer 404 to everything, with the key or without.
+        header = api.backend.key_header
+        keyless = replace(request, headers={k: v for k, v in request.headers.items() if k != header})
+        if (yield from sent(keyless)).status_code == response.status_code:
+            return False, (
+                f"Not this API, or it asks for no key: {request.shown} is answered alike with the key and"
+                " without. Check host, API prefix and back-end."
+            )
+    except VaceError as error:
+        return False, f"{_finding(error)}: {error}"
+    return True, f"Reached {api.base_url}{api.prefix} ({api.backend.name}); the key was accepted"
+
+
+def _finding(error: VaceError) -> str:
+    """Return the result of a failed probe in three words."""
+    match error:
+        case VaceInputError():
+            return "Not usable"
+        case VaceTransportError(sent=False):
+            return "Not reached"
+        case VaceTransportError():
+            return "No answer"
+        case VaceAuthError():
+            return "Key refused"
+        case VaceProtocolError():
+            return "Not this API"
+    is_page = isinstance(error, VaceAPIError) and error.status_code in (404, 405)
+    return "Not this API" if is_page else "Reached, but refused"
+
+
+def _newer(page: Page, created_after: str | None) -> Page:
+    """Return a page without older predictions, for servers that ignore `created_after`."""
+    start = parse_time(created_after)
+    if start is None:
+        return page
+
+    def is_newer(created_at: object) -> bool:
+        created = parse_time(created_at if isinstance(created_at, str) else None)
+        return created is None or created > start
+
+    return replace(
+        page,
+        predictions=tuple(found for found in page.predictions if is_newer(found.created_at)),
+        unreadable=tuple(found for found in page.unreadable if is_newer(found.get("created_at"))),
+    )
