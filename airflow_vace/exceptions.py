@@ -1,96 +1,49 @@
-"""Everything that can go wrong, told apart by what the caller can do.
+"""Errors of this package, one class for each reaction of a caller.
 
 ::
 
     VaceError
-    ├── VaceInputError          the request would be wrong: nothing was sent; mend the named field
-    ├── VaceTransportError      no answer: look again, or read `sent` before paying again
-    │   └── VaceConnectionMissing   ... Airflow knows no such connection: correct `vace_conn_id`
-    ├── VaceAPIError            the server refused: `status_code`, `detail`, `code` say why
-    │   ├── VaceAuthError       ... the key or its permissions: mend the connection
-    │   ├── VaceBillingError    ... no money: top up the account
-    │   └── VaceRateLimited     ... too often: wait `retry_after` seconds
-    ├── VaceProtocolError       the server answered, but not with a prediction
-    ├── SubmissionUnknown       the create may have been accepted and billed: look before submitting anew
-    ├── LedgerError             what the task has submitted before is not known: nothing was submitted
-    └── PredictionError         the prediction ended without a video
-        ├── PredictionFailed    ... the model or its host failed: `worth_another_run` says if again
-        ├── PredictionCanceled  ... somebody, or a deadline, stopped it
-        ├── PredictionExpired   ... it succeeded, but its files are gone
-        └── PredictionTimeout   ... it was not final at the deadline
+    ├── VaceInputError          The request is invalid and was not sent: fix the named field.
+    ├── VaceTransportError      No response arrived: retry a read; before a create, check `sent`.
+    │   └── VaceConnectionMissing   Airflow has no connection of this id: fix `vace_conn_id`.
+    ├── VaceAPIError            The server refused: see `status_code`, `detail` and `code`.
+    │   ├── VaceAuthError       The API key was rejected or lacks permission: fix the connection.
+    │   ├── VaceBillingError    The account has no credit: top up the account.
+    │   └── VaceRateLimited     Too many requests: wait `retry_after` seconds.
+    ├── VaceProtocolError       The response is not a prediction: see `body`.
+    ├── SubmissionUnknown       The create may be accepted and billed: check before a resubmit.
+    ├── LedgerError             The record of earlier submissions is unavailable: retry the task.
+    └── PredictionError         The prediction ended without a video: see `prediction`.
+        ├── PredictionFailed    The model or its host failed: retry if `worth_another_run`.
+        ├── PredictionCanceled  A person, a deadline or the server stopped the prediction.
+        ├── PredictionExpired   The prediction succeeded, but its files are deleted.
+        └── PredictionTimeout   The prediction was still running at the deadline.
 
-Catch :class:`VaceError` for all of them. Each message says what happened, to which prediction,
-what it means for the bill and what to do next; the evidence stands in attributes.
+Catch :class:`VaceError` for all errors. Each message states the event, the id of the prediction, the
+consequence for the bill and the remedy. Evidence is in attributes.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_vace.redaction import excerpt as excerpt  # noqa: PLC0414 - moved
+from airflow_vace.redaction import is_showable as is_showable  # noqa: PLC0414 - moved
+from airflow_vace.redaction import without_signatures as without_signatures  # noqa: PLC0414 - moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_vace.prediction import Prediction
 
-
 _E = TypeVar("_E", bound="VaceError")
-
-# A query or fragment may sign the URL, user info may be a password, and a data: URL is the file itself.
-# Of a text that was torn the beginning of an URL may be missing.
-_PLACE = re.compile(r"://[^\s\"'<>]*")
-_QUERY = re.compile(r"[?#]")
-_SIGNATURE = re.compile(r"((?:signature|credential|token|sig)=)[^\s&\"'<>]+", re.IGNORECASE)
-# User and password are also written without a scheme; `mailto:me@example.com` is an address, and
-# `10:30@night` is a text.
-_USER_INFO = (
-    r"(?<![\w.%+-])(?!(?:mailto|sips?|xmpp|acct):[^:@]*@|\d{1,2}:\d{1,2}@)\w[\w.%+-]{0,200}"
-    r":(?!//|\d{1,5}/)[^\s\"'<>]{1,200}@"
-)
-_CREDENTIALS = re.compile(_USER_INFO + r"(?=[\w\[])", re.IGNORECASE)
-_CREDENTIALS_OF_PATH = re.compile(_USER_INFO + r"(?=[\w.-]{1,253}(?::\d{1,5})?/)", re.IGNORECASE)
-# The query of an address without a scheme; a question mark in a text has no value behind it. The path's
-# last segment ends at each slash and dot, so that a long text takes linear time.
-_SIGNED_PATH = re.compile(r"([/.][^\s\"'<>?#/.]*)[?#][^\s\"'<>?=]{1,200}=[^\s\"'<>]*")
-# A path with a query, as urllib3 names what it asked for.
-_PARAMETER = re.compile(r"[?&][\w.~%-]{1,100}=")
-_DATA = re.compile(r"(data:[\w.+/-]{0,100})[;,][^\s\"'<>]*", re.IGNORECASE)
-# What logs and databases can't hold, or show as something else: controls, reversals, half characters.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def excerpt(text: str, limit: int = 500) -> str:
-    """Return what of `text` may be shown: no signed URL, no password, no file, at most `limit` characters."""
-    text = " ".join(text[: 50 * limit].split())
-    text = _CREDENTIALS.sub("…@", without_signatures(_DATA.sub(r"\1;…", text)))
-    text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def without_signatures(text: str) -> str:
-    """Return `text` with its URLs shortened to what names a place, without what opens it."""
-    text = _SIGNED_PATH.sub(r"\1?…", _PLACE.sub(_named, text))
-    return _SIGNATURE.sub(r"\1…", _CREDENTIALS_OF_PATH.sub("…@", text))
-
-
-def is_showable(text: str) -> bool:
-    """Return False if a text holds what an excerpt of it would hide: a password, or what signs a URL."""
-    return without_signatures(text) == text and not (_CREDENTIALS.search(text) or _PARAMETER.search(text))
-
-
-def _named(place: re.Match[str]) -> str:
-    """Return of `://user:password@host/path?query` what names the place; another URL may be in its path."""
-    path, *query = _QUERY.split(place[0], maxsplit=1)
-    parts = (part.partition("/") for part in path.split("://"))
-    bare = "://".join(host.rpartition("@")[2] + slash + rest for host, slash, rest in parts)
-    return f"{bare}?…" if query else bare
 
 
 class VaceError(Exception):
-    """Base of all errors of this package."""
+    """Base class of all errors of this package."""
 
     def __reduce__(self) -> tuple[Callable[..., VaceError], tuple[Any, ...]]:
-        """Survive pickling although the evidence is keyword-only."""
+        """Support pickling, although the attributes are keyword-only parameters."""
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -102,7 +55,14 @@ def _rebuild(cls: type[_E], args: tuple[Any, ...], evidence: dict[str, Any]) -> 
 
 
 class VaceInputError(VaceError, ValueError):
-    """Raised before any request: `field` has a `value` that cannot work; `remedy` says what can."""
+    """Raised before any request if an input, parameter or connection field is invalid.
+
+    Fix the field and run the task again; a retry of the same input fails again.
+
+    :param field: name of the input, parameter or connection field
+    :param value: the invalid value
+    :param remedy: valid values, as an imperative sentence
+    """
 
     def __init__(self, message: str, *, field: str, value: object = None, remedy: str = "") -> None:
         super().__init__(message)
@@ -112,7 +72,12 @@ class VaceInputError(VaceError, ValueError):
 
 
 class VaceTransportError(VaceError):
-    """Raised when no answer came; `sent` is False only if the server cannot have seen the request."""
+    """Raised if no response arrived: connection refused, reset, timeout, TLS failure.
+
+    Reads may be retried. A create may be repeated only if `sent` is False.
+
+    :param sent: False only if the request cannot have reached the server
+    """
 
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
@@ -120,10 +85,11 @@ class VaceTransportError(VaceError):
 
 
 class VaceConnectionMissing(VaceTransportError):  # noqa: N818 - named like its neighbours
-    """Raised when a wait has found no such connection for a while; nothing was sent.
+    """Raised if Airflow reports a connection as missing for a while; nothing was sent.
 
-    Secrets back-ends in trouble say the same for a moment, so a wait looks again before it gives up.
-    `conn_id` is the connection's id.
+    A secrets back-end in trouble reports the same for a moment, so a wait retries before this error.
+
+    :param conn_id: id of the connection
     """
 
     def __init__(self, conn_id: str) -> None:
@@ -136,14 +102,20 @@ class VaceConnectionMissing(VaceTransportError):  # noqa: N818 - named like its 
 
 
 class VaceAPIError(VaceError):
-    """Raised when the server refused a request.
+    """Raised if the server refused a request: any status outside of 2xx.
 
-    `status_code` is HTTP's; `detail` and `code` are the server's words; `retry_after` is in seconds;
-    `invalid_fields` maps names of inputs to what is wrong with them. `is_from_api` is False if the body is no
-    JSON object: then a proxy on the way may have refused, and not the API.
+    Subclasses cover refusals with a remedy of their own kind. For all other statuses the message names the
+    remedy: retry for 5xx, fix the input for 400 and 422, check ids for 404.
+
+    :param status_code: HTTP status
+    :param detail: the server's explanation, at most 500 characters, without secrets
+    :param code: the server's error code, None if absent
+    :param retry_after: seconds to wait before a retry, None if the server states no time
+    :param invalid_fields: problem by name of the input
+    :param is_from_api: False if the body is no JSON object, so that a proxy may have refused
     """
 
-    def __init__(  # noqa: PLR0913 - evidence, all of it from one answer
+    def __init__(  # noqa: PLR0913 - all evidence of one response
         self,
         message: str,
         *,
@@ -164,21 +136,25 @@ class VaceAPIError(VaceError):
 
 
 class VaceAuthError(VaceAPIError):
-    """Raised for 401, and for 403 unless it is about money: the key, or what it may do."""
+    """Raised for 401, and for 403 unless the reason is credit: fix the connection's API key."""
 
 
 class VaceBillingError(VaceAPIError):
-    """Raised for 402, and wherever the code says that the quota is used up."""
+    """Raised for 402, and for 4xx with a code for exhausted credit: top up the account."""
 
 
 class VaceRateLimited(VaceAPIError):  # noqa: N818 - a contract of the public interface
-    """Raised for 429; `retry_after` is in seconds, None where the server named no time."""
+    """Raised for 429: wait `retry_after` seconds (None if unknown), or limit concurrency with a pool."""
 
 
 class VaceProtocolError(VaceError):
-    """Raised when an answer is not a prediction; `status_code` and `body` (an excerpt) show what came.
+    """Raised if a response is not a prediction: HTML, invalid JSON, or another object.
 
-    `is_torn`: the body breaks off or is no text at all, so that it may be the remains of a prediction.
+    A wait polls again. After a create, check the vendor's list of predictions before a resubmit.
+
+    :param status_code: HTTP status, None without a response
+    :param body: excerpt of the body, without secrets
+    :param is_truncated: True if the body may be the rest of a prediction: incomplete, or not text
     """
 
     def __init__(
@@ -187,20 +163,23 @@ class VaceProtocolError(VaceError):
         *,
         status_code: int | None = None,
         body: str = "",
-        is_torn: bool = False,
+        is_truncated: bool = False,
     ) -> None:
         super().__init__(message)
         self.status_code = status_code
         self.body = body
-        self.is_torn = is_torn
+        self.is_truncated = is_truncated
 
 
 class SubmissionUnknown(VaceError):  # noqa: N818 - a contract of the public interface
-    """Raised when a create got no clear answer: a prediction may run, and be billed, all the same.
+    """Raised if a create got no clear response, so an unknown prediction may run and be billed.
 
-    There is no idempotency key in the API, so a create is never repeated after that.
-    `status_code` is None when no answer came at all; the cause is chained. `may_be_retried`:
-    another attempt of the task can find out, or its author has said that it shall submit again.
+    The API has no idempotency key, so the create is not repeated. Check the vendor's list of predictions
+    first. The original error is chained.
+
+    :param status_code: HTTP status, None without a response
+    :param may_be_retried: True if a retry of the task can find the prediction, or if the DAG author allowed
+        a resubmit
     """
 
     def __init__(self, message: str, *, status_code: int | None = None, may_be_retried: bool = False) -> None:
@@ -210,14 +189,17 @@ class SubmissionUnknown(VaceError):  # noqa: N818 - a contract of the public int
 
 
 class LedgerError(VaceError):
-    """Raised when what a task has submitted before can't be read or written; nothing was submitted.
+    """Raised if the record of earlier submissions cannot be read or written; nothing was submitted.
 
-    Not to know is not the same as to know of nothing: another attempt reads it again.
+    An unreadable record is not an empty record, so the task does not submit. A retry reads the record again.
     """
 
 
 class PredictionError(VaceError):
-    """Raised when a prediction brought no video; `prediction` is its last known state."""
+    """Base class of errors for predictions that ended without a video.
+
+    :param prediction: last known state
+    """
 
     def __init__(self, message: str, *, prediction: Prediction) -> None:
         super().__init__(message)
@@ -229,7 +211,7 @@ class PredictionError(VaceError):
 
 
 class PredictionFailed(PredictionError):  # noqa: N818 - a contract of the public interface
-    """Raised for the status `failed`; `worth_another_run` if the server's error says so."""
+    """Raised for the status `failed`: run the task again if `worth_another_run`, else change the input."""
 
     @property
     def worth_another_run(self) -> bool:
@@ -237,12 +219,12 @@ class PredictionFailed(PredictionError):  # noqa: N818 - a contract of the publi
 
 
 class PredictionCanceled(PredictionError):  # noqa: N818 - a contract of the public interface
-    """Raised for `canceled` (billed until then) and `aborted` (never started, not billed)."""
+    """Raised for `canceled` (billed for its run time) and `aborted` (never started, not billed)."""
 
 
 class PredictionExpired(PredictionError):  # noqa: N818 - a contract of the public interface
-    """Raised when a prediction succeeded and the server has deleted its files since."""
+    """Raised if the server has deleted the files of a succeeded prediction; a new run is billed again."""
 
 
 class PredictionTimeout(PredictionError):  # noqa: N818 - a contract of the public interface
-    """Raised when the deadline passed before a final status."""
+    """Raised at the deadline of a prediction in progress: raise the timeout, or cancel."""

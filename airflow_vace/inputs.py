@@ -1,4 +1,4 @@
-"""The twelve inputs of prunaai/vace-14b, each written down once, and the checks before money is spent."""
+"""The twelve inputs of prunaai/vace-14b, and their checks before a paid request."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import ast
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, Literal, Required, TypedDict
-from urllib.parse import urlsplit
 
-from airflow_vace.exceptions import VaceInputError, excerpt
+from airflow_vace.exceptions import VaceInputError
+from airflow_vace.input_files import FILE_FIELDS as FILE_FIELDS  # noqa: PLC0414 - moved
+from airflow_vace.input_files import is_fetchable
+from airflow_vace.input_files import is_path as is_path  # noqa: PLC0414 - moved
+from airflow_vace.input_files import path_text as path_text  # noqa: PLC0414 - moved
+from airflow_vace.input_files import paths_in as paths_in  # noqa: PLC0414 - moved
+from airflow_vace.redaction import excerpt
 
 DEFAULT_MODEL = "prunaai/vace-14b"
 
@@ -22,7 +27,19 @@ Kind = Literal["str", "int", "number", "url", "urls"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputField:
-    """One input of the model; `values` and the bounds are reported ones: outside them is a warning."""
+    """One input of the model.
+
+    Third parties report `values` and bounds, so other values cause a warning instead of an error.
+
+    :param name: name in the API
+    :param kind: type in the API: text, integer, number, URL, list of URLs
+    :param help: one sentence for forms and documentation
+    :param default: value of the API for an absent input
+    :param required: True if the API refuses a create without this input
+    :param values: reported values
+    :param low: reported minimum
+    :param high: reported maximum
+    """
 
     name: str
     kind: Kind
@@ -40,12 +57,12 @@ SPEED_MODES = {
     "extra": "Extra Juiced 🚀 (even more speed)",
 }
 
-# Names, types and defaults as on the model's API page; bounds as reported by third parties.
+# Names, types and defaults are from the model's API page, bounds from reports of third parties.
 _FIELDS = (
     InputField(name="prompt", kind="str", required=True, help="What the video shows."),
     InputField(name="src_video", kind="url", help="The video to edit, or to be guided by."),
     InputField(name="src_mask", kind="url", help="White is generated, black is kept; with src_video."),
-    InputField(name="src_ref_images", kind="urls", help="One to three images of what shall appear."),
+    InputField(name="src_ref_images", kind="urls", help="One to three images of the subjects to show."),
     InputField(
         name="size",
         kind="str",
@@ -87,16 +104,10 @@ _FIELDS = (
     InputField(name="seed", kind="int", default=-1, help="Same seed, same video; negative: random."),
 )
 FIELDS: Mapping[str, InputField] = {field.name: field for field in _FIELDS}
-# The inputs that are files, and what kinds of them.
-FILE_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "src_video": ("video",),
-    "src_mask": ("video", "image"),
-    "src_ref_images": ("image",),
-}
 
 
 class VaceInput(TypedDict, total=False):
-    """The inputs of prunaai/vace-14b, for editors and type checkers; what each means is in `FIELDS`."""
+    """Inputs of prunaai/vace-14b, for editors and type checkers; `FIELDS` describes each."""
 
     prompt: Required[str]
     src_video: str
@@ -112,9 +123,9 @@ class VaceInput(TypedDict, total=False):
     seed: int
 
 
-_PATH = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*://\S.*", re.IGNORECASE)
+# Authors write 1280x720, with a letter or a multiplication sign; the model accepts 1280*720 only.
 _SIZE = re.compile(r"\s*(\d+)\s*[*xX\u00d7]\s*(\d+)\s*")
-_MOST_REFERENCES = 3
+_MAX_REFERENCE_IMAGES = 3
 
 
 def normalize_input(
@@ -123,27 +134,23 @@ def normalize_input(
     model: str = DEFAULT_MODEL,
     paths: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the input as the model wants it, and warnings about what may not work.
+    """Return the input in the types of the model, and warnings about doubtful values.
 
-    A template's text becomes the type that the field has, `1280x720` becomes `1280*720`, a short speed
-    name the exact one, a single reference a list; None means "not given". `size` is always there,
-    since its default differs between versions of the model. The input of another model is not checked.
+    Rendered templates become typed values, `1280x720` becomes `1280*720`, a short speed name the full name,
+    and a single reference image a list. None means an absent input. The result always contains `size`.
+    Inputs of other models are returned unchanged.
 
-    :param paths: whether a file may be a path such as `s3://bucket/clip.mp4`, which somebody makes a URL of
-
-    :raises VaceInputError: for what cannot work: it names field, value and remedy
+    :param input: mapping, or its JSON or Python text
+    :param model: `owner/name`
+    :param paths: whether a file may be a path such as `s3://bucket/clip.mp4`, for a later upload
+    :raises VaceInputError: for an invalid value, with field, value and remedy
     """
     given = literal(input) if isinstance(input, str) else input
     if not isinstance(given, Mapping):
         raise _error("input", input, "is not an object", "give a dict such as {'prompt': '...'}")
     if model.strip().lower() != DEFAULT_MODEL:
         return dict(given), []
-    for name in given:
-        if name not in FIELDS:
-            near = get_close_matches(str(name), FIELDS, n=1)
-            remedy = f"did you mean {near[0]!r}? " if near else ""
-            known = f"{DEFAULT_MODEL} has the inputs {', '.join(FIELDS)}"
-            raise _error(str(name), given[name], "is not an input of the model", remedy + known)
+    _refuse_unknown_names(given)
     warnings: list[str] = []
     values: dict[str, Any] = {}
     for field in FIELDS.values():
@@ -154,7 +161,8 @@ def normalize_input(
             values[field.name] = value
             warnings += _doubts(field, value)
         elif field.required:
-            raise _error(field.name, value, "is missing", "say what the video shall show")
+            raise _error(field.name, value, "is missing", "describe the content of the video")
+    # Versions of the model have different defaults, so an explicit size makes results reproducible.
     values.setdefault("size", FIELDS["size"].default)
     if not paths:
         _refuse_paths(values)
@@ -162,31 +170,8 @@ def normalize_input(
     return values, warnings
 
 
-def is_path(text: str) -> bool:
-    """Whether a text is the path of a file in a store, or of a local one, rather than a URL."""
-    return _PATH.fullmatch(text) is not None
-
-
-def path_text(value: object) -> str | None:
-    """Return the text of a path: text as it is, a path object as URL with its connection; None if neither."""
-    if isinstance(value, str):
-        return value.strip() or None
-    protocol, conn_id = getattr(value, "protocol", None), getattr(value, "conn_id", None)
-    if not isinstance(protocol, str):  # Airflow's ObjectStoragePath has one
-        if not isinstance(value, PurePath):
-            return None
-        return value.as_uri() if value.is_absolute() else str(value)
-    text = str(value)
-    if protocol in ("", "file", "local"):
-        return f"file:///{text.removeprefix(f'{protocol}://').lstrip('/')}"
-    scheme, _, rest = text.partition("://")
-    rest = rest.lstrip("/")  # some versions of UPath tell one more for some stores
-    has_id = "@" in rest.partition("/")[0]
-    return f"{scheme}://{conn_id}@{rest}" if conn_id and not has_id else f"{scheme}://{rest}"
-
-
 def literal(text: str) -> Any:
-    """Return the value that a template rendered as JSON or Python text, or the text if it is neither."""
+    """Return the value of JSON or Python text (a rendered template), or the text itself."""
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text.strip())
@@ -218,27 +203,34 @@ def _read_str(field: InputField, value: object) -> str:
         raise _wrong_type(field, value, "text")
     text = value.strip()
     if not text:
-        raise _error(field.name, value, "is empty", "say it, or leave it out")
+        raise _error(field.name, value, "is empty", "give a text, or leave it out")
     if field.name == "prompt":
-        if text.lower() in ("none", "null"):
-            raise _error(
-                field.name,
-                value,
-                "is what a template makes of a value that is not there",
-                "let the task before it return the prompt, and give xcom_pull its task_ids (and map_indexes)",
-            )
-        return value
+        return _read_prompt(value)
     if field.name == "size" and (match := _SIZE.fullmatch(text)):
         return f"{match[1]}*{match[2]}"
     if field.name == "speed_mode":
+        # The full names contain emoji and differ in case between documents.
         word = text.lower().replace("_", " ").replace("-", " ").removesuffix(" juiced")
         if word in SPEED_MODES:
             return SPEED_MODES[word]
     return next((known for known in field.values if known.lower() == text.lower()), text)
 
 
+def _read_prompt(text: str) -> str:
+    # Jinja renders a missing XCom as "None", and the model would make a paid video of this word.
+    if text.strip().lower() in ("none", "null"):
+        raise _error(
+            "prompt",
+            text,
+            "is the text that a template renders for a missing value",
+            "let the task before it return the prompt, and give xcom_pull its task_ids (and map_indexes)",
+        )
+    return text
+
+
 def _read_number(field: InputField, value: object) -> float:
     number = literal(value) if isinstance(value, str) else value
+    # bool is a subclass of int, but True as a number of frames is a mistake.
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise _wrong_type(field, value, "a number")
     if isinstance(number, float) and not math.isfinite(number):
@@ -256,22 +248,17 @@ def _read_int(field: InputField, value: object) -> int:
     return number
 
 
+_REACHABLE = "an http(s) URL that it can reach, or a data: URL for a small file"
+
+
 def _read_url(field: InputField, value: object) -> str:
     url = value.strip() if isinstance(value, str) else path_text(value)
     if url is None:
         raise _wrong_type(field, value, "a URL")
+    # A bare local path would otherwise be an invalid URL.
     if url.startswith("/"):
         url = PurePath(url).as_uri()
-    if is_path(url):
-        return url
-    try:
-        parts = urlsplit(url)
-        reachable = bool(parts.scheme in ("http", "https") and parts.hostname)
-    except ValueError:
-        reachable = False
-    if reachable and not re.search(r"\s", url):
-        return url
-    if re.match(r"data:[^,\s]*,\S", url, re.IGNORECASE):
+    if is_path(url) or is_fetchable(url):
         return url
     raise _error(
         field.name,
@@ -279,38 +266,6 @@ def _read_url(field: InputField, value: object) -> str:
         "is not a URL that the back-end can fetch",
         f"give {_REACHABLE}, or the path of a file in a store, such as s3://bucket/clip.mp4",
     )
-
-
-def paths_in(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield field and path of each file in a normalised input that is not a URL yet."""
-    for name in FILE_FIELDS:
-        value = values.get(name)
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, str) and is_path(item):
-                yield name, item
-
-
-def _refuse_lone_mask(values: Mapping[str, Any]) -> None:
-    if "src_mask" in values and "src_video" not in values:
-        raise _error(
-            "src_mask",
-            values["src_mask"],
-            "would be ignored without src_video",
-            "give src_video too, or leave src_mask out",
-        )
-
-
-def _refuse_paths(values: Mapping[str, Any]) -> None:
-    for name, path in paths_in(values):
-        raise _error(
-            name,
-            path,
-            "is a path, which VacePredictionOperator brings to the back-end and a bare hook does not",
-            f"give {_REACHABLE}",
-        )
-
-
-_REACHABLE = "an http(s) URL that it can reach, or a data: URL for a small file"
 
 
 def _read_urls(field: InputField, value: object) -> list[str]:
@@ -332,8 +287,39 @@ _READERS = {
 }
 
 
+def _refuse_unknown_names(given: Mapping[Any, Any]) -> None:
+    for name in given:
+        if name not in FIELDS:
+            near = get_close_matches(str(name), FIELDS, n=1)
+            remedy = f"did you mean {near[0]!r}? " if near else ""
+            known = f"{DEFAULT_MODEL} has the inputs {', '.join(FIELDS)}"
+            raise _error(str(name), given[name], "is not an input of the model", remedy + known)
+
+
+def _refuse_lone_mask(values: Mapping[str, Any]) -> None:
+    # The model ignores the mask without an error, so the result would be a paid video of no use.
+    if "src_mask" in values and "src_video" not in values:
+        raise _error(
+            "src_mask",
+            values["src_mask"],
+            "would be ignored without src_video",
+            "give src_video too, or leave src_mask out",
+        )
+
+
+def _refuse_paths(values: Mapping[str, Any]) -> None:
+    for name, path in paths_in(values):
+        raise _error(
+            name,
+            path,
+            "is a path, which VacePredictionOperator brings to the back-end and a bare hook does not",
+            f"give {_REACHABLE}",
+        )
+
+
 def _doubts(field: InputField, value: Any) -> list[str]:
-    """Say what of a well-formed value is outside of what is known to work."""
+    """Return warnings about a well-formed value outside of the reported values."""
+    # Reports may be outdated, and a refused input costs nothing, so the server decides.
     doubts = []
     if field.values and value not in field.values:
         doubts.append(f"{field.name}={_shown(value)} is none of {', '.join(map(repr, field.values))}")
@@ -343,6 +329,8 @@ def _doubts(field: InputField, value: Any) -> list[str]:
         doubts.append(f"{field.name}={value} is above the reported maximum of {field.high:g}")
     if field.name == "frame_num" and value % 4 != 1:
         doubts.append(f"frame_num={value} is not of the form 4n+1 (77, 81, 85, ...)")
-    if field.name == "src_ref_images" and len(value) > _MOST_REFERENCES:
-        doubts.append(f"src_ref_images has {len(value)} images; one to {_MOST_REFERENCES} are known to work")
+    if field.name == "src_ref_images" and len(value) > _MAX_REFERENCE_IMAGES:
+        doubts.append(
+            f"src_ref_images has {len(value)} images; one to {_MAX_REFERENCE_IMAGES} are known to work"
+        )
     return doubts

@@ -1,6 +1,6 @@
-"""The nouns of the API: a prediction, its status, and its progress as its logs tell it.
+"""A prediction, which is one run of a model, and its status.
 
-The object is documented at https://replicate.com/docs/reference/http#predictions.get.
+Members are as documented at https://replicate.com/docs/reference/http#predictions.get.
 """
 
 from __future__ import annotations
@@ -14,23 +14,42 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_vace.exceptions import VaceProtocolError, excerpt
+from airflow_vace.exceptions import VaceProtocolError
 from airflow_vace.inputs import FIELDS
-from airflow_vace.redaction import is_shortened, unsigned
+from airflow_vace.output import MAX_TEXT_LENGTH, has_content, public_output, urls_in
+from airflow_vace.progress import Progress as Progress  # noqa: PLC0414 - moved
+from airflow_vace.redaction import excerpt, is_shortened, unsigned
+from airflow_vace.redaction import is_data as is_data  # noqa: PLC0414 - moved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Whatever a server calls an id goes into paths and file names only if it looks like this.
+# Ids become parts of paths and file names, so other characters are refused.
 PREDICTION_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
-# Files, output, input and logs go one hour after the end:
+# The server deletes files, output, input and logs one hour after the end:
 # https://replicate.com/docs/topics/predictions/data-retention
 RETENTION_SECONDS = 3600.0
 
+# https://replicate.com/docs/reference/error-codes: E6716 is a timeout at the start, so the same input can
+# succeed in another run; E1001 is out of memory, so the same input fails again.
+_TRANSIENT_CODES = frozenset({"E6716"})
+_PERMANENT_CODES = frozenset({"E1001"})
+_TRANSIENT_WORDS = re.compile(r"queue(?: is)? full|interrupted", re.IGNORECASE)
+_ERROR_CODE = re.compile(r"\bE\d{4}\b")
+
+# Payloads live in database rows, so each part of a response is bounded.
+_MAX_MEMBERS = 40
+_MAX_ERROR_LENGTH = 2000
+# More digits than a 64-bit integer has overflow the columns of databases.
+_MAX_DIGITS = 19
+
 
 class PredictionStatus(StrEnum):
-    """The six statuses of a prediction; any other word that a server says is kept, and is not final."""
+    """Status of a prediction.
+
+    An unknown word from a server becomes a member with `is_known` False, which is never terminal.
+    """
 
     STARTING = "starting"
     PROCESSING = "processing"
@@ -47,6 +66,7 @@ class PredictionStatus(StrEnum):
         word = {"cancelled": "canceled"}.get(word, word)
         if word in cls._value2member_map_:
             return cls(word)
+        # An unknown status must not end a wait with an error, so a new member keeps the server's word.
         unknown = str.__new__(cls, excerpt(word, 60))
         unknown._name_ = "UNKNOWN"
         unknown._value_ = str(unknown)
@@ -54,15 +74,16 @@ class PredictionStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing can follow; False for a word that is not known."""
-        return self in _FINAL
+        """Return True if the status is terminal."""
+        return self in _TERMINAL
 
     @property
     def is_known(self) -> bool:
+        """Return True if the API documents the status."""
         return self._name_ != "UNKNOWN"
 
 
-_FINAL = frozenset(
+_TERMINAL = frozenset(
     {
         PredictionStatus.SUCCEEDED,
         PredictionStatus.FAILED,
@@ -71,105 +92,27 @@ _FINAL = frozenset(
     }
 )
 
-# One tqdm bar: " 38%|███▊      | 19/50 [00:30<00:48,  1.57s/it]". Every repetition is bounded.
-_BAR = re.compile(
-    r"(?P<percent>\d{1,3})%\|[^|\r\n]{0,300}\|\s{0,10}(?P<step>\d{1,9})/(?P<steps>\d{1,9})"
-    r" \[[^\]<\r\n]{0,40}<(?P<eta>[^\],\r\n]{0,40})(?:,\s{0,10}(?P<rate>[\d.]{1,20})(?P<unit>s/it|it/s))?"
-)
-# Megabytes of logs come; the newest bars stand at the end.
-_LOGS_READ = 256 * 1024
-_MOST_BARS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a prediction is, as its newest progress bar says.
-
-    `percent` is 0-100, `step` of `steps` are the model's, `eta` is in seconds and
-    `seconds_per_step` too; both are None where the bar does not know them. `is_of_steps` says that it is
-    the bar of the steps that were asked for, and not one of loading or decoding.
-    """
-
-    percent: int
-    step: int
-    steps: int
-    eta: float | None = None
-    seconds_per_step: float | None = None
-    is_of_steps: bool = False
-
-    @classmethod
-    def from_logs(cls, logs: str | None, steps: int | None = None) -> Self | None:
-        """Read the newest bar; the newest of `steps` steps, if any is so long. None without a bar."""
-        newest: re.Match[str] | None = None
-        asked: re.Match[str] | None = None
-        for bar in _bars_from_the_end(logs or ""):
-            newest = bar if newest is None else newest
-            if int(bar["steps"]) == steps:
-                asked = bar
-                break
-        found = asked or newest
-        if found is None:
-            return None
-        rate = _number(found["rate"])
-        if rate and found["unit"] == "it/s":
-            rate = 1 / rate
-        return cls(
-            percent=min(int(found["percent"]), 100),
-            step=int(found["step"]),
-            steps=int(found["steps"]),
-            eta=_duration(found["eta"]),
-            seconds_per_step=rate or None,
-            is_of_steps=asked is not None,
-        )
-
-
-def _bars_from_the_end(logs: str) -> Iterator[re.Match[str]]:
-    """Yield the bars of a log, the newest first."""
-    end = len(logs)
-    first = max(end - _LOGS_READ, 0)
-    for _ in range(_MOST_BARS):
-        end = logs.rfind("%|", first, end)
-        if end < 0:
-            return
-        digits = re.search(r"\d{1,3}$", logs[max(end - 3, first) : end])
-        bar = _BAR.match(logs, end - len(digits[0])) if digits else None
-        if bar:
-            yield bar
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
-
-
-def _duration(clock: str) -> float | None:
-    """Read tqdm's `48`, `00:48`, `1:02:03`; None for `?` and the like."""
-    parts = clock.strip().split(":")
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        return None
-    seconds = 0.0
-    for part in parts:
-        seconds = seconds * 60 + int(part)
-    return seconds
-
-
-# https://replicate.com/docs/reference/error-codes: what another run can mend.
-_PASSING_CODES = frozenset({"E6716"})
-_LASTING_CODES = frozenset({"E1001"})
-_PASSING_WORDS = re.compile(r"queue(?: is)? full|interrupted", re.IGNORECASE)
-_ERROR_CODE = re.compile(r"\bE\d{4}\b")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One run of a model, as last told by the server.
+    """One run of a model, in its state at the last response of the server.
 
-    `input` and `output` are verbatim JSON; times are verbatim ISO 8601 text; `error` is text or None;
-    `metrics` are in seconds; `files` are what was saved of the output:
-    `{"uri", "size", "sha256", "content_type"}` each. `seed` is the one that was sent or echoed, None if it
-    is not known; `label` and `map_index` say which task's it is, None where nobody has said it.
+    :param id: 1 to 200 letters, digits, `_` or `-`
+    :param status: :class:`PredictionStatus`
+    :param model: `owner/name`, None if unknown
+    :param version: id of the version, None if unknown or hidden
+    :param urls: addresses by name: `get`, `cancel`, `web`
+    :param output: verbatim JSON, None before the end
+    :param error: text, None without an error
+    :param created_at: ISO 8601 text, verbatim; likewise `started_at` and `completed_at`
+    :param metrics: durations in seconds by name, such as `predict_time`
+    :param data_removed: True if the server reports the files as deleted
+    :param files: saved files, each `{"uri", "size", "sha256", "content_type"}`
+    :param input: verbatim JSON
+    :param logs: text, None if absent
+    :param seed: seed of the run, None if unknown
+    :param label: description of the task's video, None without a label
+    :param map_index: index of the mapped task, None without mapping
     """
 
     id: str
@@ -193,57 +136,41 @@ class Prediction:
 
     @classmethod
     def from_json(cls, data: object) -> Self:
-        """Read a prediction from the wire or from a payload; everything but id and status may lack.
+        """Read a prediction from a response or a payload; only id and status are required.
 
-        :raises VaceProtocolError: if `data` is no object with an id and a status
+        :param data: parsed JSON
+        :raises VaceProtocolError: if `data` is not an object with a valid id and a status
         """
         if not isinstance(data, dict):
             raise VaceProtocolError(f"Expected a prediction, got {_shown(data)}", body=_shown(data))
-        identifier = data.get("id")
-        if isinstance(identifier, int) and not isinstance(identifier, bool):
-            identifier = str(identifier)
-        if not isinstance(identifier, str) or not PREDICTION_ID.fullmatch(identifier):
-            raise VaceProtocolError(
-                f"Expected a prediction, got an object without a usable id: {_shown(data)}",
-                body=_shown(data),
-            )
-        status = data.get("status")
-        if not isinstance(status, str) or not status.strip():
-            raise VaceProtocolError(
-                f"Expected prediction {identifier}, got an object without a status: {_shown(data)}",
-                body=_shown(data),
-            )
+        identifier = _read_id(data)
+        sent = _object(data.get("input"))
         return cls(
             id=identifier,
-            status=PredictionStatus(status),
+            status=_read_status(data, identifier),
             model=_public_text(data.get("model")),
             version=_public_text(data.get("version")),
-            urls={k: v for k, v in _first(data.get("urls")) if _text(v)},
+            urls={name: url for name, url in _members(data.get("urls")) if _text(url)},
             output=data.get("output"),
-            error=_error_text(data.get("error")),
+            error=_read_error(data.get("error")),
             created_at=_public_text(data.get("created_at")),
             started_at=_public_text(data.get("started_at")),
             completed_at=_public_text(data.get("completed_at")),
-            metrics={
-                unsigned(k): v if isinstance(v, int | float | None) else _public_text(v)
-                for k, v in _first(data.get("metrics"))
-                if isinstance(v, int | float | None) or _text(v)
-            },
+            metrics=_read_metrics(data.get("metrics")),
             data_removed=data.get("data_removed") is True,
             files=[item for item in _list(data.get("files")) if isinstance(item, dict)],
-            input=_object(data.get("input")),
+            input=sent,
             logs=data.get("logs") if isinstance(data.get("logs"), str) else None,
-            seed=first_count(data.get("seed"), _object(data.get("input")).get("seed")),
+            seed=first_count(data.get("seed"), sent.get("seed")),
             label=_text(data.get("label")),
             map_index=first_count(data.get("map_index")),
         )
 
     def payload(self) -> dict[str, Any]:
-        """Return the JSON form for events and XCom: small, and without anything that opens a URL.
+        """Return the JSON form for events and XCom: at most some kilobytes, without secrets.
 
-        Input and logs are left out, and so is an output that is not held as a whole, see
-        :attr:`fits_payload`. Of an address with a query, a fragment or user info its place is kept, with `?…`
-        at its end.
+        Input and logs are absent. The output is None unless :attr:`fits_payload`. URLs lose queries,
+        fragments and user info; `?…` marks the removal.
         """
         payload: dict[str, Any] = {
             "id": self.id,
@@ -267,8 +194,12 @@ class Prediction:
         return payload
 
     def updated(self, newer: Prediction) -> Prediction:
-        """Return `newer` with what only this one knew; the first final status stays."""
+        """Return `newer`, completed from this state; the first terminal status stays.
+
+        :param newer: a later response for the same prediction
+        """
         if self.status.is_final and not newer.status.is_final:
+            # A lagging replica still reports a running prediction, which must not reopen a finished one.
             return self
         return replace(
             newer,
@@ -285,52 +216,45 @@ class Prediction:
 
     @cached_property
     def output_urls(self) -> list[str]:
-        """The URLs in the output (http, https or data), in order, whether it is text, list or object."""
-        found: list[str] = []
-        _collect_urls(self.output, found)
-        return found
+        """The http, https and data URLs in the output, in order."""
+        return urls_in(self.output)
 
     @property
     def has_output(self) -> bool:
-        """Whether the output, of whatever form, holds anything."""
-        return _holds_anything(self.output)
+        """Return True if the output has any content."""
+        return has_content(self.output)
 
     @property
     def is_shortened(self) -> bool:
-        """Whether an address in the output lacks what opens it: the back-end gives the whole one again."""
+        """Return True if a URL in the output lost its signature; the back-end returns the full URL again."""
         return any(is_shortened(url) for url in self.output_urls)
 
     @property
     def fits_payload(self) -> bool:
-        """Return True if a payload holds all of the output.
-
-        It holds no `data:` URL, no thousands of URLs, nothing that is nested deeply, and no object whose keys
-        are equal without what signs them.
-        """
+        """Return True if a payload holds the complete output, see :mod:`airflow_vace.output`."""
         return not self.has_output or self._public_output is not None
 
     @cached_property
     def _public_output(self) -> Any:
-        try:
-            output = _shortened(self.output)
-        except _Unfit:
-            return None
-        is_small = isinstance(output, str) and len(output) <= _LONGEST_TEXT
-        return output if is_small or len(json.dumps(output)) <= _LARGEST_OUTPUT else None
+        return public_output(self.output)
 
     @cached_property
     def progress(self) -> Progress | None:
-        """Progress as the logs tell it, None where they tell none."""
+        """Progress in the logs, None without a progress bar."""
+        # Loading and decoding have bars of other lengths, so the requested number identifies the right bar.
         steps = self.input.get("sample_steps", FIELDS["sample_steps"].default)
         return Progress.from_logs(self.logs, steps if isinstance(steps, int) else None)
 
     @property
     def has_expired(self) -> bool:
-        """Whether it succeeded and its files have been deleted since, by this machine's clock."""
+        """Return True if the prediction succeeded and its files are deleted by now (local clock)."""
         return self.has_expired_at(datetime.now(UTC).timestamp())
 
     def has_expired_at(self, now: float) -> bool:
-        """Return True if it succeeded and its files are deleted by `now`, in seconds since the epoch."""
+        """Return True if the prediction succeeded and its files are deleted.
+
+        :param now: seconds since the epoch
+        """
         if self.status is not PredictionStatus.SUCCEEDED or self.has_output:
             return False
         ended = parse_time(self.completed_at)
@@ -338,20 +262,20 @@ class Prediction:
 
     @property
     def error_code(self) -> str | None:
-        """The vendor's code (`E1001`) in the error, if it carries one."""
+        """The vendor's code in the error, such as `E1001`; None without a code."""
         match = _ERROR_CODE.search(self.error or "")
         return match[0] if match else None
 
     @property
     def worth_another_run(self) -> bool:
-        """Whether the error is of the kind that the same input may not meet again."""
-        if self.status is not PredictionStatus.FAILED or self.error_code in _LASTING_CODES:
+        """Return True if the prediction failed with a transient error."""
+        if self.status is not PredictionStatus.FAILED or self.error_code in _PERMANENT_CODES:
             return False
-        return self.error_code in _PASSING_CODES or bool(_PASSING_WORDS.search(self.error or ""))
+        return self.error_code in _TRANSIENT_CODES or bool(_TRANSIENT_WORDS.search(self.error or ""))
 
     @property
     def bill(self) -> str:
-        """What the status means for the bill, in a sentence."""
+        """Consequence of the status for the bill, as a sentence."""
         match self.status:
             case PredictionStatus.SUCCEEDED:
                 return "It is billed."
@@ -365,13 +289,8 @@ class Prediction:
                 return "It may still be running, and is then billed."
 
 
-def is_data(url: str) -> bool:
-    """Return True if a URL is the file itself."""
-    return url.lstrip()[:5].lower() == "data:"
-
-
 def parse_time(text: str | None) -> datetime | None:
-    """Read an ISO 8601 time with any number of fractional digits; UTC if it names no zone, None if none."""
+    """Return an ISO 8601 time, in UTC unless a zone is given; None for other text."""
     try:
         moment = datetime.fromisoformat(text or "")
     except ValueError:
@@ -379,29 +298,72 @@ def parse_time(text: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def first_count(*values: object) -> int | None:
+    """Return the first integer of at least 0, also from text; None without one (as for a random seed)."""
+    for value in values:
+        if isinstance(value, str) and len(value) <= _MAX_DIGITS and value.isascii() and value.isdigit():
+            return int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**_MAX_DIGITS:
+            return value
+    return None
+
+
+def _read_id(data: dict[str, Any]) -> str:
+    identifier = data.get("id")
+    # Some gateways number their tasks.
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+        identifier = str(identifier)
+    if not isinstance(identifier, str) or not PREDICTION_ID.fullmatch(identifier):
+        raise VaceProtocolError(
+            f"Expected a prediction, got an object without a usable id: {_shown(data)}",
+            body=_shown(data),
+        )
+    return identifier
+
+
+def _read_status(data: dict[str, Any], identifier: str) -> PredictionStatus:
+    status = data.get("status")
+    if not isinstance(status, str) or not status.strip():
+        raise VaceProtocolError(
+            f"Expected prediction {identifier}, got an object without a status: {_shown(data)}",
+            body=_shown(data),
+        )
+    return PredictionStatus(status)
+
+
+def _read_metrics(value: object) -> dict[str, Any]:
+    return {
+        unsigned(name): item if isinstance(item, int | float | None) else _public_text(item)
+        for name, item in _members(value)
+        if isinstance(item, int | float | None) or _text(item)
+    }
+
+
+def _read_error(value: object) -> str | None:
+    if isinstance(value, dict):
+        inner = next((value[k] for k in ("message", "detail", "error") if value.get(k)), None)
+        code = value.get("code")
+        # The code decides about another run, so the text must contain the code.
+        value = inner if isinstance(inner, str) else json.dumps(value, ensure_ascii=False)
+        value = f"{code}: {value}" if isinstance(code, str) and code not in value else value
+    elif value is not None and not isinstance(value, str):
+        value = json.dumps(value, ensure_ascii=False)
+    return excerpt(value, _MAX_ERROR_LENGTH) if value else None
+
+
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT else None
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_TEXT_LENGTH else None
 
 
 def _public_text(value: object) -> str | None:
-    """Return text without what opens the addresses in it."""
     text = _text(value)
+    # A signed URL in a payload would be readable for all users of the Airflow UI.
     return None if text is None or is_data(text) else unsigned(text)
 
 
-def _first(value: object) -> Iterator[tuple[str, Any]]:
-    """Yield what an object has, as far as anybody has met it."""
-    return ((name, item) for name, item in islice(_object(value).items(), _MOST_MEMBERS) if _text(name))
-
-
-def first_count(*values: object) -> int | None:
-    """Return the first number from 0 on, also as text; None if there is none, as for a random seed."""
-    for value in values:
-        if isinstance(value, str) and len(value) <= _MOST_DIGITS and value.isascii() and value.isdigit():
-            return int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**_MOST_DIGITS:
-            return value
-    return None
+def _members(value: object) -> Iterator[tuple[str, Any]]:
+    """Yield the first members of an object, in bounded number."""
+    return ((name, item) for name, item in islice(_object(value).items(), _MAX_MEMBERS) if _text(name))
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -414,63 +376,3 @@ def _list(value: object) -> list[Any]:
 
 def _shown(value: object) -> str:
     return excerpt(json.dumps(value, ensure_ascii=False, default=repr), 300)
-
-
-def _error_text(value: object) -> str | None:
-    if isinstance(value, dict):
-        inner = next((value[k] for k in ("message", "detail", "error") if value.get(k)), None)
-        code = value.get("code")
-        value = inner if isinstance(inner, str) else json.dumps(value, ensure_ascii=False)
-        value = f"{code}: {value}" if isinstance(code, str) and code not in value else value
-    elif value is not None and not isinstance(value, str):
-        value = json.dumps(value, ensure_ascii=False)
-    return excerpt(value, 2000) if value else None
-
-
-_DEEPEST_OUTPUT = 8
-# Signed URLs take some kilobytes at most, lists of them some more.
-_LONGEST_TEXT = 8192
-_LARGEST_OUTPUT = 65536
-_MOST_MEMBERS = 40
-_MOST_DIGITS = 19
-
-
-def _collect_urls(output: object, found: list[str], depth: int = 0) -> None:
-    if isinstance(output, str):
-        if output.lstrip()[:8].lower().startswith(("http://", "https://", "data:")):
-            found.append(output.strip())
-    elif depth < _DEEPEST_OUTPUT and isinstance(output, list | dict):
-        for item in output.values() if isinstance(output, dict) else output:
-            _collect_urls(item, found, depth + 1)
-
-
-def _holds_anything(output: object, depth: int = 0) -> bool:
-    if isinstance(output, list | dict) and depth < _DEEPEST_OUTPUT:
-        items = output.values() if isinstance(output, dict) else output
-        return any(_holds_anything(item, depth + 1) for item in items)
-    return output is not None and output not in ("", [], {})
-
-
-class _Unfit(Exception):  # noqa: N818 - never leaves this module
-    """Raised for an output of which a part would be lost."""
-
-
-def _shortened(output: Any, depth: int = 0) -> Any:
-    """Return an output without what opens its addresses.
-
-    :raises _Unfit: if it holds a file, is nested deeply, or has keys that are equal without their signatures
-    """
-    if isinstance(output, str):
-        if is_data(output):
-            raise _Unfit
-        return unsigned(output)
-    if not isinstance(output, list | dict):
-        return output
-    if depth >= _DEEPEST_OUTPUT:
-        raise _Unfit
-    if isinstance(output, list):
-        return [_shortened(item, depth + 1) for item in output]
-    found = {_shortened(str(key)): _shortened(item, depth + 1) for key, item in output.items()}
-    if len(found) < len(output):
-        raise _Unfit
-    return found

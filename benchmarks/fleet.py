@@ -1,9 +1,9 @@
-"""From what one look costs to a fleet: how many triggerers so many waits need, and where the limit binds.
+"""Capacity of a fleet: triggerers for a number of waits, and the effect of the rate limit.
 
-Run with `uv run python benchmarks/fleet.py`; a few minutes. It is a simulation: the clock is virtual, the
-decisions are the package's own (`Wait`, `Pace`, `Pages` of `airflow_vace.core`), predictions are those of
-`frontier.py`, and the costs are those that `waits.py` and `airflow_waits.py` have measured, as
-`benchmarks/README.md` tells them.
+Run with `uv run python benchmarks/fleet.py`; a few minutes. This is a simulation: the clock is virtual, the
+decisions are the package's (`Wait`, `Pace`, `Pages` of `airflow_vace.core`), predictions are those of
+`frontier.py`, and the costs are measurements of `waits.py` and `airflow_waits.py`, listed in
+`benchmarks/README.md`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from airflow_vace.exceptions import VaceError, VaceRateLimited, VaceTransportErr
 from airflow_vace.prediction import Prediction
 
 DAY = 86_400.0
-# benchmarks/README.md: a look; all of Airflow for a wait, by how it is run.
-SECONDS_PER_LOOK = 0.00037
-SECONDS_PER_WAIT = {"deferred": 122 / 60, "ended there": 74 / 60, "begun and ended there": 15.7 / 60}
+# benchmarks/README.md: processor time of one poll, and of all of Airflow for one wait, by mode.
+SECONDS_PER_POLL = 0.00037
+SECONDS_PER_WAIT = {"deferred": 122 / 60, "ended there": 74 / 60, "started and ended there": 15.7 / 60}
 # https://replicate.com/docs/topics/predictions/rate-limits
 LIMIT = 50.0
 CREATES = 10.0
@@ -34,12 +34,12 @@ PAGE = 100
 ROUND_SECONDS = 2.0
 # Predictions a day.
 RATES = (10_000, 100_000, 800_000)
-# How long predictions come.
+# Predictions arrive during this time.
 SECONDS = 1800.0
 
 
 class Server:
-    """A vendor with a budget of requests a second, a second's worth at once; it may be down for a while."""
+    """A vendor with a limit of requests a second and a burst of one second; outages are possible."""
 
     def __init__(self, limit: float, outage: tuple[float, float]) -> None:
         self.limit, self.outage = limit, outage
@@ -47,7 +47,7 @@ class Server:
         self.asked = self.refused = self.asked_while_down = 0
 
     def trouble(self, now: float) -> VaceError | None:
-        """Count a request, and return what it meets if it is not answered."""
+        """Count a request, and return the error of a request without a regular response."""
         self.asked += 1
         if self.outage[0] <= now < self.outage[1]:
             self.asked_while_down += 1
@@ -63,7 +63,7 @@ class Server:
 
 @dataclass
 class Triggerer:
-    """What one triggerer knows: its waits, when each is due, and the budget it keeps to."""
+    """State of one triggerer: its waits, their next polls, and its request budget."""
 
     pace: Pace
     experience: Experience = field(default_factory=Experience)
@@ -75,7 +75,7 @@ class Triggerer:
 
 @dataclass
 class Outcome:
-    """What a fleet came to: lateness in seconds, sorted, of predictions that ended within a window."""
+    """Result of a fleet: sorted lateness in seconds, outside and inside of the outage."""
 
     server: Server
     late: list[float]
@@ -83,16 +83,16 @@ class Outcome:
     open_at_most: int
 
     @property
-    def looks_a_second(self) -> float:
+    def polls_a_second(self) -> float:
         return self.server.asked / SECONDS
 
 
 class Fleet:
-    """Triggerers with predictions that come at a steady rate; all of them end.
+    """Triggerers with predictions at a steady rate; all predictions end.
 
-    :param per_day: predictions a day, a share of them to each triggerer
-    :param lists: whether the back-end answers for a hundred predictions at once
-    :param outage: when it is gone, in seconds from the beginning
+    :param per_day: predictions a day, shared by the triggerers
+    :param lists: whether the back-end lists a hundred predictions per page
+    :param outage: start and end of the outage, in seconds
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Fleet:
         self.open_now = self.open_at_most = 0
 
     def run(self) -> Outcome:
-        """Let each triggerer look as its waits and its budget say, until nothing is open."""
+        """Run all triggerers until no wait is open."""
         for run in self.runs:
             due = self.triggerers[run.number % len(self.triggerers)].due
             heapq.heappush(due, (run.timeline.created + LATENCY, run.number))
@@ -132,11 +132,11 @@ class Fleet:
                 held = 0.0
             if one.due:
                 heapq.heappush(clock, (max(now + held, one.due[0][0]), index))
-        struck = [late for late, run in zip(self.late, self.runs, strict=True) if self._is_struck(run)]
-        calm = [late for late, run in zip(self.late, self.runs, strict=True) if not self._is_struck(run)]
-        return Outcome(self.server, sorted(calm), sorted(struck), self.open_at_most)
+        in_outage = [late for late, run in zip(self.late, self.runs, strict=True) if self._is_in_outage(run)]
+        calm = [late for late, run in zip(self.late, self.runs, strict=True) if not self._is_in_outage(run)]
+        return Outcome(self.server, sorted(calm), sorted(in_outage), self.open_at_most)
 
-    def _is_struck(self, run: Run) -> bool:
+    def _is_in_outage(self, run: Run) -> bool:
         return self.outage[0] <= run.ended < self.outage[1]
 
     def _answered(self, one: Triggerer, number: int, trouble: VaceError | None, at: float) -> None:
@@ -147,7 +147,7 @@ class Fleet:
             self.open_now += 1
             self.open_at_most = max(self.open_at_most, self.open_now)
         wait = one.waits[number]
-        decision = wait.failed(trouble, at) if trouble else wait.answered(run.told_at(at), at)
+        decision = wait.failed(trouble, at) if trouble else wait.answered(run.state_at(at), at)
         if isinstance(decision, PollAgain):
             heapq.heappush(one.due, (at + decision.seconds, number))
         else:
@@ -156,7 +156,7 @@ class Fleet:
             self.open_now -= 1
 
     def _ask(self, one: Triggerer, now: float) -> list[tuple[int, VaceError | None]]:
-        """Read pages if that is worth it, otherwise look at the one that is due first."""
+        """Read pages if worthwhile, otherwise poll the prediction that is due first."""
         shown = self._pages(one, now) if self.lists and one.pages.are_open(len(one.waits), now) else []
         if shown:
             return shown
@@ -167,7 +167,7 @@ class Fleet:
         return [(number, trouble)]
 
     def _pages(self, one: Triggerer, now: float) -> list[tuple[int, VaceError | None]]:
-        """Read pages, newest first, for all that is due or nearly so."""
+        """Read pages, newest first, for all predictions that are due soon."""
         wanted = {number for due, number in one.due if due <= now + ROUND_SECONDS / 2}
         if now < one.next_round or not one.pages.is_worth(len(wanted)):
             return []
@@ -207,10 +207,10 @@ def _at(values: list[float], share: float) -> float:
 
 
 def sizes() -> None:
-    """Print what fleets of several sizes come to at several rates."""
+    """Print the results of several fleets at several rates."""
     print("Predictions that come evenly, half an hour; an account of 50 requests a second, unknown to it")
     print(
-        "a day      triggerers  open at most  looks a second  refused  late: median    p95  poller, of a core"
+        "a day      triggerers  open at most  polls a second  refused  late: median    p95  poller, of a core"
     )
     for per_day in RATES:
         for triggerers in (1, 2, 4):
@@ -223,16 +223,16 @@ def sizes() -> None:
 
 
 def _row(head: str, out: Outcome, triggerers: int) -> None:
-    share = out.looks_a_second * SECONDS_PER_LOOK / triggerers
+    share = out.polls_a_second * SECONDS_PER_POLL / triggerers
     refused = out.server.refused / out.server.asked
     print(
-        f"{head}  {out.open_at_most:>12,}  {out.looks_a_second:>14.1f}  {refused:>7.2%}"
+        f"{head}  {out.open_at_most:>12,}  {out.polls_a_second:>14.1f}  {refused:>7.2%}"
         f"  {statistics.median(out.late):>11.1f} s  {_at(out.late, 0.95):>5.1f} s  {share:>17.2%}"
     )
 
 
 def outages() -> None:
-    """Print what ten minutes without the back-end do to lateness."""
+    """Print the effect of a ten-minute outage on lateness."""
     print("\nThe back-end is gone for ten minutes (of those that end meanwhile; counted from their end)")
     print(
         "a day      triggerers  asked a second meanwhile  late: median        p95  last one after it is back"
@@ -252,7 +252,7 @@ def outages() -> None:
 
 
 def hosts() -> None:
-    """Print what all of Airflow costs for so many waits, by how they are run."""
+    """Print the processor time of all of Airflow, by mode of the waits."""
     print("\nCores that all of Airflow keeps busy, by how the waits are run; creates limited to 10 a second")
     print("a day      " + "  ".join(f"{name:>22}" for name in SECONDS_PER_WAIT) + "   accounts, for creates")
     for per_day in RATES:

@@ -1,8 +1,8 @@
-"""How many looks a prediction takes against how late its end is noticed: fixed intervals, and our schedule.
+"""Number of polls against lateness: fixed intervals, and the package's schedule.
 
-Run with `uv run python benchmarks/frontier.py`; with `--picture` it draws `frontier.svg` beside itself. It
-is a simulation: the clock is virtual, the decisions are the package's own (`airflow_vace.core.wait`), and
-predictions boot, run and log as the emulator's do, with noise. Both sides see the very same predictions.
+Run with `uv run python benchmarks/frontier.py`; `--picture` draws `frontier.svg` in the same folder. This
+is a simulation: the clock is virtual, the decisions are the package's (`airflow_vace.core.wait`), and
+predictions boot, run and log like the emulator's, with noise. Both sides see the same predictions.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ FRAMES = {81: 1.0, 49: 0.6, 121: 1.5}
 
 @dataclass
 class Run:
-    """One prediction: what it was asked, how it runs, and whether its logs are told."""
+    """One prediction: its input, its course, and whether its logs are visible."""
 
     number: int
-    asked: dict[str, object]
+    given: dict[str, object]
     timeline: Timeline
     has_logs: bool
     fails_at: float | None
@@ -45,29 +45,29 @@ class Run:
     def ended(self) -> float:
         return self.timeline.ended if self.fails_at is None else self.fails_at
 
-    def told_at(self, now: float) -> Prediction:
+    def state_at(self, now: float) -> Prediction:
         line = self.timeline
         if now >= self.ended:
             status = "succeeded" if self.fails_at is None else "failed"
         else:
             status = "processing" if now >= line.started else "starting"
-        told: dict[str, object] = {
+        members: dict[str, object] = {
             "id": f"p{self.number}",
             "status": status,
             "model": "prunaai/vace-14b",
-            "input": self.asked,
+            "input": self.given,
             "logs": line.logs_at(now) if self.has_logs else "",
             "created_at": iso(line.created),
         }
         if now >= line.started:
-            told["started_at"] = iso(line.started)
+            members["started_at"] = iso(line.started)
         if now >= self.ended:
-            told["completed_at"] = iso(self.ended)
-        return Prediction.from_json(told)
+            members["completed_at"] = iso(self.ended)
+        return Prediction.from_json(members)
 
 
 def runs(seed: int, count: int, *, has_logs: bool) -> list[Run]:
-    """Return predictions over some hours: three kinds in four common, one in five with a cold boot."""
+    """Return predictions over some hours: three in four of a common kind, one in five with a cold boot."""
     chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
     found = []
     created = 1_700_000_000.0
@@ -91,95 +91,95 @@ def runs(seed: int, count: int, *, has_logs: bool) -> list[Run]:
         fails = None
         if chance.random() < 0.03:
             fails = timeline.started + chance.random() * (timeline.ended - timeline.started)
-        asked: dict[str, object] = {"prompt": "a fox", "size": size, "frame_num": frames, "speed_mode": mode}
-        found.append(Run(number, asked, timeline, has_logs, fails))
+        given: dict[str, object] = {"prompt": "a fox", "size": size, "frame_num": frames, "speed_mode": mode}
+        found.append(Run(number, given, timeline, has_logs, fails))
     return found
 
 
 def fixed(found: list[Run], interval: float, seed: int) -> tuple[list[int], list[float]]:
-    """Look every so many seconds, from a random moment on."""
+    """Return numbers of polls and lateness for a fixed interval with a random start."""
     chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
-    looks, late = [], []
+    polls, late = [], []
     for run in found:
         now, count = run.timeline.created + chance.uniform(0, interval), 1
         while now < run.ended:
             now, count = now + interval, count + 1
-        looks.append(count)
+        polls.append(count)
         late.append(now + LATENCY - run.ended)
-    return looks, late
+    return polls, late
 
 
 def ours(found: list[Run], bound: float | None) -> tuple[list[int], list[float]]:
-    """Look when the schedule says, all waits sharing what they learn, as they do in a triggerer."""
+    """Return numbers of polls and lateness for the schedule; all waits share experience."""
     experience = Experience()
-    waits, looks, late = {}, [0] * len(found), [0.0] * len(found)
+    waits, polls, late = {}, [0] * len(found), [0.0] * len(found)
     due = [(run.timeline.created + LATENCY, run.number) for run in found]
     heapq.heapify(due)
     while due:
         now, number = heapq.heappop(due)
         run = found[number]
-        told = run.told_at(now)
+        state = run.state_at(now)
         if number not in waits:
-            known = Prediction.from_json({"id": told.id, "status": "starting"})
+            known = Prediction.from_json({"id": state.id, "status": "starting"})
             waits[number] = Wait(prediction=known, poll_interval=bound, experience=experience)
-        looks[number] += 1
-        decision = waits[number].answered(told, now + LATENCY)
+        polls[number] += 1
+        decision = waits[number].answered(state, now + LATENCY)
         if isinstance(decision, PollAgain):
             heapq.heappush(due, (now + LATENCY + decision.seconds, number))
         else:
             late[number] = now + LATENCY - run.ended
             del waits[number]
-    return looks, late
+    return polls, late
 
 
 @dataclass
 class Point:
-    """One way to look, over all predictions: means of looks, quantiles of lateness in seconds."""
+    """One way to poll, over all predictions: mean number of polls, quantiles of lateness in seconds."""
 
     name: str
-    looks: float
+    polls: float
     median: float
     p95: float
     most: float
 
     @classmethod
     def of(cls, name: str, measured: tuple[list[int], list[float]]) -> Point:
-        looks, late = measured
+        polls, late = measured
         centiles = statistics.quantiles(late, n=20)
-        return cls(name, statistics.mean(looks), statistics.median(late), centiles[-1], max(late))
+        return cls(name, statistics.mean(polls), statistics.median(late), centiles[-1], max(late))
 
     def line(self, ratio: float | None = None) -> str:
-        told = "" if ratio is None else f"{ratio:8.2f}"
-        return f"{self.name:<26}{self.looks:8.1f}{self.median:10.2f}{self.p95:10.2f}{self.most:10.2f}{told}"
+        column = "" if ratio is None else f"{ratio:8.2f}"
+        return f"{self.name:<26}{self.polls:8.1f}{self.median:10.2f}{self.p95:10.2f}{self.most:10.2f}{column}"
 
 
-def fixed_looks_at(found: list[Run], median: float) -> float:
-    """Return how many looks a fixed interval takes whose median lateness is this."""
+def fixed_polls_for(found: list[Run], median: float) -> float:
+    """Return the mean number of polls of a fixed interval with this median lateness."""
     interval = max(2 * (median - LATENCY), 0.05)
     return statistics.mean((run.ended - run.timeline.created) / interval for run in found) + 0.5
 
 
 def measured(*, has_logs: bool) -> tuple[list[Point], list[tuple[Point, float]]]:
-    """Return the points of fixed intervals, and ours with their ratios."""
+    """Return the points of fixed intervals, and those of the schedule with their ratios."""
     found = runs(7, PREDICTIONS, has_logs=has_logs)
     stock = [Point.of(f"fixed, {each:g} s", fixed(found, each, 1)) for each in FIXED]
     own = []
     for bound in BOUNDS:
         name = "ours" if bound is None else f"ours, poll_interval={bound:g}"
         point = Point.of(name, ours(found, bound))
-        own.append((point, point.looks / fixed_looks_at(found, point.median)))
+        own.append((point, point.polls / fixed_polls_for(found, point.median)))
     return stock, own
 
 
 def picture(stock: list[Point], own: list[tuple[Point, float]], blind: list[tuple[Point, float]]) -> str:
-    """Return the frontier as SVG: looks per prediction across, median lateness up, both logarithmic."""
+    """Return the frontier as SVG: polls per prediction across, median lateness up, both logarithmic."""
     import math
 
     width, height, margin = 720, 440, 60
     across, up = (4.0, 200.0), (0.2, 20.0)
 
     def place(point: Point) -> tuple[float, float]:
-        x = math.log(point.looks / across[0]) / math.log(across[1] / across[0])
+        x = math.log(point.polls / across[0]) / math.log(across[1] / across[0])
         y = math.log(point.median / up[0]) / math.log(up[1] / up[0])
         return margin + x * (width - 2 * margin), height - margin - y * (height - 2 * margin)
 
@@ -187,11 +187,11 @@ def picture(stock: list[Point], own: list[tuple[Point, float]], blind: list[tupl
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
-    for looks in (5, 10, 20, 50, 100, 200):
-        x, _ = place(Point("", looks, 1, 1, 1))
+    for polls in (5, 10, 20, 50, 100, 200):
+        x, _ = place(Point("", polls, 1, 1, 1))
         lines.append(
             f'<line x1="{x:.0f}" y1="{margin}" x2="{x:.0f}" y2="{height - margin}" stroke="#ddd"/>'
-            f'<text x="{x:.0f}" y="{height - margin + 18}" text-anchor="middle">{looks}</text>'
+            f'<text x="{x:.0f}" y="{height - margin + 18}" text-anchor="middle">{polls}</text>'
         )
     for late in (0.2, 0.5, 1, 2, 5, 10, 20):
         _, y = place(Point("", 5, late, 1, 1))
@@ -201,37 +201,37 @@ def picture(stock: list[Point], own: list[tuple[Point, float]], blind: list[tupl
         )
     groups = (
         ("fixed interval", "#888", stock),
-        ("ours, logs told", "#5b3fd1", [point for point, _ in own]),
+        ("ours, with logs", "#5b3fd1", [point for point, _ in own]),
         ("ours, no logs", "#c2410c", [point for point, _ in blind]),
     )
     for row, (name, color, points) in enumerate(groups):
-        places = [place(point) for point in sorted(points, key=lambda point: point.looks)]
+        places = [place(point) for point in sorted(points, key=lambda point: point.polls)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         lines.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         lines += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>' for x, y in places]
         lines.append(f'<text x="{width - 190}" y="{margin + 18 + 18 * row}" fill="{color}">{name}</text>')
-    lines.append(f'<text x="{width / 2}" y="{height - 12}" text-anchor="middle">looks per prediction</text>')
+    lines.append(f'<text x="{width / 2}" y="{height - 12}" text-anchor="middle">polls per prediction</text>')
     lines.append(f'<text x="{margin}" y="{margin - 20}">median lateness, seconds</text></svg>')
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Print both frontiers, and draw them if asked to."""
+    """Print both frontiers, and draw the picture on request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--picture", action="store_true", help="draw frontier.svg")
     options = parser.parse_args()
-    told, blind = measured(has_logs=True), measured(has_logs=False)
-    for name, (stock, own) in (("logs told", told), ("no logs", blind)):
+    seeing, blind = measured(has_logs=True), measured(has_logs=False)
+    for name, (stock, own) in (("with logs", seeing), ("no logs", blind)):
         print(f"{PREDICTIONS} predictions, {name}")
-        print(f"{'':<26}{'looks':>8}{'median':>10}{'p95':>10}{'latest':>10}{'ratio':>8}")
+        print(f"{'':<26}{'polls':>8}{'median':>10}{'p95':>10}{'latest':>10}{'ratio':>8}")
         for point in stock:
             print(point.line())
         for point, ratio in own:
             print(point.line(ratio))
         print()
-    print("seconds late; ratio: looks, against a fixed interval of the same median lateness")
+    print("seconds late; ratio: polls, against a fixed interval of the same median lateness")
     if options.picture:
-        Path(__file__).with_name("frontier.svg").write_text(picture(told[0], told[1], blind[1]))
+        Path(__file__).with_name("frontier.svg").write_text(picture(seeing[0], seeing[1], blind[1]))
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+"""Inputs of the model: normal form, refusals and warnings."""
+
 from __future__ import annotations
 
 from collections import deque
@@ -30,7 +32,7 @@ def refused(given: Any) -> VaceInputError:
     return caught.value
 
 
-def test_there_are_the_twelve_inputs_of_the_api_page_with_their_defaults() -> None:
+def test_the_twelve_inputs_have_the_defaults_of_the_api_page() -> None:
     assert {name: (f.kind, f.default) for name, f in FIELDS.items()} == {
         "prompt": ("str", None),
         "src_video": ("url", None),
@@ -51,7 +53,7 @@ def test_size_is_always_sent_and_nothing_else_is_added() -> None:
     assert normalized() == {"prompt": "a fox", "size": "832*480"}
 
 
-def test_a_prompt_goes_out_to_the_letter() -> None:
+def test_a_prompt_is_sent_verbatim() -> None:
     assert normalize_input({"prompt": " 81\n"})[0]["prompt"] == " 81\n"
 
 
@@ -85,20 +87,18 @@ def test_a_prompt_goes_out_to_the_letter() -> None:
         ("src_video", "data:video/mp4;base64,AAAA", "data:video/mp4;base64,AAAA"),
     ],
 )
-def test_what_a_template_renders_becomes_what_the_model_wants(
-    name: str, given: object, wanted: object
-) -> None:
+def test_rendered_text_becomes_a_value_of_the_models_type(name: str, given: object, wanted: object) -> None:
     value = normalized(**{name: given})[name]
     assert value == wanted
     assert type(value) is type(wanted)
 
 
 @pytest.mark.parametrize("value", [None, []])
-def test_none_and_an_empty_list_mean_not_given(value: object) -> None:
+def test_none_and_an_empty_list_mean_an_absent_input(value: object) -> None:
     assert "src_ref_images" not in normalized(src_ref_images=value)
 
 
-def test_an_input_that_was_rendered_as_text_is_read() -> None:
+def test_an_input_rendered_as_text_is_read() -> None:
     assert normalize_input('{"prompt": "a fox"}')[0]["prompt"] == "a fox"
     assert normalize_input("{'prompt': 'a fox'}")[0]["prompt"] == "a fox"
 
@@ -106,6 +106,11 @@ def test_an_input_that_was_rendered_as_text_is_read() -> None:
 @pytest.mark.parametrize("given", [{}, {"prompt": None}, {"prompt": ""}, {"prompt": "  \n"}])
 def test_an_empty_prompt_is_refused(given: dict[str, Any]) -> None:
     assert refused(given).field == "prompt"
+
+
+@pytest.mark.parametrize("prompt", ["None", " null\n"])
+def test_the_text_of_a_missing_xcom_is_refused_as_a_prompt(prompt: str) -> None:
+    assert "map_indexes" in refused({"prompt": prompt}).remedy
 
 
 def test_a_mask_without_a_video_is_refused_since_it_would_be_ignored() -> None:
@@ -159,14 +164,14 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("src_ref_images", "a.png"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name_and_value(name: str, value: object) -> None:
+def test_an_invalid_value_is_refused_with_its_name(name: str, value: object) -> None:
     error = refused({"prompt": "x", name: value})
     assert error.field == name
     assert f"'{name}'" in str(error)
 
 
 @pytest.mark.parametrize("given", [None, 5, "a fox", ["a fox"], "[1]"])
-def test_an_input_that_is_no_object_is_refused(given: object) -> None:
+def test_an_input_other_than_an_object_is_refused(given: object) -> None:
     assert refused(given).field == "input"
 
 
@@ -192,7 +197,7 @@ def test_a_message_shows_neither_a_signature_nor_a_file() -> None:
         ({"sample_solver": "euler"}, "'euler' is none of"),
     ],
 )
-def test_what_may_not_work_warns_and_goes_out(given: dict[str, Any], said: str) -> None:
+def test_a_doubtful_value_is_sent_with_a_warning(given: dict[str, Any], said: str) -> None:
     (warning,) = warnings_for(**given)
     assert said in warning
 
@@ -209,13 +214,13 @@ def test_the_input_of_another_model_passes_unchecked() -> None:
         normalize_input("no object", model="somebody/else")
 
 
-def test_the_model_is_known_in_any_case_of_letters() -> None:
+def test_the_case_of_the_models_name_is_irrelevant() -> None:
     with pytest.raises(VaceInputError):
         normalize_input({"promt": "x"}, model=f" {DEFAULT_MODEL.upper()}")
 
 
 @given(st.dictionaries(st.sampled_from(list(FIELDS)), st.none() | st.text() | st.integers() | st.floats()))
-def test_any_input_is_normalised_or_refused_and_normalising_twice_changes_nothing(
+def test_any_input_is_refused_or_normalised_once_for_all(
     given: dict[str, Any],
 ) -> None:
     try:
@@ -227,12 +232,12 @@ def test_any_input_is_normalised_or_refused_and_normalising_twice_changes_nothin
 
 
 @given(st.text())
-def test_a_literal_is_read_or_stays_text(text: str) -> None:
+def test_any_text_is_read_as_a_literal_or_stays_text(text: str) -> None:
     literal(text)
     assert literal("[1, 2") == "[1, 2"
 
 
-def test_a_path_object_is_the_path_of_a_file(tmp_path: Path) -> None:
+def test_a_path_object_becomes_the_url_of_a_file(tmp_path: Path) -> None:
     image = tmp_path / "a b.png"
     given = {"prompt": "x", "src_video": Path("/films/a.mp4"), "src_ref_images": image}
     values, _ = normalize_input(given, paths=True)

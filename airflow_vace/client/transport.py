@@ -499,7 +499,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _check_size(size: int, request: Request) -> None:
     if size > _LARGEST_ANSWER:
         limit = _LARGEST_ANSWER // 1024**2
-        raise VaceProtocolError(f"{request.shown}: the answer is larger than {limit} MiB", is_torn=True)
+        raise VaceProtocolError(f"{request.shown}: the answer is larger than {limit} MiB", is_truncated=True)
 
 
 def _innermost(error: BaseException, request: Request) -> str:

@@ -1,29 +1,33 @@
-"""Answers read as predictions; what is none is an error that names what came."""
+"""Responses read as predictions, pages of predictions and uploads; other bodies become errors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
+from airflow_vace.core.bodies import excerpt_of, is_html, is_truncated, json_object_of, text_of
 from airflow_vace.core.errors import read_detail, read_error
-from airflow_vace.core.forms import excerpt_of, is_html, is_torn, json_of, text_of
-from airflow_vace.core.requests import PRUNA, Api, Request, Response
-from airflow_vace.exceptions import VaceProtocolError, excerpt
+from airflow_vace.exceptions import VaceProtocolError
 from airflow_vace.prediction import Prediction, PredictionStatus
+from airflow_vace.redaction import excerpt
+
+if TYPE_CHECKING:
+    from airflow_vace.core.requests import Api, Request, Response
 
 
 def read_prediction(api: Api, request: Request, response: Response) -> Prediction:
-    """Return the prediction in an answer to a create, a look or a cancel.
+    """Return the prediction in a response to a create, get or cancel.
 
-    :raises VaceAPIError: (or what is below it) if the server refused
-    :raises VaceProtocolError: if the answer is not a prediction, or another one
+    :raises VaceAPIError: (or a subclass) if the server refused
+    :raises VaceProtocolError: if the response is not a prediction, or another prediction
     """
     data = _read_object(api, request, response)
-    if api.backend.name == PRUNA.name:
+    if api.backend.response_format == "pruna":
         data = _from_pruna(api, request, data)
     if request.verb == "create" and data.get("id") and not data.get("status"):
-        # It was accepted: losing its id for want of a word would lose the money.
+        # The create was accepted and is billed, so treat a missing status as "starting" rather than
+        # discard the id.
         data["status"] = PredictionStatus.STARTING
     if "id" not in data:
         raise _unexpected(request, response, text_of(api, response))
@@ -35,6 +39,7 @@ def read_prediction(api: Api, request: Request, response: Response) -> Predictio
             status_code=response.status_code,
             body=error.body,
         ) from None
+    # A confused proxy or cache may serve another account's prediction.
     if request.prediction_id and prediction.id != request.prediction_id:
         raise VaceProtocolError(
             f"Asked for prediction {request.prediction_id}, got {prediction.id}",
@@ -48,9 +53,9 @@ def read_prediction(api: Api, request: Request, response: Response) -> Predictio
 class Page:
     """One page of the account's predictions.
 
-    :param predictions: those that could be read, in the server's order
-    :param following: address of the next page, None on the last one
-    :param unreadable: objects of the page that are no readable predictions, as the server wrote them
+    :param predictions: all readable predictions, in the server's order
+    :param following: address of the next page, None on the last page
+    :param unreadable: objects that are not valid predictions, verbatim
     """
 
     predictions: tuple[Prediction, ...] = ()
@@ -59,10 +64,10 @@ class Page:
 
 
 def read_list(api: Api, request: Request, response: Response) -> Page:
-    """Return one page of predictions; an unreadable item does not hide the others.
+    """Return one page of predictions.
 
-    :raises VaceAPIError: (or what is below it) if the server refused
-    :raises VaceProtocolError: if the answer is no page of predictions
+    :raises VaceAPIError: (or a subclass) if the server refused
+    :raises VaceProtocolError: if the response is not a page of predictions
     """
     data = _read_object(api, request, response)
     results, following = data.get("results"), data.get("next")
@@ -73,6 +78,7 @@ def read_list(api: Api, request: Request, response: Response) -> Page:
         try:
             predictions.append(_prediction_of(item))
         except VaceProtocolError:
+            # One odd item must not hide the rest: a lost create is searched in this list.
             if isinstance(item, dict):
                 unreadable.append(item)
     return Page(
@@ -83,10 +89,10 @@ def read_list(api: Api, request: Request, response: Response) -> Page:
 
 
 def read_upload(api: Api, request: Request, response: Response) -> str:
-    """Return the address of a file that was uploaded, for use in an input.
+    """Return the address of an uploaded file, for use in an input.
 
-    :raises VaceAPIError: (or what is below it) if the server refused
-    :raises VaceProtocolError: if the answer names none
+    :raises VaceAPIError: (or a subclass) if the server refused
+    :raises VaceProtocolError: if the response contains no address
     """
     data = _read_object(api, request, response)
     urls = data.get("urls")
@@ -102,82 +108,79 @@ def read_upload(api: Api, request: Request, response: Response) -> str:
 
 
 def read_probe(api: Api, request: Request, response: Response) -> None:
-    """Read the answer to a look for a prediction that cannot exist; return if this API refused it properly.
+    """Check the response to a get of a nonexistent prediction; return if this API refused the id.
 
     :raises VaceAuthError: if the key was refused
-    :raises VaceError: if it is not this API, or it is in trouble
+    :raises VaceError: if the server is in trouble or does not speak this API
     """
     text = text_of(api, response)
-    if response.status_code in (400, 404, 422) and not is_html(response, text):
-        try:
-            if isinstance(json_of(text), dict):
-                return
-        except ValueError:
-            pass
+    if response.status_code not in (400, 404, 422) or is_html(response, text):
+        read_prediction(api, request, response)
+        return
+    # Any web server answers 404, but only the API answers with a JSON object.
+    if json_object_of(text) is None:
         raise VaceProtocolError(
             f"{request.shown}: a server answers there, but it does not speak this API:"
             f" {response.status_code} {excerpt(text, 200)}",
             status_code=response.status_code,
             body=excerpt(text, 300),
         )
-    read_prediction(api, request, response)
 
 
 def _prediction_of(data: Any) -> Prediction:
-    """Read a prediction without the members that only a task can know; a server may send any name."""
+    """Read a prediction without the members that belong to the task."""
+    # Payloads carry these members, and a hostile server may send the same names.
     ours = ("files", "label", "map_index", "seed")
-    told = (
-        {name: value for name, value in data.items() if name not in ours} if isinstance(data, dict) else data
-    )
-    return Prediction.from_json(told)
+    if isinstance(data, dict):
+        data = {name: value for name, value in data.items() if name not in ours}
+    return Prediction.from_json(data)
 
 
 def _from_pruna(api: Api, request: Request, data: dict[str, Any]) -> dict[str, Any]:
-    """Put Pruna's answers into the common form: `generation_url` is the output, `get_url` the status."""
+    """Convert Pruna's members: `generation_url` is the output, `get_url` is `urls.get`."""
     known = {**data}
     if request.verb == "create":
         if isinstance(data.get("get_url"), str):
             known["urls"] = {"get": _joined(api.base_url, data["get_url"])}
     else:
+        # Pruna's status responses contain no id.
         known.setdefault("id", request.prediction_id)
         known["error"] = data.get("error") or data.get("message")
         if data.get("status") == "succeeded":
+            # `message` is "ok" or similar after a success, which is not an error.
             known["error"] = None
     if isinstance(data.get("generation_url"), str) and data["generation_url"]:
         known["output"] = _joined(f"{api.base_url}/", data["generation_url"])
     return known
 
 
-def _joined(base: str, told: str) -> str:
-    """Return what a server calls an address, whole if it is one; who goes there says if it is none."""
+def _joined(base: str, address: str) -> str:
     try:
-        return urljoin(base, told)
+        return urljoin(base, address)
     except ValueError:
-        return told
+        # The download reports an invalid address with more context than is known here.
+        return address
 
 
 def _read_object(api: Api, request: Request, response: Response) -> dict[str, Any]:
     if not 200 <= response.status_code < 300:
         raise read_error(api, request, response)
     text = text_of(api, response)
-    try:
-        data = json_of(text)
-    except ValueError:
-        raise _unexpected(request, response, text) from None
-    if not isinstance(data, dict):
+    data = json_object_of(text)
+    if data is None:
         raise _unexpected(request, response, text)
     return data
 
 
 def _unexpected(request: Request, response: Response, text: str) -> VaceProtocolError:
     kind = "an HTML page" if is_html(response, text) else "an unexpected response"
-    said = excerpt(read_detail(text) or text, 300) or "an empty body"
+    content = excerpt(read_detail(text) or text, 300) or "an empty body"
     about = f" for prediction {request.prediction_id}" if request.prediction_id else ""
-    bill = " No prediction came back; look into the vendor's list before paying again."
+    bill = " No prediction came back; check the vendor's list of predictions before paying again."
     return VaceProtocolError(
         f"{request.shown}{about} was answered with {response.status_code} and {kind} instead of a"
-        f" prediction: {said}.{bill if request.verb == 'create' else ''}",
+        f" prediction: {content}.{bill if request.verb == 'create' else ''}",
         status_code=response.status_code,
         body=excerpt(text, 300),
-        is_torn=not is_html(response, text) and is_torn(text),
+        is_truncated=not is_html(response, text) and is_truncated(text),
     )

@@ -140,7 +140,7 @@ def failure_of(error: BaseException) -> Failure:
         case VaceAPIError():
             return _failure_of_refusal(error)
         case VaceProtocolError():
-            return Failure.TRUNCATED if error.is_torn else Failure.UNREADABLE
+            return Failure.TRUNCATED if error.is_truncated else Failure.UNREADABLE
         case SubmissionUnknown():
             is_later = error.may_be_retried
             return Failure.SUBMISSION_LOOKED_UP_LATER if is_later else Failure.SUBMISSION_UNKNOWN

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from aiohttp import BodyPartReader, web
 
-from airflow_vace.core.requests import BACKENDS
+from airflow_vace.core.backends import BACKENDS
 from airflow_vace.emulator.faults import Fault
 from airflow_vace.emulator.video import render
 from airflow_vace.emulator.world import invalid_fields, iso

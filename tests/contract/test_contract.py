@@ -1,6 +1,6 @@
-"""What each back-end must do for us, the emulator's three faces and real ones alike.
+"""The contract that each back-end fulfils: the three faces of the emulator, and real servers.
 
-`uv run pytest tests/contract --live CONN_ID` holds a real one to it; it says what that costs, and asks.
+`uv run pytest tests/contract --live CONN_ID` runs against a real server, after a question about the cost.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from airflow_vace.prediction import Prediction
 
-# What one run of the contract may pay for, as tests/conftest.py asks.
-MOST_PREDICTIONS = 2
-# The cheapest that the model makes: few steps, few frames, its fastest mode, its smallest size.
+# The question in tests/conftest.py names this number, so no test may pay for more.
+MAX_PREDICTIONS = 2
+# The cheapest video of the model: few steps, few frames, fastest mode, smallest size.
 CHEAPEST = {
     "prompt": "a red fox runs through fresh snow",
     "size": "832*480",
@@ -37,14 +37,14 @@ CHEAPEST = {
 
 
 class Account:
-    """Makes predictions over `vace_default`, as many as were agreed on and no more."""
+    """Creates predictions over `vace_default`, up to the agreed number."""
 
     def __init__(self, *, is_live: bool) -> None:
         self.is_live = is_live
         self.made: list[str] = []
 
     def create(self) -> Prediction:
-        assert len(self.made) < MOST_PREDICTIONS, "nobody agreed to pay for more"
+        assert len(self.made) < MAX_PREDICTIONS, "nobody agreed to pay for more"
         prediction = VaceHook().create_prediction(CHEAPEST)
         self.made.append(prediction.id)
         return prediction
@@ -68,12 +68,12 @@ def account(request: pytest.FixtureRequest) -> Iterator[Account]:
         with Emulator(time_scale=0.005) as emulator:
             patch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection_to(backend=request.param))
             yield Account(is_live=False)
-            assert emulator.bill["charged"] <= MOST_PREDICTIONS
+            assert emulator.bill["charged"] <= MAX_PREDICTIONS
 
 
 @pytest.fixture
 def wrong_key(account: Account, monkeypatch: pytest.MonkeyPatch) -> Account:
-    """Take the key away, and put another in its place."""
+    """Replace the key of the connection."""
     known: dict[str, Any] = json.loads(os.environ["AIRFLOW_CONN_VACE_DEFAULT"])
     other = {**known, "password": "not-the-key-of-anybody"}
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", json.dumps(other))
@@ -82,7 +82,7 @@ def wrong_key(account: Account, monkeypatch: pytest.MonkeyPatch) -> Account:
 
 @pytest.fixture(scope="module")
 def made(account: Account) -> Prediction:
-    """The answer to a create; what it makes is waited for, once, by whoever asks for its end."""
+    """The response to a create, shared by all tests of this module."""
     return account.create()
 
 
@@ -92,7 +92,7 @@ def ended(made: Prediction) -> Prediction:
     return hook.wait_for_prediction(made, timeout=3600)
 
 
-def test_the_connection_is_reached_for_free(account: Account) -> None:
+def test_a_connection_test_is_free(account: Account) -> None:
     is_good, message = VaceHook().test_connection()
     assert is_good, message
     assert not account.made
@@ -108,29 +108,29 @@ def test_another_key_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("account")
-def test_a_prediction_that_is_not_there_is_refused_as_such() -> None:
+def test_an_unknown_id_is_refused_as_such() -> None:
     with pytest.raises(VaceAPIError) as caught:
         VaceHook().get_prediction("nobodysprediction0000000000")
     assert caught.value.status_code in (400, 404, 422)
 
 
-def test_a_create_is_answered_with_an_id_and_a_status(made: Prediction) -> None:
+def test_a_create_returns_an_id_and_a_status(made: Prediction) -> None:
     assert made.id
     assert made.status in ("starting", "processing", "succeeded")
     assert made.urls["get"].startswith("http")
 
 
-def test_it_is_found_by_whatever_refers_to_it_in_both_faces(made: Prediction) -> None:
-    async def looked() -> list[str]:
+def test_any_reference_finds_the_prediction_blocking_and_async(made: Prediction) -> None:
+    async def polled() -> list[str]:
         async with VaceHook() as hook:
             return [(await hook.aget_prediction(known)).id for known in references]
 
     references = (made, made.payload(), made.id, made.urls["get"])
     assert {VaceHook().get_prediction(known).id for known in references} == {made.id}
-    assert set(asyncio.run(looked())) == {made.id}
+    assert set(asyncio.run(polled())) == {made.id}
 
 
-def test_it_ends_with_a_video(ended: Prediction) -> None:
+def test_a_prediction_ends_with_a_video(ended: Prediction) -> None:
     assert ended.status is PredictionStatus.SUCCEEDED, ended.error
     (url,) = ended.output_urls
     with VaceHook().open_file(url) as download:
@@ -138,13 +138,13 @@ def test_it_ends_with_a_video(ended: Prediction) -> None:
     assert type_of(first) == "video/mp4"
 
 
-def test_its_end_does_not_change(ended: Prediction) -> None:
+def test_a_finished_prediction_does_not_change(ended: Prediction) -> None:
     again = VaceHook().get_prediction(ended)
     assert (again.status, again.output_urls) == (ended.status, ended.output_urls)
     assert "logs" not in again.payload()
 
 
-def test_it_is_in_the_list_where_there_is_one(ended: Prediction) -> None:
+def test_a_list_contains_the_prediction(ended: Prediction) -> None:
     hook = VaceHook()
     if not hook.lists_predictions:
         with pytest.raises(VaceInputError):
@@ -156,7 +156,7 @@ def test_it_is_in_the_list_where_there_is_one(ended: Prediction) -> None:
     assert ended.id in [prediction.id for prediction in hook.list_predictions(since)]
 
 
-def test_a_running_one_is_canceled_where_that_can_be(account: Account, ended: Prediction) -> None:
+def test_a_running_prediction_is_canceled(account: Account, ended: Prediction) -> None:
     hook = VaceHook()
     if hook.settings.api.backend.cancel is None:
         with pytest.raises(VaceInputError):

@@ -1,10 +1,8 @@
-"""What is read from answers and refusals, whatever came."""
+"""Responses and refusals as predictions and errors."""
 
 from __future__ import annotations
 
 import json
-import time
-from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_vace.core.errors import read_error
 from airflow_vace.core.requests import Api, Request, Response
-from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe
+from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
 from airflow_vace.core.retry import read_failed_create, verdict_of
 from airflow_vace.exceptions import (
     PredictionFailed,
@@ -37,13 +35,13 @@ GET = GATEWAY.get("abc")
 CREATE = GATEWAY.create({"prompt": "a fox"})
 
 
-def answer(status: int, body: Any = "", **headers: str) -> Response:
+def answered(status: int, body: Any = "", **headers: str) -> Response:
     raw = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
     return Response(status, {k.replace("_", "-"): v for k, v in headers.items()}, raw)
 
 
 def error_of(status: int, body: Any = "", request: Request = GET, /, **headers: str) -> VaceAPIError:
-    return read_error(GATEWAY, request, answer(status, body, **headers))
+    return read_error(GATEWAY, request, answered(status, body, **headers))
 
 
 # --- answers ---------------------------------------------------------------------------------------
@@ -51,18 +49,18 @@ def error_of(status: int, body: Any = "", request: Request = GET, /, **headers: 
 
 def test_a_prediction_is_read_from_any_2xx() -> None:
     for status in (200, 201, 202):
-        told = read_prediction(GATEWAY, GET, answer(status, {"id": "abc", "status": "starting"}))
-        assert told.id == "abc"
+        found = read_prediction(GATEWAY, GET, answered(status, {"id": "abc", "status": "starting"}))
+        assert found.id == "abc"
 
 
-def test_nan_and_its_kin_do_not_get_into_a_payload() -> None:
+def test_nan_in_a_response_becomes_null() -> None:
     body = b'{"id": "abc", "status": "starting", "metrics": {"predict_time": NaN}}'
-    assert read_prediction(GATEWAY, GET, answer(200, body)).metrics == {"predict_time": None}
+    assert read_prediction(GATEWAY, GET, answered(200, body)).metrics == {"predict_time": None}
 
 
-def test_the_answer_for_another_prediction_is_not_ours() -> None:
+def test_a_response_with_another_id_is_refused() -> None:
     with pytest.raises(VaceProtocolError, match="Asked for prediction abc, got xyz"):
-        read_prediction(GATEWAY, GET, answer(200, {"id": "xyz", "status": "succeeded"}))
+        read_prediction(GATEWAY, GET, answered(200, {"id": "xyz", "status": "succeeded"}))
 
 
 @pytest.mark.parametrize(
@@ -81,48 +79,48 @@ def test_the_answer_for_another_prediction_is_not_ours() -> None:
         ("<html><head><title>Sign in</title></head></html>", "an HTML page"),
     ],
 )
-def test_a_200_that_is_no_prediction_is_never_a_success(body: Any, said: str) -> None:
+def test_a_200_without_a_prediction_is_an_error(body: Any, said: str) -> None:
     with pytest.raises(VaceProtocolError) as caught:
-        read_prediction(GATEWAY, GET, answer(200, body))
+        read_prediction(GATEWAY, GET, answered(200, body))
     assert said in str(caught.value)
     assert caught.value.status_code == 200
 
 
-def test_prunas_answers_take_the_common_form() -> None:
+def test_prunas_responses_take_the_common_form() -> None:
     create = PRUNA.create({"prompt": "x"})
     url = "https://api.pruna.ai/v1/predictions/status/abc"
-    told = read_prediction(PRUNA, create, answer(200, {"id": "abc", "model": "vace", "get_url": url}))
-    assert (told.id, told.status, told.urls) == ("abc", "starting", {"get": url})
-    look = PRUNA.get(told)
+    found = read_prediction(PRUNA, create, answered(200, {"id": "abc", "model": "vace", "get_url": url}))
+    assert (found.id, found.status, found.urls) == ("abc", "starting", {"get": url})
+    poll = PRUNA.get(found)
     done = {"status": "succeeded", "generation_url": "/v1/delivery/a.mp4", "message": "ok"}
-    told = read_prediction(PRUNA, look, answer(200, done))
-    assert (told.id, told.output_urls, told.error) == (
+    found = read_prediction(PRUNA, poll, answered(200, done))
+    assert (found.id, found.output_urls, found.error) == (
         "abc",
         ["https://api.pruna.ai/v1/delivery/a.mp4"],
         None,
     )
-    told = read_prediction(PRUNA, look, answer(200, done | {"generation_url": "https://[torn/a.mp4"}))
-    assert (told.status, told.output_urls) == ("succeeded", ["https://[torn/a.mp4"])
-    told = read_prediction(PRUNA, look, answer(200, {"status": "failed", "message": "no memory"}))
-    assert (told.status, told.error) == ("failed", "no memory")
+    found = read_prediction(PRUNA, poll, answered(200, done | {"generation_url": "https://[broken/a.mp4"}))
+    assert (found.status, found.output_urls) == ("succeeded", ["https://[broken/a.mp4"])
+    found = read_prediction(PRUNA, poll, answered(200, {"status": "failed", "message": "no memory"}))
+    assert (found.status, found.error) == ("failed", "no memory")
     with pytest.raises(VaceProtocolError, match="unexpected response"):
-        read_prediction(PRUNA, create, answer(200, {"message": "ok"}))
+        read_prediction(PRUNA, create, answered(200, {"message": "ok"}))
 
 
 def test_a_list_is_read_page_by_page() -> None:
     page = {"results": [{"id": "abc", "status": "starting"}], "next": "/v1/predictions?cursor=2"}
-    found = read_list(REPLICATE, REPLICATE.list(), answer(200, page))
+    found = read_list(REPLICATE, REPLICATE.list(), answered(200, page))
     assert [p.id for p in found.predictions] == ["abc"]
     assert found.following == "/v1/predictions?cursor=2"
-    assert read_list(REPLICATE, REPLICATE.list(), answer(200, {"results": []})) == Page()
+    assert read_list(REPLICATE, REPLICATE.list(), answered(200, {"results": []})) == Page()
     with pytest.raises(VaceProtocolError):
-        read_list(REPLICATE, REPLICATE.list(), answer(200, {"detail": "?"}))
+        read_list(REPLICATE, REPLICATE.list(), answered(200, {"detail": "?"}))
 
 
 def test_an_unreadable_item_does_not_hide_the_rest_of_a_page() -> None:
     odd = {"id": "x y", "status": "starting"}
     results: list[Any] = [odd, None, "text", {"id": "def"}, {"id": "abc", "status": "starting"}, [], 5]
-    page = read_list(REPLICATE, REPLICATE.list(), answer(200, {"results": results}))
+    page = read_list(REPLICATE, REPLICATE.list(), answered(200, {"results": results}))
     assert [p.id for p in page.predictions] == ["abc"]
     assert page.unreadable == (odd, {"id": "def"})
 
@@ -143,14 +141,14 @@ def test_an_unreadable_item_does_not_hide_the_rest_of_a_page() -> None:
         (500, "", VaceAPIError),
     ],
 )
-def test_a_probe_tells_this_api_and_a_good_key_from_anything_else(
+def test_a_probe_accepts_only_this_api_with_a_valid_key(
     status: int, body: Any, kind: type[VaceError] | None
 ) -> None:
     if kind is None:
-        read_probe(GATEWAY, GET, answer(status, body))
+        read_probe(GATEWAY, GET, answered(status, body))
         return
     with pytest.raises(kind):
-        read_probe(GATEWAY, GET, answer(status, body))
+        read_probe(GATEWAY, GET, answered(status, body))
 
 
 # --- refusals --------------------------------------------------------------------------------------
@@ -177,7 +175,7 @@ def test_a_probe_tells_this_api_and_a_good_key_from_anything_else(
         ("<html></html>", "an HTML page", None),
     ],
 )
-def test_every_error_envelope_is_told_apart(body: Any, detail: str, code: str | None) -> None:
+def test_every_error_format_is_read(body: Any, detail: str, code: str | None) -> None:
     error = error_of(400, body)
     assert (error.detail, error.code, error.status_code) == (detail, code, 400)
     assert detail in str(error)
@@ -215,8 +213,8 @@ def test_invalid_fields_are_named() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "kind", "said"),
     [
-        (400, {"detail": "x"}, VaceAPIError, "mend what is named"),
-        (422, {"detail": "x"}, VaceAPIError, "mend what is named"),
+        (400, {"detail": "x"}, VaceAPIError, "fix the named fields"),
+        (422, {"detail": "x"}, VaceAPIError, "fix the named fields"),
         (401, {"detail": "x"}, VaceAuthError, "check the connection's password"),
         (402, {"detail": "x"}, VaceBillingError, "top it up"),
         (403, {"error": {"message": "x", "code": "insufficient_user_quota"}}, VaceBillingError, "top it up"),
@@ -242,16 +240,16 @@ def test_each_status_has_its_class_and_its_remedy(
     assert "5ecret" not in str(error)
 
 
-def test_a_message_names_no_key_even_if_the_server_echoes_it() -> None:
+def test_an_echoed_key_does_not_reach_a_message() -> None:
     error = error_of(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}})
     assert KEY not in str(error)
     assert "***" in error.detail
     body = {"id": "abc", "status": "failed", "error": f"key {KEY}", "urls": {"web": f"https://x/?k={KEY}"}}
-    told = read_prediction(GATEWAY, GET, answer(200, body))
-    assert KEY not in json.dumps(told.payload())
+    found = read_prediction(GATEWAY, GET, answered(200, body))
+    assert KEY not in json.dumps(found.payload())
 
 
-def test_a_key_is_hidden_however_the_server_writes_it() -> None:
+def test_a_key_is_hidden_in_all_spellings() -> None:
     key = "sk-ab/cd+12345"
     api = Api.at("https://g.example", key)
     for echo in (key, "sk-ab\\/cd+12345", "sk-ab%2Fcd%2B12345", "sk-ab/cd%2B12345"):
@@ -260,78 +258,28 @@ def test_a_key_is_hidden_however_the_server_writes_it() -> None:
             with pytest.raises(VaceError) as caught:
                 read_prediction(api, api.get("abc"), response)
             assert "12345" not in str(caught.value)
-        moved = answer(302, "", location=f"https://other.example/login/{echo}")
+        moved = answered(302, "", location=f"https://other.example/login/{echo}")
         assert "12345" not in str(read_error(api, api.get("abc"), moved))
 
 
-def test_a_create_that_names_its_id_is_accepted_even_without_a_status() -> None:
+def test_a_created_id_without_a_status_is_accepted() -> None:
     for body in ({"id": "abc", "urls": {}}, {"id": "abc", "status": None}):
-        assert read_prediction(GATEWAY, CREATE, answer(201, body)).status == "starting"
+        assert read_prediction(GATEWAY, CREATE, answered(201, body)).status == "starting"
 
 
-def test_a_very_short_key_is_not_searched_for() -> None:
+def test_a_very_short_key_does_not_garble_messages() -> None:
     api = Api.at("https://g.example", "a")
-    assert read_error(api, api.get("b"), answer(400, {"detail": "bad"})).detail == "bad"
-
-
-NOW = formatdate(1_700_000_000, usegmt=True)
-
-
-@pytest.mark.parametrize(
-    ("headers", "body", "seconds"),
-    [
-        ({"Retry_After": "7"}, "", 7.0),
-        ({"retry_after": "0.25"}, "", 0.25),
-        ({"RETRY_AFTER": "-3"}, "", 0.0),
-        ({"Retry_After": formatdate(1_700_000_030, usegmt=True), "Date": NOW}, "", 30.0),
-        ({"Retry_After": formatdate(1_600_000_000, usegmt=True), "Date": NOW}, "", 0.0),
-        ({"Retry_After": "Tue Nov 14 22:13:40 2023", "Date": NOW}, "", 20.0),
-        ({"ratelimit_reset": "1700000025", "Date": NOW}, {"detail": "x"}, 25.0),
-        ({"Retry_After": "soon"}, "", None),
-        ({"Retry_After": "nan"}, "", None),
-        ({"Retry_After": "1e999"}, "", None),
-        ({}, {"detail": "x", "retry_after": 4}, 4.0),
-        ({}, {"detail": "x", "retry_after": "4.5"}, 4.5),
-        ({}, {"detail": "x", "retry_after": True}, None),
-        ({}, {"error": {"message": "x", "retry_after": 6}}, 6.0),
-        ({}, {"message": "x", "parameters": {"retry_after": 6}}, 6.0),
-        ({}, {"detail": "Your rate limit resets in ~5s."}, 5.0),
-        ({}, {"detail": "Please try again in 200ms"}, 0.2),
-        ({}, {"detail": "try again in 2 minutes"}, 120.0),
-        ({}, {"detail": "retry after 3"}, 3.0),
-        ({}, {"detail": "Rate limit resets in ~1m30s."}, 90.0),
-        ({}, {"detail": "try again in 1h"}, 3600.0),
-        ({}, {"detail": "available in 5 seconds"}, 5.0),
-        ({}, {"detail": "resets at 10:30"}, None),
-        ({"ratelimit_reset": "9"}, {"detail": "x"}, 9.0),
-        ({"Retry_After": "7", "ratelimit_reset": "9"}, {"detail": "resets in ~5s", "retry_after": 4}, 7.0),
-        ({}, {"detail": "x"}, None),
-    ],
-)
-def test_the_time_to_wait_is_read_in_all_its_forms(
-    headers: dict[str, str], body: Any, seconds: float | None
-) -> None:
-    assert error_of(429, body, GET, **headers).retry_after == seconds
-
-
-def test_a_date_is_measured_by_our_clock_where_the_server_does_not_tell_its_own() -> None:
-    error = error_of(429, "", Retry_After=formatdate(time.time() + 30, usegmt=True))
-    assert error.retry_after is not None
-    assert 25 < error.retry_after <= 30
-
-
-def test_the_reset_of_a_limit_does_not_delay_other_errors() -> None:
-    assert error_of(500, "", ratelimit_reset="9").retry_after is None
+    assert read_error(api, api.get("b"), answered(400, {"detail": "bad"})).detail == "bad"
 
 
 # --- what may be sent again ------------------------------------------------------------------------
 
 
-def torn(*, is_torn: bool) -> VaceProtocolError:
-    return VaceProtocolError("m", status_code=200, is_torn=is_torn)
+def protocol_error(*, is_truncated: bool) -> VaceProtocolError:
+    return VaceProtocolError("m", status_code=200, is_truncated=is_truncated)
 
 
-# What gateways also say after a vendor has accepted.
+# Gateways also use these words after a vendor has accepted.
 WORDS = ("busy", "queue is full", "at capacity", "too many retries", "overloaded", "system_cpu_overloaded")
 
 
@@ -382,8 +330,8 @@ def overloaded(code: str, status: int = 503) -> VaceAPIError:
         (error_of(404, "", CREATE), False, False),
         (error_of(413, "", CREATE), False, False),
         (error_of(422, "", CREATE), False, False),
-        (torn(is_torn=True), False, True),
-        (torn(is_torn=False), False, False),
+        (protocol_error(is_truncated=True), False, True),
+        (protocol_error(is_truncated=False), False, False),
         (VaceInputError("m", field="prompt"), False, False),
     ],
 )
@@ -391,17 +339,17 @@ def test_a_create_is_repeated_only_if_it_was_certainly_not_accepted(
     error: VaceError, *, again: bool, unknown: bool
 ) -> None:
     assert verdict_of(error, "create").now is again
-    told = read_failed_create(error)
+    found = read_failed_create(error)
     if unknown:
-        assert isinstance(told, SubmissionUnknown)
-        assert str(error) in str(told)
-        assert told.status_code == getattr(error, "status_code", None)
+        assert isinstance(found, SubmissionUnknown)
+        assert str(error) in str(found)
+        assert found.status_code == getattr(error, "status_code", None)
     else:
-        assert told is error
+        assert found is error
 
 
 @pytest.mark.parametrize(
-    ("body", "is_torn"),
+    ("body", "is_truncated"),
     [
         ("", True),
         ('{"id": "abc", "sta', True),
@@ -411,14 +359,14 @@ def test_a_create_is_repeated_only_if_it_was_certainly_not_accepted(
         ("Internal message", False),
     ],
 )
-def test_the_remains_of_a_prediction_are_told_from_a_message(body: Any, *, is_torn: bool) -> None:
+def test_a_truncated_prediction_is_distinguished_from_a_message(body: Any, *, is_truncated: bool) -> None:
     with pytest.raises(VaceProtocolError) as caught:
-        read_prediction(GATEWAY, CREATE, answer(200, body))
-    assert caught.value.is_torn is is_torn
+        read_prediction(GATEWAY, CREATE, answered(200, body))
+    assert caught.value.is_truncated is is_truncated
     assert "before paying again" in str(caught.value)
 
 
-def test_the_end_of_a_prediction_is_no_failed_create() -> None:
+def test_a_failed_prediction_is_not_a_failed_create() -> None:
     error = PredictionFailed("m", prediction=Prediction.from_json({"id": "a", "status": "failed"}))
     assert read_failed_create(error) is error
 
@@ -426,7 +374,7 @@ def test_the_end_of_a_prediction_is_no_failed_create() -> None:
 @given(
     st.integers(100, 599), st.binary(), st.dictionaries(st.sampled_from(["Retry-After", "Date"]), st.text())
 )
-def test_no_bytes_bring_anything_but_our_own_errors(
+def test_any_bytes_cause_only_errors_of_this_package(
     status: int, body: bytes, headers: dict[str, str]
 ) -> None:
     for api in (GATEWAY, REPLICATE, PRUNA):
@@ -442,10 +390,19 @@ _members = ["id", "status", "error", "detail", "message", "code", "retry_after",
 
 
 @given(st.integers(200, 599), st.dictionaries(st.sampled_from(_members), _json_values))
-def test_no_json_brings_anything_but_our_own_errors(status: int, body: dict[str, Any]) -> None:
+def test_any_json_causes_only_errors_of_this_package(status: int, body: dict[str, Any]) -> None:
     for api in (GATEWAY, PRUNA):
         try:
-            told = read_prediction(api, api.get("abc"), answer(status, body))
+            found = read_prediction(api, api.get("abc"), answered(status, body))
         except VaceError:
             continue
-        assert told.id == "abc"
+        assert found.id == "abc"
+
+
+def test_an_upload_returns_the_address_of_the_file() -> None:
+    url = "https://api.replicate.com/v1/files/abc"
+    assert read_upload(REPLICATE, GET, answered(201, {"urls": {"get": url}})) == url
+    bodies: list[dict[str, Any]] = [{}, {"urls": []}, {"urls": {"get": "file:///etc/passwd"}}]
+    for body in bodies:
+        with pytest.raises(VaceProtocolError, match="without the address of the file"):
+            read_upload(REPLICATE, GET, answered(201, body))

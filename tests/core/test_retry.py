@@ -89,7 +89,11 @@ ROWS: list[tuple[Failure, list[BaseException], tuple[Verdict, ...]]] = [
         (NEVER, NOW, NEVER, AGAIN, NEVER, NEVER),
     ),
     (Failure.UNREADABLE, [VaceProtocolError("m")], (UNCLEAR, NOW, NEVER, AGAIN, NEVER, NEVER)),
-    (Failure.TRUNCATED, [VaceProtocolError("m", is_torn=True)], (UNCLEAR, NOW, NEVER, AGAIN, NEVER, NEVER)),
+    (
+        Failure.TRUNCATED,
+        [VaceProtocolError("m", is_truncated=True)],
+        (UNCLEAR, NOW, NEVER, AGAIN, NEVER, NEVER),
+    ),
     (
         Failure.SUBMISSION_LOOKED_UP_LATER,
         [SubmissionUnknown("m", may_be_retried=True)],

@@ -1,1 +1,1 @@
-"""Everything that reads what strangers have written, each as functions of bytes."""
+"""All readers of third-party text, as functions of bytes."""

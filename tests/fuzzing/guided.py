@@ -1,7 +1,7 @@
-"""Fuzz the readers, guided by what their code does: `uv run --group fuzz python tests/fuzzing/guided.py`.
+"""Fuzz the readers, guided by code coverage: `uv run --group fuzz python tests/fuzzing/guided.py`.
 
-Each reader gets a process and so many seconds. What breaks a promise is written to `cases/READER/`, where the
-suite finds it from then on.
+Each reader runs in its own process for a number of seconds. Inputs that break a promise are written to
+`cases/READER/`, where the test suite reads them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAMES = ("answers", "logs", "references", "waits", "records", "connections", "fi
 
 
 def fuzz(name: str, seconds: int, corpus: str, findings: str) -> None:
-    """Fuzz one reader in this process, which libFuzzer ends at the first finding or when time is up."""
+    """Fuzz one reader in this process, until the first finding or the end of the time."""
     import atheris
 
     with atheris.instrument_imports(include=["airflow_vace"]):
@@ -40,9 +40,9 @@ def fuzz(name: str, seconds: int, corpus: str, findings: str) -> None:
 
 
 def main() -> int:
-    """Fuzz all, print a table, return 1 if anything was found."""
+    """Fuzz all readers, print a table, return 1 after any finding."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("readers", nargs="*", choices=[*NAMES, []], help="which (all)")
+    parser.add_argument("readers", nargs="*", choices=[*NAMES, []], help="readers to fuzz (default: all)")
     parser.add_argument("--seconds", type=int, default=60, help="for each reader (%(default)s)")
     parser.add_argument("--one", nargs=2, metavar=("CORPUS", "FINDINGS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -74,9 +74,9 @@ def main() -> int:
             count = int(executions[-1]) if executions else 0
             covered = re.findall(r"cov: (\d+)", ran.stderr)
             kept = [keep(name, path) for path in sorted(findings.iterdir())]
-            what = " ".join(kept) or "nothing" if ran.returncode == 0 or kept else ran.stderr[-2000:]
+            found = " ".join(kept) or "nothing" if ran.returncode == 0 or kept else ran.stderr[-2000:]
             print(
-                f"{name:<12} {count:>11,} {count / took:>9,.0f} {covered[-1] if covered else '?':>9}  {what}"
+                f"{name:<12} {count:>11,} {count / took:>9,.0f} {covered[-1] if covered else '?':>9}  {found}"
             )
             if ran.returncode:
                 found_any = True
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def keep(name: str, path: Path) -> str:
-    """Keep a finding as a case of the suite."""
+    """Copy a finding to the cases of the test suite."""
     content = path.read_bytes()
     kept = CASES / name / hashlib.sha256(content).hexdigest()[:12]
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""Bytes made into what a stranger may send: JSON with the names that are read, texts with what is sought."""
+"""Bytes turned into third-party data: JSON with the names that readers use, and texts that readers parse."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-# Names that some reader asks for, and texts that some reader takes apart.
+# Members that a reader uses, and texts that a reader parses.
 NAMES = [
     "id",
     "status",
@@ -124,7 +124,7 @@ _ODD = (None, True, False, float("inf"), float("-inf"), float("nan"))
 
 
 class Material:
-    """A supply of choices, made by bytes; when they are used up every choice is the first."""
+    """Choices made by bytes; after the last byte every choice is the first option."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -166,7 +166,7 @@ class Material:
         return {self.one_of(NAMES): self.value(depth + 1) for _ in range(self.below(9))}
 
     def json_bytes(self) -> bytes:
-        """Return a body: JSON, JSON that is spoiled, or anything."""
+        """Return a body: JSON, damaged JSON, or arbitrary bytes."""
         match self.below(4):
             case 0:
                 return self.rest()

@@ -1,4 +1,4 @@
-"""The readers, and what each promises: no error but ours, nothing that can't be kept, nothing endless."""
+"""The readers and their promises: only errors of this package, storable values, bounded size."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.core.requests import BACKENDS, Api, Response, read_known, read_reference
+from airflow_vace.core.backends import BACKENDS
+from airflow_vace.core.references import read_known, read_reference
+from airflow_vace.core.requests import Api, Response
 from airflow_vace.core.responses import read_list, read_prediction, read_probe, read_upload
 from airflow_vace.core.wait import PollAgain, Wait
-from airflow_vace.exceptions import VaceAPIError, VaceError, VaceInputError, excerpt
-from airflow_vace.prediction import Prediction, Progress
+from airflow_vace.exceptions import VaceAPIError, VaceError, VaceInputError
+from airflow_vace.prediction import Prediction
+from airflow_vace.progress import Progress
+from airflow_vace.redaction import excerpt
 from airflow_vace.storage.media_types import check_whole, dimensions_of, reads, type_of
 from airflow_vace.submission.ledger import Record
 from fuzzing.material import Material
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEY = "the-key-of-this-test"
-# What a payload may take in a database row and in an event.
+# Payloads are stored in database rows and events.
 LARGEST_PAYLOAD = 200_000
 LONGEST_MESSAGE = 10_000
 NOW = 1_800_000_000.0
@@ -31,7 +35,7 @@ def answers(data: bytes) -> None:
     """Answers of every back-end to every request, with any status and headers."""
     material = Material(data)
     api = Api.at("https://gateway.example", KEY, backend=material.one_of(sorted(BACKENDS)), lists=True)
-    read = material.one_of((_created, _looked, _looked, _listed, _uploaded, _probed))
+    read = material.one_of((_created, _polled, _polled, _listed, _uploaded, _probed))
     status = material.one_of((200, 201, 202, 302, 400, 401, 402, 403, 404, 413, 422, 429, 500, 503, 524))
     headers = {}
     for name in ("Content-Type", "Retry-After", "Date", "ratelimit-reset", "Location"):
@@ -45,21 +49,21 @@ def answers(data: bytes) -> None:
     try:
         read(api, response)
     except VaceError as error:
-        told(error)
+        check_message(error)
 
 
 def _created(api: Api, response: Response) -> None:
-    kept(read_prediction(api, api.create({"prompt": "a fox"}), response))
+    check_kept(read_prediction(api, api.create({"prompt": "a fox"}), response))
 
 
-def _looked(api: Api, response: Response) -> None:
-    kept(read_prediction(api, api.get("abc123"), response))
+def _polled(api: Api, response: Response) -> None:
+    check_kept(read_prediction(api, api.get("abc123"), response))
 
 
 def _listed(api: Api, response: Response) -> None:
     page = read_list(api, api.list(), response)
     for prediction in page.predictions:
-        kept(prediction)
+        check_kept(prediction)
     assert all(isinstance(item, dict) for item in page.unreadable)
     if page.following is not None:
         assert api.page(page.following).url.startswith("https://gateway.example")
@@ -73,11 +77,11 @@ def _probed(api: Api, response: Response) -> None:
     read_probe(api, api.get("abc123"), response)
 
 
-def kept(prediction: Prediction) -> None:
-    """A prediction as told by a server can be kept: by JSON, by PostgreSQL, in a row of some size."""
+def check_kept(prediction: Prediction) -> None:
+    """A prediction from a server fits into JSON, PostgreSQL and a row of bounded size."""
     payload = prediction.payload()
-    storable(payload)
-    assert "files" not in payload, "a server has saved nothing of ours"
+    check_storable(payload)
+    assert "files" not in payload, "a server cannot list files saved by us"
     again = Prediction.from_json(json.loads(json.dumps(payload)))
     assert again.payload() == payload
     assert isinstance(prediction.has_output, bool)
@@ -86,11 +90,11 @@ def kept(prediction: Prediction) -> None:
     assert prediction.bill
     for url in prediction.output_urls:
         assert isinstance(url, str)
-    checked(prediction.progress)
+    check_progress(prediction.progress)
 
 
-def storable(value: Any) -> None:
-    """What PostgreSQL takes as JSON: no NUL, no half of a character, no infinite number; and little of it."""
+def check_storable(value: Any) -> None:
+    """PostgreSQL stores the value: without NUL, lone surrogates and infinite numbers, in bounded size."""
     text = json.dumps(value, allow_nan=False)
     assert "\\u0000" not in text, "PostgreSQL refuses NUL"
     json.loads(text)
@@ -98,8 +102,8 @@ def storable(value: Any) -> None:
     assert len(text) < LARGEST_PAYLOAD
 
 
-def told(error: VaceError, *, has_key: bool = False) -> None:
-    """An error can be shown: it is not endless, has no key and no signature, and can be kept."""
+def check_message(error: VaceError, *, has_key: bool = False) -> None:
+    """A message is short and storable, without key and signature."""
     text = str(error)
     assert has_key or KEY not in text
     assert "X-Amz-Signature=a" not in text
@@ -111,7 +115,7 @@ def told(error: VaceError, *, has_key: bool = False) -> None:
         assert math.isfinite(error.retry_after)
 
 
-def checked(progress: Progress | None) -> None:
+def check_progress(progress: Progress | None) -> None:
     if progress is None:
         return
     assert 0 <= progress.percent <= 100
@@ -122,24 +126,24 @@ def checked(progress: Progress | None) -> None:
 
 
 def logs(data: bytes) -> None:
-    """Logs: bars of any kind, cut anywhere."""
+    """Logs: bars of any kind, truncated anywhere."""
     material = Material(data)
     if material.below(2):
         text = "".join(material.text() for _ in range(20))
     else:
         text = material.rest().decode("utf-8", errors="replace")
-    checked(Progress.from_logs(text, material.one_of((None, 50, 0, -1))))
+    check_progress(Progress.from_logs(text, material.one_of((None, 50, 0, -1))))
 
 
 def references(data: bytes) -> None:
-    """What a DAG calls a prediction: a value from XCom, a text, anything."""
+    """References in a DAG: a value from XCom, a text, any object."""
     material = Material(data)
     value = material.value() if material.below(4) else material.rest().decode(errors="replace")
     for read in (read_reference, read_known):
         try:
             read(value)
         except VaceError as error:
-            told(error, has_key=True)
+            check_message(error, has_key=True)
     try:
         api = Api.at("https://gateway.example", KEY)
         request = api.get(value)
@@ -147,26 +151,26 @@ def references(data: bytes) -> None:
         assert request.url.isprintable()
         assert " " not in request.url
     except VaceInputError as error:
-        told(error, has_key=True)
+        check_message(error, has_key=True)
 
 
 def waits(data: bytes) -> None:
-    """A wait that is told one thing after another: it goes on within bounds, or ends with an end."""
+    """A wait with arbitrary responses: bounded gaps, and an end only with an end of the prediction."""
     material = Material(data)
     wait = Wait(prediction=Prediction.from_json({"id": "abc123", "status": "starting"}), deadline=NOW + 3600)
     now = NOW
     for _ in range(1 + material.below(12)):
         now += material.one_of((0.1, 1, 10, 1000, 0))
-        said = material.object() | {
+        members = material.object() | {
             "id": "abc123",
             "status": material.one_of(("starting", "processing", "?")),
         }
         if material.below(6) == 0:
-            said["status"] = material.text() or "x"
+            members["status"] = material.text() or "x"
         try:
-            decision = wait.answered(Prediction.from_json(said), now)
+            decision = wait.answered(Prediction.from_json(members), now)
         except VaceError as error:
-            told(error)
+            check_message(error)
             continue
         if not isinstance(decision, PollAgain):
             return
@@ -195,7 +199,7 @@ def records(data: bytes) -> None:
     try:
         record = Record.from_json(value)
     except VaceError as error:
-        told(error)
+        check_message(error)
         return
     record.as_json()
     datetime.fromisoformat(record.listed_from)
@@ -203,7 +207,7 @@ def records(data: bytes) -> None:
 
 
 def connections(data: bytes) -> None:
-    """A connection as people fill it in: a client comes of it, or an error that names the field."""
+    """A connection with arbitrary fields: valid settings, or an error with the field."""
     from airflow.sdk import Connection
 
     from airflow_vace.client.settings import Settings
@@ -221,7 +225,7 @@ def connections(data: bytes) -> None:
     try:
         settings = Settings.of(given, extra)
     except VaceInputError as error:
-        told(error, has_key=error.field not in (None, "", "extra", "password", "proxies"))
+        check_message(error, has_key=error.field not in (None, "", "extra", "password", "proxies"))
         return
     assert 0 < settings.timeout < 86400
     for url in ("https://gateway.example/x", settings.api.base_url):
@@ -233,7 +237,7 @@ def connections(data: bytes) -> None:
 
 
 def films(data: bytes) -> None:
-    """Files that are said to be videos or pictures."""
+    """Files with the names of videos or images."""
     material = Material(data)
     heads = (
         b"",
@@ -248,14 +252,14 @@ def films(data: bytes) -> None:
         try:
             check_whole(io.BytesIO(content), size, "video/mp4")
         except VaceError as error:
-            told(error)
+            check_message(error)
         found = dimensions_of(reads(io.BytesIO(content)), size)
         assert found is None or min(found) >= 0
     type_of(content)
 
 
 def cards(data: bytes) -> None:
-    """What other tasks have left in XComs, for the tab: an answer that is JSON comes of it."""
+    """XComs of other tasks, for the Videos tab: cards that are JSON."""
     from dataclasses import asdict
 
     from airflow_vace.ui.cards import Task, cards_of, read_value
@@ -283,7 +287,7 @@ def cards(data: bytes) -> None:
 
 
 def excerpts(data: bytes) -> None:
-    """What people are shown of a text has no signature, and an end."""
+    """An excerpt has no signature and a maximum length."""
     text = data.decode(errors="replace")
     assert len(excerpt(text, 100)) <= 100
     assert "Signature=abc" not in excerpt(f"https://x.example/a?X-Amz-Signature=abc {text}")

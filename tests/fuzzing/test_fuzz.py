@@ -1,4 +1,4 @@
-"""What strangers have written: whatever it is, each reader keeps its promises."""
+"""Each reader of third-party text keeps its promises for any bytes."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def test_no_bytes_break_a_readers_promise(name: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_what_once_broke_a_promise_does_not_again(case: Path) -> None:
+def test_an_earlier_finding_does_not_return(case: Path) -> None:
     READERS[case.parent.name](case.read_bytes())

@@ -1,0 +1,106 @@
+"""Bodies of responses as text and JSON, for any bytes that a server or proxy sends."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from airflow_vace.redaction import excerpt
+
+if TYPE_CHECKING:
+    from airflow_vace.core.requests import Api, Response
+
+# A prediction has three levels. Python reads a much deeper value, but cannot serialise the value again.
+_MAX_DEPTH = 100
+_EXCERPT_LENGTH = 300
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+# JSON columns refuse NaN and infinity, so both become null.
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
+
+
+def text_of(api: Api, response: Response) -> str:
+    """Return the body as text, without the API key if the server echoes the key."""
+    return without_key(api, response.body.decode("utf-8", errors="replace"))
+
+
+def without_key(api: Api, text: str) -> str:
+    """Return a text with `***` in place of the API key, in all spellings of the key."""
+    for form in api.key_forms:
+        text = text.replace(form, "***")
+    return text
+
+
+def excerpt_of(api: Api, response: Response) -> str:
+    """Return the start of a body, safe to show."""
+    return excerpt(text_of(api, response), _EXCERPT_LENGTH)
+
+
+def json_of(text: str) -> Any:
+    """Parse JSON into values that a database can store.
+
+    Infinite numbers become None; NUL and lone surrogates are removed or replaced.
+
+    :raises ValueError: for invalid JSON, and for more than 100 levels of nesting
+    """
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    # Counting brackets is cheap and never too low, so the walk is rare.
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _is_deep(value):
+        raise ValueError("nested too deeply")
+    has_odd_escapes = any(escape in text for escape in ("\\u0000", "\\ud", "\\uD"))
+    return _storable(value) if has_odd_escapes else value
+
+
+def json_object_of(text: str) -> dict[str, Any] | None:
+    """Return the object in a body; None for invalid JSON and for other values."""
+    try:
+        value = json_of(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def is_html(response: Response, text: str) -> bool:
+    """Return True if a body is a web page, such as the error page of a proxy or a login form."""
+    media_type = response.header("content-type") or ""
+    return "html" in media_type.lower() or text.lstrip()[:14].lower().startswith(("<!doctype", "<html"))
+
+
+def is_truncated(text: str) -> bool:
+    """Return True if a body may be the rest of a prediction: empty, broken JSON, or not text."""
+    start = text.lstrip()[:1]
+    # Compressed or binary bytes decode to replacement characters, and may contain a prediction.
+    if start not in ("{", "["):
+        return not start or "\N{REPLACEMENT CHARACTER}" in text
+    try:
+        json_of(text)
+    except ValueError:
+        return True
+    return False
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [part for item in inner for part in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return False
+    return True
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_storable(name): _storable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value.replace("\0", "").encode(errors="replace").decode() if isinstance(value, str) else value

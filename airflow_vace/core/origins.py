@@ -1,0 +1,61 @@
+"""Origins of URLs: the API key may travel to the connection's own origin only."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from airflow_vace.exceptions import VaceInputError
+from airflow_vace.redaction import excerpt
+
+# Without blanks, controls and backslashes: two URL parsers may read different hosts from the same text, so
+# the key could go to a foreign host.
+_PLAIN = re.compile(r"[!-\[\]-~]+")
+
+
+def is_http(url: str) -> bool:
+    """Return True if a URL is an unambiguous http(s) address without user info."""
+    return _origin_of(url) is not None
+
+
+def own_url(base_url: str, url: str) -> str | None:
+    """Return a URL, rebuilt from its parts, if its origin is the one of `base_url`; else None.
+
+    An origin is scheme, host and port.
+    """
+    origin = _origin_of(url)
+    if origin is None or origin != _origin_of(base_url):
+        return None
+    base, parts = urlsplit(base_url), urlsplit(url)
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{base.scheme}://{base.netloc}{parts.path or '/'}{query}"
+
+
+def check_base_url(base_url: str) -> str:
+    """Return the host of a connection's address.
+
+    :raises VaceInputError: for an address other than http(s), host, optional port and optional path
+    """
+    origin = _origin_of(base_url)
+    if origin is None or urlsplit(base_url).query or urlsplit(base_url).fragment:
+        raise VaceInputError(
+            f"The connection's host makes no usable address: {excerpt(base_url)!r}. Give the server's"
+            " base URL, such as https://api.replicate.com or https://gateway.example",
+            field="host",
+            value=excerpt(base_url),
+            remedy="give the server's base URL",
+        )
+    return origin[1]
+
+
+def _origin_of(url: str) -> tuple[str, str, int] | None:
+    if not _PLAIN.fullmatch(url):
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        return None
+    return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)

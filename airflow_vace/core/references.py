@@ -1,0 +1,72 @@
+"""References to predictions in DAGs: a payload, an id, or a URL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from airflow_vace.exceptions import VaceInputError
+from airflow_vace.inputs import literal
+from airflow_vace.prediction import PREDICTION_ID, Prediction
+from airflow_vace.redaction import excerpt
+
+_STATUS_PATH = re.compile(r"/predictions/(?:status/)?([^/]+?)(?:/cancel)?/?$")
+# Templates render a missing value as one of these words, which would otherwise pass as ids.
+_MISSING = ("none", "null")
+
+
+def read_known(prediction: object) -> Prediction:
+    """Return the facts in a reference, before the first poll; the status is unknown.
+
+    :param prediction: see :func:`read_reference`
+    :raises VaceInputError: if the reference contains no prediction
+    """
+    identifier, url = read_reference(prediction)
+    is_payload = isinstance(prediction, str) and prediction.lstrip().startswith("{")
+    given = literal(str(prediction)) if is_payload else prediction
+    given = given if isinstance(given, Mapping) else {}
+    kept = {name: given.get(name) for name in ("model", "version", "created_at", "seed", "label")}
+    # A final status in a payload may be old or forged, so the first poll decides.
+    urls = given.get("urls") or ({"get": url} if url else {})
+    return Prediction.from_json({**kept, "id": identifier, "status": "unknown", "urls": urls})
+
+
+def read_reference(prediction: object) -> tuple[str, str | None]:
+    """Return the id, and `urls.get` if known, of a prediction.
+
+    :param prediction: payload (dict, JSON text or Python text), id, or `urls.get`
+    :raises VaceInputError: if the reference contains no prediction
+    """
+    if isinstance(prediction, str):
+        text = prediction.strip()
+        if PREDICTION_ID.fullmatch(text) and text.lower() not in _MISSING:
+            return text, None
+        if identifier := _id_in_url(text):
+            # A cancel address answers POST only, so it cannot serve as `urls.get`.
+            return identifier, None if text.rstrip("/").endswith("/cancel") else text
+        prediction = literal(text) if text.startswith("{") else prediction
+    if isinstance(prediction, Mapping):
+        identifier, urls = prediction.get("id"), prediction.get("urls")
+        url = urls.get("get") if isinstance(urls, Mapping) else None
+        if isinstance(identifier, str) and PREDICTION_ID.fullmatch(identifier):
+            return identifier, url if isinstance(url, str) else None
+        if isinstance(url, str) and identifier is None:
+            return read_reference(url)
+    raise VaceInputError(
+        f"prediction is {excerpt(repr(prediction), 200)}, which is no prediction. Give the payload that"
+        " VacePredictionOperator returns (`submit.output`), a prediction's id, or its urls.get.",
+        field="prediction",
+        value=prediction,
+        remedy="give a payload, an id or a urls.get",
+    )
+
+
+def _id_in_url(text: str) -> str | None:
+    if not text.startswith(("http://", "https://")):
+        return None
+    try:
+        match = _STATUS_PATH.search(urlsplit(text).path)
+    except ValueError:
+        return None
+    return match[1] if match and PREDICTION_ID.fullmatch(match[1]) else None

@@ -1,0 +1,58 @@
+"""References to predictions in DAGs."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_vace.core.references import read_known, read_reference
+from airflow_vace.exceptions import VaceInputError
+
+FOREIGN = "https://api.replicate.com/v1/predictions/abc"
+
+
+def test_facts_in_a_payload_are_kept_before_the_first_poll() -> None:
+    payload = {
+        "id": "abc",
+        "model": "m",
+        "created_at": "2025",
+        "status": "succeeded",
+        "output": "https://a/b",
+    }
+    known = read_known(payload)
+    assert (known.id, known.model, known.created_at, known.status, known.output) == (
+        "abc",
+        "m",
+        "2025",
+        "unknown",
+        None,
+    )
+    assert read_known(FOREIGN).urls == {"get": FOREIGN}
+    assert read_known("abc").urls == {}
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        None,
+        "",
+        "None",
+        "null",
+        "a b",
+        "../../etc/passwd",
+        "https://api.replicate.com/v1/models",
+        "https://api.replicate.com/v1/predictions/a%20b",
+        "https://[::1",
+        {},
+        [],
+        5,
+        {"id": None},
+        {"id": "a/b"},
+        {"id": 5, "urls": {"get": FOREIGN}},
+        {"urls": {"get": 5}},
+        "{'id': ",
+    ],
+)
+def test_other_values_are_refused_with_a_remedy(reference: object) -> None:
+    with pytest.raises(VaceInputError, match=r"submit\.output") as caught:
+        read_reference(reference)
+    assert caught.value.field == "prediction"
