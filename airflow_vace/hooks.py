@@ -13,8 +13,8 @@ from airflow.providers.http.hooks.http import HttpHook
 from requests.auth import AuthBase
 
 from airflow_vace.client.client import AsyncVaceClient, Surroundings, VaceClient, open_session
+from airflow_vace.client.failures import shown_cause
 from airflow_vace.client.settings import Settings
-from airflow_vace.client.transport import shown_cause
 from airflow_vace.core import calls
 from airflow_vace.core.clock import Clock
 from airflow_vace.core.requests import read_known
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    from airflow_vace.client.transport import Download
+    from airflow_vace.client.downloads import Download
     from airflow_vace.core.calls import Call
     from airflow_vace.core.requests import Api
     from airflow_vace.core.responses import Page
@@ -279,7 +279,7 @@ class VaceHook(HttpHook):
             with _named_lookup_errors(self.vace_conn_id):
                 connection = self.get_connection(self.vace_conn_id)
                 extra = connection.extra_dejson
-            self._known_settings = Settings.of(connection, extra)
+            self._known_settings = Settings.of(connection, extra, timing=self.timing)
         return self._known_settings
 
     async def asettings(self) -> Settings:
@@ -288,7 +288,7 @@ class VaceHook(HttpHook):
             with _named_lookup_errors(self.vace_conn_id):
                 connection = await get_async_connection(self.vace_conn_id, hook=self)
                 extra = await get_async_extra_dejson(connection)
-            self._known_settings = Settings.of(connection, extra)
+            self._known_settings = Settings.of(connection, extra, timing=self.timing)
         return self._known_settings
 
     def fresh(self, settings: Settings | None = None) -> Self:

@@ -98,6 +98,7 @@ _UNSCALED = (
     *("cold_boot_notice_seconds", "clock_tolerance_seconds"),
     *("settings_refresh_seconds", "slow_poll_seconds", "max_list_round_seconds"),
     *("max_connect_seconds", "max_cancel_seconds", "min_upload_seconds", "piece_grace_seconds"),
+    *("max_idle_connection_seconds", "tls_alert_seconds"),
     *("server_cancel_grace_seconds", "max_download_seconds", "slow_download_seconds", "max_lock_seconds"),
     *("stale_part_seconds", "max_trigger_save_seconds", "deferral_grace_seconds", "min_deferral_seconds"),
     *("max_on_kill_seconds", "signed_url_grace_seconds", "max_trigger_search_seconds"),

@@ -316,15 +316,6 @@ def test_one_look_is_one_request_and_its_failure_has_a_name(
     assert call("get", created).id == created.id
 
 
-def test_an_answer_that_is_too_large_is_cut_off(
-    call: Call, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("airflow_vace.client.transport._LARGEST_ANSWER", 1024**2)
-    emulator.faults.add(status=200, body="x" * (2 * 1024**2))
-    with pytest.raises(VaceProtocolError, match="larger than 1 MiB"):
-        call("get", "abc")
-
-
 @pytest.fixture
 def patient(slow: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """The same server, and a connection that lets megabytes take their time."""

@@ -14,15 +14,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, assert_never
 from urllib.parse import urljoin, urlsplit
 
-from airflow_vace.client.transport import (
-    AsyncClient,
-    Download,
-    Session,
-    read_whole,
-    refuse_private,
-    send,
-    streamed,
-)
+from airflow_vace.client.addresses import refuse_private
+from airflow_vace.client.asynchronous import AsyncClient
+from airflow_vace.client.blocking import Session, read_whole, send, streamed
+from airflow_vace.client.downloads import Download
 from airflow_vace.core.calls import Connect, Note, Pause
 from airflow_vace.core.clock import Clock
 from airflow_vace.core.errors import read_error, served_at

@@ -32,9 +32,9 @@ from airflow_vace.redaction import without_data
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from airflow_vace.client.asynchronous import AsyncClient
     from airflow_vace.client.settings import Settings
     from airflow_vace.client.shared import Connect
-    from airflow_vace.client.transport import AsyncClient
     from airflow_vace.core.requests import Request
     from airflow_vace.core.wait import Decision
     from airflow_vace.prediction import Prediction

@@ -1,52 +1,71 @@
-"""What a connection of type `vace` says, read and checked once for both clients."""
+"""The settings of a connection of type `vace`, read and checked once for both clients."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 from urllib.parse import urlsplit
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
+from airflow_vace.client.extras import (
+    read_cert,
+    read_directories,
+    read_flag,
+    read_positive,
+    read_text,
+    read_verify,
+    unusable,
+)
+from airflow_vace.client.proxies import proxy_for, read_proxies
 from airflow_vace.core.requests import Api, Form
-from airflow_vace.exceptions import VaceInputError, excerpt
+from airflow_vace.core.timing import Timing
 from airflow_vace.inputs import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from airflow.sdk import Connection
-
     from airflow_vace.core.requests import Request
 
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_OUTPUT_MB = 256.0
-_LONGEST_CONNECT = 10.0
-# A back-end may take ten seconds to cancel.
-LONGEST_CANCEL = 15.0
-# It may store 100 MB before it answers.
-_SHORTEST_UPLOAD = 120.0
-# Bytes a second: an upload that is slower than this over all is given up.
-_SLOWEST_UPLOAD = 100_000.0
-# As a proxy's address may be in both clients; a SOCKS proxy needs PySocks, and requests.
-_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
-_PROXY_WITHOUT_SLASHES = re.compile(r"(?:https?|socks\w*):(?!//).*@", re.IGNORECASE)
+_SECONDS_PER_DAY = 86400.0
+_BYTES_PER_MB = 1e6
+# An upload with a lower average rate is given up.
+_MIN_UPLOAD_BYTES_PER_SECOND = 100_000.0
+
+
+class Connection(Protocol):
+    """The fields read from Airflow's connection, so that this room needs no Airflow."""
+
+    @property
+    def host(self) -> str | None: ...
+    @property
+    def schema(self) -> str | None: ...
+    @property
+    def port(self) -> int | None: ...
+    @property
+    def password(self) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A connection's fields; shown without the key.
+    """The checked fields of a connection; `repr` hides the key and the proxies' passwords.
 
-    `timeout` is in seconds, for one request; `input_roots` are the local directories that inputs may be
-    read from; `max_output_bytes` is the largest output that is saved.
+    :param api: addresses, key and back-end
+    :param model: `owner/name`
+    :param version: id of a version; None for the server's choice
+    :param timeout: seconds for a request and its response
+    :param verify: True, False, or the path of a CA bundle
+    :param proxies: by scheme, or scheme and host
+    :param cert: path of a client certificate, or paths of certificate and key
+    :param input_roots: absolute local directories with files for inputs
+    :param max_output_bytes: size limit for a saved output
+    :param timing: limits in seconds; set by the hook
     """
 
     api: Api
@@ -57,103 +76,138 @@ class Settings:
     proxies: dict[str, str] = field(repr=False)
     cert: str | tuple[str, str] | None
     input_roots: tuple[str, ...] = ()
-    max_output_bytes: int = int(DEFAULT_MAX_OUTPUT_MB * 1e6)
+    max_output_bytes: int = int(DEFAULT_MAX_OUTPUT_MB * _BYTES_PER_MB)
+    timing: Timing = field(default=Timing(), repr=False)
 
     @classmethod
-    def of(cls, connection: Connection, extra: Mapping[str, Any]) -> Settings:
-        """Read a connection; its unset extras come as explicit nulls, those from a URI as text.
+    def of(cls, connection: Connection, extra: Mapping[str, Any], *, timing: Timing = Timing()) -> Settings:
+        """Read a connection.
 
-        :raises VaceInputError: for the first field that cannot work
+        :param extra: the connection's extra as an object
+        :param timing: limits in seconds
+        :raises VaceInputError: for the first unusable field; `field` is its name
         """
+        # The extra is parsed JSON from a person, so it may be a list; hide the value, which may hold a key.
         if not isinstance(extra, Mapping):
-            raise _bad_extra("extra", "***", "an object such as {}")
-        backend = _text(extra, "backend")
+            raise unusable("extra", "***", "an object such as {}")
+        backend = read_text(extra, "backend")
         return cls(
             api=Api.at(
                 _base_url(connection),
                 connection.password,
                 backend=backend.lower() if backend else None,
-                prefix=_text(extra, "api_prefix"),
-                lists=_flag(extra, "lists"),
+                prefix=read_text(extra, "api_prefix"),
+                lists=read_flag(extra, "lists"),
             ),
-            model=_text(extra, "model") or DEFAULT_MODEL,
-            version=_text(extra, "version"),
-            timeout=_timeout(extra.get("timeout")),
-            verify=_verify(extra.get("verify")),
-            proxies=_proxies(extra.get("proxies")),
-            cert=_cert(extra.get("cert")),
-            input_roots=_roots(extra.get("input_roots")),
-            max_output_bytes=_max_output_bytes(extra.get("max_output_mb")),
+            model=read_text(extra, "model") or DEFAULT_MODEL,
+            version=read_text(extra, "version"),
+            timeout=read_positive(
+                extra,
+                "timeout",
+                default=DEFAULT_TIMEOUT,
+                below=_SECONDS_PER_DAY,
+                wanted="a number of seconds such as 30",
+            ),
+            verify=read_verify(extra, "verify"),
+            proxies=read_proxies(extra, "proxies"),
+            cert=read_cert(extra, "cert"),
+            input_roots=read_directories(extra, "input_roots"),
+            max_output_bytes=_to_bytes(
+                read_positive(
+                    extra,
+                    "max_output_mb",
+                    default=DEFAULT_MAX_OUTPUT_MB,
+                    wanted="a number of megabytes such as 256",
+                )
+            ),
+            timing=timing,
         )
 
     def for_request(self, request: Request) -> Settings:
-        """Return the same with another time-out for a cancel, which nobody can wait for, and an upload."""
+        """Return the settings with the timeout for a request's verb."""
         match request.verb:
             case "cancel":
-                return replace(self, timeout=min(self.timeout, LONGEST_CANCEL))
+                # A killed task has only seconds left, and a back-end may take ten seconds to cancel.
+                return replace(self, timeout=min(self.timeout, self.timing.max_cancel_seconds))
             case "upload":
-                return replace(self, timeout=max(self.timeout, _SHORTEST_UPLOAD))
-        return self
+                # A back-end may store 100 MB before it responds.
+                return replace(self, timeout=max(self.timeout, self.timing.min_upload_seconds))
+            case "create" | "get" | "list" | "file":
+                return self
+            case _:
+                assert_never(request.verb)
 
     def time_for(self, request: Request) -> float:
-        """Return the seconds that a whole request may take; a large file may take longer than `timeout`."""
+        """Return the limit in seconds for a request and its response; an upload gets time for its size."""
         body = request.body
-        return self.timeout + (len(body) / _SLOWEST_UPLOAD if isinstance(body, Form) else 0.0)
+        return self.timeout + (len(body) / _MIN_UPLOAD_BYTES_PER_SECOND if isinstance(body, Form) else 0.0)
 
     @property
     def connect_timeout(self) -> float:
-        return min(self.timeout, _LONGEST_CONNECT)
+        """Seconds to connect to an address."""
+        return min(self.timeout, self.timing.max_connect_seconds)
 
     def proxy_for(self, url: str) -> str | None:
-        """Return the proxy for a URL, with its scheme: the connection's, else the environment's.
+        """Return the proxy for a URL, with a scheme: the connection's, else the environment's, else None.
 
-        :raises VaceInputError: if the environment's is no address
+        :raises VaceInputError: if the environment's proxy is unusable
         """
-        said = select_proxy(url, self.proxies)
-        if said is None:
-            from_environment = select_proxy(url, get_environ_proxies(url))
-            said = _checked_proxy(from_environment, "environment") if from_environment else None
-        return said or None
+        return proxy_for(url, self.proxies)
 
     @property
     def trusted(self) -> bool | str:
-        """The certificates to trust, as requests chooses them; False trusts every server."""
+        """The CA bundle to trust, chosen as requests does: True for the default, False for no check."""
         if self.verify is not True:
             return self.verify
         return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
     def ssl_context(self) -> ssl.SSLContext | bool:
-        """Return what requests would trust and show, for aiohttp; it reads files, so call it in a thread."""
+        """Return the same trust and client certificate for aiohttp; call in a thread, since it reads files.
+
+        :raises OSError: if a file cannot be read, including `ssl.SSLError` for an invalid certificate
+        """
         if self.verify is False and not self.cert:
             return False
-        where = self.trusted if isinstance(self.trusted, str) else DEFAULT_CA_BUNDLE_PATH
-        shown = (self.cert,) if isinstance(self.cert, str) else self.cert or ()
-        read_at = tuple(Path(path).stat().st_mtime_ns for path in (where, *shown))
-        return _ssl_context(where, shown, is_checked=self.verify is not False, read_at=read_at)
+        # requests uses certifi, and Python the system's certificates: without this default, a server could be
+        # trusted by workers and refused by the triggerer.
+        bundle = self.trusted if isinstance(self.trusted, str) else DEFAULT_CA_BUNDLE_PATH
+        client = (self.cert,) if isinstance(self.cert, str) else self.cert or ()
+        changed_at = tuple(Path(path).stat().st_mtime_ns for path in (bundle, *client))
+        return _ssl_context(bundle, client, is_checked=self.verify is not False, changed_at=changed_at)
 
 
 @lru_cache(maxsize=16)
 def _ssl_context(
-    where: str, shown: tuple[str, ...], *, is_checked: bool, read_at: tuple[int, ...]
+    bundle: str, client: tuple[str, ...], *, is_checked: bool, changed_at: tuple[int, ...]
 ) -> ssl.SSLContext:
-    """Read certificates, which takes tens of milliseconds: again only when their files have changed."""
-    del read_at
-    is_folder = Path(where).is_dir()
+    """Load a CA bundle, a file or directory, and a client certificate.
+
+    Loading takes tens of milliseconds, so contexts are cached until a file changes (`changed_at`).
+    """
+    del changed_at
+    is_directory = Path(bundle).is_dir()
     context = ssl.create_default_context(
-        cafile=None if is_folder else where, capath=where if is_folder else None
+        cafile=None if is_directory else bundle, capath=bundle if is_directory else None
     )
     if not is_checked:
+        # A client certificate needs a context even without verification.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if shown:
-        context.load_cert_chain(*shown)
+    if client:
+        context.load_cert_chain(*client)
     return context
 
 
+def _to_bytes(megabytes: float) -> int:
+    # A tiny positive number must not become 0, which would refuse every output.
+    return max(int(megabytes * _BYTES_PER_MB), 1)
+
+
 def _base_url(connection: Connection) -> str:
-    """Return the base URL; the scheme is https unless host or schema say otherwise."""
+    """Return the base URL; the scheme is https unless host or schema contain another."""
     host = (connection.host or "").strip().rstrip("/")
     if host and "://" not in host:
+        # A URI gives the scheme as `schema`; people also type other words there, so accept only these two.
         scheme = (connection.schema or "https").strip().lower()
         host = f"{scheme if scheme in ('http', 'https') else 'https'}://{host}"
     if not connection.port:
@@ -161,149 +215,7 @@ def _base_url(connection: Connection) -> str:
     scheme, _, rest = host.partition("://")
     name, slash, path = rest.partition("/")
     with contextlib.suppress(ValueError):
+        # A port in the host is the more specific choice.
         if urlsplit(host).port:
             return host
     return f"{scheme}://{name}:{connection.port}{slash}{path}"
-
-
-def _text(extra: Mapping[str, Any], name: str) -> str | None:
-    value = extra.get(name)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if not isinstance(value, str):
-        raise _bad_extra(name, value, "text")
-    return value.strip()
-
-
-def _flag(extra: Mapping[str, Any], name: str) -> bool | None:
-    value = extra.get(name)
-    if value in (None, ""):
-        return None
-    word = str(value).strip().lower()
-    if word not in ("true", "false"):
-        raise _bad_extra(name, value, "true or false")
-    return word == "true"
-
-
-def _timeout(value: object) -> float:
-    if value in (None, ""):
-        return DEFAULT_TIMEOUT
-    try:
-        seconds = float(value) if isinstance(value, str | int | float) else -1.0
-    except ValueError:
-        seconds = -1.0
-    if isinstance(value, bool) or not 0 < seconds < 86400:
-        raise _bad_extra("timeout", value, "a number of seconds such as 30")
-    return seconds
-
-
-def _max_output_bytes(value: object) -> int:
-    if value in (None, ""):
-        value = DEFAULT_MAX_OUTPUT_MB
-    try:
-        megabytes = float(value) if isinstance(value, str | int | float) else -1.0
-    except (ValueError, OverflowError):
-        megabytes = -1.0
-    if isinstance(value, bool) or not 0 < megabytes < math.inf:
-        raise _bad_extra("max_output_mb", value, "a number of megabytes such as 256")
-    return max(int(megabytes * 1e6), 1)
-
-
-def _verify(value: object) -> bool | str:
-    if value in (None, ""):
-        return True
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        said = {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
-        if isinstance(said, bool) or Path(said).exists():
-            return said
-    raise _bad_extra("verify", value, "true, false or the path of a CA bundle that is there")
-
-
-def _proxies(value: object) -> dict[str, str]:
-    if value in (None, "", {}):
-        return {}
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    if isinstance(value, str):
-        value = {"http": value, "https": value}
-    if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
-        return {str(scheme): _checked_proxy(proxy, "connection") for scheme, proxy in value.items()}
-    raise _bad_extra("proxies", "***", "an object such as {'https': 'http://proxy:3128'}")
-
-
-@lru_cache(maxsize=64)
-def _checked_proxy(text: str, where: str) -> str:
-    """Return the address of a proxy, with its scheme; an empty text means none.
-
-    :raises VaceInputError: if it is no address, which is not shown: a password may be in it
-    """
-    proxy = text.strip()
-    if not proxy:
-        return ""
-    if "://" not in proxy:
-        proxy = f"http:{proxy}" if proxy.startswith("//") else f"http://{proxy}"
-    try:
-        parts = urlsplit(proxy)
-        is_address = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        parts, is_address = urlsplit(""), False
-    if (
-        not is_address
-        or parts.scheme not in _PROXY_SCHEMES
-        or _PROXY_WITHOUT_SLASHES.match(text.strip())
-        or not re.fullmatch(r"[!-~]+", proxy)
-    ):
-        remedy = "give it as http://host:3128, with user:password@ before the host if it asks for them"
-        raise VaceInputError(
-            f"The proxy that the {where} names is no address: {remedy}. Nothing was sent.",
-            field="proxies",
-            value="***",
-            remedy=remedy,
-        )
-    if parts.scheme.startswith("socks") and find_spec("socks") is None:
-        remedy = "pip install 'requests[socks]', or use an http proxy"
-        raise VaceInputError(
-            f"The proxy that the {where} names speaks SOCKS, for which a library is missing: {remedy}."
-            " Nothing was sent.",
-            field="proxies",
-            value="***",
-            remedy=remedy,
-        )
-    return proxy
-
-
-def _cert(value: object) -> str | tuple[str, str] | None:
-    if value in (None, "", []):
-        return None
-    paths = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-    if (
-        isinstance(paths, list | tuple)
-        and len(paths) in (1, 2)
-        and all(isinstance(path, str) and Path(path).is_file() for path in paths)
-    ):
-        return paths[0] if len(paths) == 1 else (paths[0], paths[1])
-    raise _bad_extra("cert", value, "the path of a file, or two with a comma between: certificate and key")
-
-
-def _roots(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    roots = value or []
-    if isinstance(roots, list) and all(isinstance(r, str) and Path(r).is_absolute() for r in roots):
-        return tuple(roots)
-    raise _bad_extra("input_roots", value, "a list of absolute directories, or text with commas between them")
-
-
-def _bad_extra(name: str, value: object, wanted: str) -> VaceInputError:
-    return VaceInputError(
-        f"The connection's extra {name!r} is {excerpt(repr(value), 100)}; it must be {wanted}.",
-        field=name,
-        value=value,
-        remedy=wanted,
-    )

@@ -6,8 +6,8 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from airflow_vace.client.asynchronous import AsyncClient
 from airflow_vace.client.polls import MAX_POLLS, MAX_SLOW_POLLS
-from airflow_vace.client.transport import AsyncClient
 from airflow_vace.core.rate_limit import Pace
 from airflow_vace.core.retry import verdict_of
 from airflow_vace.exceptions import (

@@ -57,6 +57,10 @@ class Timing:
     min_upload_seconds: float = 120.0
     # Time beyond a request's timeout in which the next piece of a file must come.
     piece_grace_seconds: float = 30.0
+    # Servers close an idle connection after a minute or more; reusing a closed one would fail a request.
+    max_idle_connection_seconds: float = 15.0
+    # A server sends its TLS alert before it closes, so the alert is there within a round trip.
+    tls_alert_seconds: float = 1.0
 
     # Submission.
     server_cancel_grace_seconds: float = 60.0

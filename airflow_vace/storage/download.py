@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from threading import Event
     from typing import BinaryIO
 
-    from airflow_vace.client.transport import Download
+    from airflow_vace.client.downloads import Download
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_vace.client.transport import private_address_of
+from airflow_vace.client.addresses import private_address_of
 from airflow_vace.core.retry import verdict_of
 from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError, excerpt
 from airflow_vace.inputs import FILE_FIELDS, path_text, paths_in

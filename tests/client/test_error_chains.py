@@ -1,8 +1,7 @@
-"""What an error does not show, none of its causes shows: Airflow logs the whole chain."""
+"""No cause of an error shows a secret, because Airflow logs the entire chain of causes."""
 
 from __future__ import annotations
 
-import json
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from airflow_vace.exceptions import VaceError, excerpt, is_showable
 from airflow_vace.hooks import VaceHook
 from conftest import scale_waits
 from support.faces import FOX
+from support.scripted import connection_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ SIGNATURE = "exp=1800000000~hmac=5ecret5ecret5ecret"
 
 
 def shown(error: BaseException) -> str:
-    """Return all that a log may show of an error."""
+    """Return all texts of an error that may reach a log."""
     texts = []
     for link in chain(error):
         texts += [str(link), repr(link), repr(link.args), repr(vars(link))]
@@ -57,16 +57,14 @@ def fetched(url: str) -> None:
     ],
     ids=str,
 )
-def test_a_download_that_failed_shows_no_signature_in_any_cause(
-    slow: Emulator, fault: dict[str, Any]
-) -> None:
+def test_a_failed_download_shows_no_signature_in_any_cause(slow: Emulator, fault: dict[str, Any]) -> None:
     slow.faults.add(path="/a.mp4", times=None, **fault)
     with pytest.raises(VaceError) as caught:
         fetched(f"{slow.url}/a.mp4?hdnts={SIGNATURE}")
     assert "5ecret" not in shown(caught.value)
 
 
-def test_a_download_that_nobody_answers_shows_no_signature(slow: Emulator) -> None:
+def test_an_unanswered_download_shows_no_signature(slow: Emulator) -> None:
     for url in ("http://127.0.0.1:1/a.mp4", "http://127.0.0.1/a.mp4", "https://films.invalid/a.mp4"):
         for query in (f"hdnts={SIGNATURE}", "5ecret5ecret", "X-Amz-Signature=5ecret"):
             with pytest.raises(VaceError) as caught:
@@ -92,7 +90,7 @@ def test_an_error_without_secrets_keeps_its_cause(slow: Emulator) -> None:
         "http://me:5ecret@x",
     ],
 )
-def test_a_proxy_that_failed_shows_no_password_in_any_cause(  # noqa: PLR0917 - fixtures
+def test_a_failed_proxy_shows_no_password_in_any_cause(  # noqa: PLR0917 - fixtures
     call: Call,
     connect: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -107,21 +105,18 @@ def test_a_proxy_that_failed_shows_no_password_in_any_cause(  # noqa: PLR0917 - 
     else:
         monkeypatch.setenv("http_proxy", proxy)
         monkeypatch.setenv("https_proxy", proxy)
-    connect(json.dumps({"conn_type": "vace", "host": host, "password": "k" * 8, "extra": extra}))
+    connect(connection_to(host, **extra))
     with pytest.raises(VaceError) as caught:
         call("create", FOX)
     assert "5ecret" not in shown(caught.value)
     assert "5ecret" not in VaceHook().test_connection()[1]
 
 
-def test_a_proxy_that_refuses_its_user_shows_no_password(
+def test_a_proxy_refusing_its_user_shows_no_password(
     call: Call, slow: Emulator, connect: Callable[[str], None]
 ) -> None:
     proxy = f"http://me:5ecret@127.0.0.1:{slow.port}"
-    extra = {"timeout": 2, "proxies": proxy}
-    connect(
-        json.dumps({"conn_type": "vace", "host": "https://far.example", "password": "key", "extra": extra})
-    )
+    connect(connection_to("https://far.example", timeout=2, proxies=proxy))
     with pytest.raises(VaceError) as caught:
         call("get", "abc")
     assert "5ecret" not in shown(caught.value)
@@ -149,6 +144,6 @@ def test_a_proxy_that_refuses_its_user_shows_no_password(
         ('{"prompt": "a fox", "by": "me@example.com"}', '{"prompt": "a fox", "by": "me@example.com"}'),
     ],
 )
-def test_user_and_password_are_shortened_without_a_scheme_too(text: str, left: str) -> None:
+def test_credentials_without_a_scheme_are_shortened_too(text: str, left: str) -> None:
     assert excerpt(text) == left
     assert is_showable(text) is (text == left)

@@ -1,4 +1,4 @@
-"""The key goes to one origin, whatever lies between: redirects, proxies, other hosts."""
+"""The key stays at one origin, and private addresses stay unread, despite redirects and proxies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_vace.client.sockets import is_public
+from airflow_vace.client.addresses import is_public
 from airflow_vace.emulator import Emulator
 from airflow_vace.exceptions import (
     SubmissionUnknown,
@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 
 
 from support.faces import FOX, Call
+from support.scripted import connection_to
 
 # --- the key ---------------------------------------------------------------------------------------
 
 
-def test_nothing_reaches_a_foreign_host_not_even_by_redirect(call: Call, slow: Emulator) -> None:
+def test_no_request_reaches_a_foreign_host_even_after_a_redirect(call: Call, slow: Emulator) -> None:
     with Emulator() as foreign:
         created = call("create", FOX)
         urls = {"get": f"{foreign.url}/v1/predictions/{created.id}"}
         slow.faults.add(method="GET", patch={"urls": urls}, times=2)
-        told = call("get", created)
-        assert told.urls == urls
-        assert call("get", told.payload()).id == created.id
+        found = call("get", created)
+        assert found.urls == urls
+        assert call("get", found.payload()).id == created.id
         assert call("get", urls["get"]).id == created.id
         location = {"Location": f"{foreign.url}/v1/predictions/{created.id}"}
         for status in (301, 302, 303, 307, 308):
@@ -49,7 +50,7 @@ def test_nothing_reaches_a_foreign_host_not_even_by_redirect(call: Call, slow: E
             slow.faults.add(status=status, headers=location)
             with pytest.raises((VaceAPIError, SubmissionUnknown)):
                 call("create", FOX)
-        assert call("cancel", told).status == "canceled"
+        assert call("cancel", found).status == "canceled"
         assert foreign.requests == []
 
 
@@ -63,7 +64,7 @@ def test_unknown_extras_do_not_become_headers(
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_netrc_does_not_take_the_keys_place(
+def test_a_netrc_does_not_replace_the_key(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -73,7 +74,7 @@ def test_a_netrc_does_not_take_the_keys_place(
 
 
 @pytest.mark.parametrize("location", ["http://[bad", "/\xe9", "//", "https://evil.example/"])
-def test_a_malformed_redirect_is_a_refusal_like_any_other(call: Call, slow: Emulator, location: str) -> None:
+def test_a_malformed_redirect_is_refused_like_any_other(call: Call, slow: Emulator, location: str) -> None:
     created = call("create", FOX)
     slow.faults.add(status=302, headers={"Location": location})
     with pytest.raises(VaceAPIError):
@@ -84,7 +85,7 @@ def test_a_malformed_redirect_is_a_refusal_like_any_other(call: Call, slow: Emul
 
 
 class Proxy(socketserver.StreamRequestHandler):
-    """Takes a request, and a body, and breaks the connection off without an answer."""
+    """Reads a request with its body, and closes the connection without a response."""
 
     def handle(self) -> None:
         server: Any = self.server
@@ -112,13 +113,10 @@ def proxy() -> Iterator[Any]:
 
 def through(proxy: Any, scheme: str) -> str:
     address = f"http://127.0.0.1:{proxy.server_address[1]}"
-    extra = {"proxies": {"http": address, "https": address}}
-    return json.dumps(
-        {"conn_type": "vace", "host": f"{scheme}://far.example", "password": "k" * 8, "extra": extra}
-    )
+    return connection_to(f"{scheme}://far.example", proxies={"http": address, "https": address})
 
 
-def test_a_create_that_a_proxy_carried_and_lost_is_not_sent_again(
+def test_a_create_lost_behind_a_proxy_is_not_sent_again(
     call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "http"))
@@ -127,9 +125,7 @@ def test_a_create_that_a_proxy_carried_and_lost_is_not_sent_again(
     assert proxy.posts == 1
 
 
-def test_a_proxy_that_refuses_the_tunnel_has_sent_nothing(
-    call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_tunnel_has_sent_nothing(call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     scale_waits(monkeypatch, 1.0, max_create_attempts=1)
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", through(proxy, "https"))
     with pytest.raises(VaceTransportError, match="nothing was sent") as caught:
@@ -138,7 +134,7 @@ def test_a_proxy_that_refuses_the_tunnel_has_sent_nothing(
 
 
 @pytest.mark.usefixtures("slow")
-def test_what_the_connection_says_of_proxies_wins_over_the_environment(
+def test_proxies_of_the_connection_override_the_environment(
     call: Call, proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
@@ -149,7 +145,7 @@ def test_what_the_connection_says_of_proxies_wins_over_the_environment(
 
 
 @pytest.mark.parametrize("where", ["connection", "environment"])
-def test_a_proxy_is_used_by_both_faces(
+def test_a_proxy_is_used_by_sync_and_async_calls(
     call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     connection = {"conn_type": "vace", "host": "http://far.example", "password": slow.api_key}
@@ -163,7 +159,7 @@ def test_a_proxy_is_used_by_both_faces(
 
 
 @pytest.mark.usefixtures("slow")
-def test_the_environments_exceptions_from_a_proxy_hold(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_in_the_environment_is_respected(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert call("create", FOX).status == "starting"
@@ -189,7 +185,7 @@ PRIVATE = (
 
 
 @pytest.mark.parametrize("url", PRIVATE)
-def test_an_answer_does_not_choose_what_is_read_inside_the_network(slow: Emulator, url: str) -> None:
+def test_a_response_cannot_make_a_worker_read_private_addresses(slow: Emulator, url: str) -> None:
     hook = VaceHook()
     with pytest.raises(VaceProtocolError, match="not public"):
         fetched(hook, url)
@@ -209,13 +205,13 @@ def test_a_public_address_may_be_embedded_in_another(address: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.2\\x.example.com/", "http://a b/", "http://a\tb/", "ftp://a/b"]
 )
-def test_an_address_that_can_be_read_in_two_ways_is_none(slow: Emulator, url: str) -> None:
+def test_an_ambiguous_url_is_refused(slow: Emulator, url: str) -> None:
     with pytest.raises(VaceProtocolError, match=r"no http\(s\) address"):
         fetched(VaceHook(), url)
     assert slow.requests == []
 
 
-def test_a_name_that_a_proxy_resolves_is_the_proxys_to_refuse(
+def test_a_host_name_behind_a_proxy_is_not_resolved_here(
     slow: Emulator, proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = f"http://127.0.0.1:{proxy.server_address[1]}"
@@ -229,9 +225,9 @@ def test_a_name_that_a_proxy_resolves_is_the_proxys_to_refuse(
 
 
 class Resolver:
-    """Stands for a name server whose answer changes, and for the way to a public address.
+    """Replaces name lookups, whose results change, and the route to a public address.
 
-    :param port: of the server on loopback that is reached at the public address
+    :param port: of the server on loopback that stands for the public address
     """
 
     PUBLIC = "93.184.216.34"
@@ -253,9 +249,7 @@ class Resolver:
         monkeypatch.setattr(socket.socket, "connect", redirect)
 
 
-def test_a_file_comes_from_the_address_that_was_checked(
-    slow: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_read_from_the_checked_address(slow: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     with Emulator() as public, Emulator() as private:
         for server, content in ((public, "film"), (private, "secret")):
             server.faults.add(path="/a.mp4", status=200, body=content)
@@ -266,7 +260,7 @@ def test_a_file_comes_from_the_address_that_was_checked(
         assert private.requests == slow.requests == []
 
 
-def test_one_private_address_among_public_ones_is_refused(
+def test_a_private_address_among_public_ones_is_refused(
     slow: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
@@ -283,7 +277,7 @@ def test_one_private_address_among_public_ones_is_refused(
     assert resolver.reached == []
 
 
-def test_a_connection_to_a_private_address_is_not_used_for_a_file(
+def test_an_open_connection_to_a_private_address_is_not_reused(
     slow: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Emulator() as public, Emulator() as private:
@@ -298,7 +292,7 @@ def test_a_connection_to_a_private_address_is_not_used_for_a_file(
         assert slow.requests == []
 
 
-def test_a_server_is_found_at_its_second_address(
+def test_a_second_address_is_tried_if_the_first_fails(
     call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve = socket.getaddrinfo
@@ -317,13 +311,13 @@ def test_a_server_is_found_at_its_second_address(
     assert [request.host for request in slow.requests] == [f"gateway.example:{slow.port}"]
 
 
-def test_a_name_that_nobody_knows_was_never_asked(slow: Emulator) -> None:
+def test_an_unknown_host_means_that_nothing_was_sent(slow: Emulator) -> None:
     with pytest.raises(VaceTransportError, match="nothing was sent"):
         fetched(VaceHook(), "https://films.invalid/a.mp4")
     assert slow.requests == []
 
 
-def test_a_file_comes_with_the_key_only_from_the_own_origin(slow: Emulator) -> None:
+def test_a_download_sends_the_key_only_to_the_own_origin(slow: Emulator) -> None:
     with Emulator() as foreign:
         for server in (slow, foreign):
             server.faults.add(path="/a.mp4", status=200, body="film")

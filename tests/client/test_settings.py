@@ -1,6 +1,9 @@
+"""Settings of a connection: defaults, text from URIs, and errors that name the field."""
+
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +14,7 @@ from airflow.sdk import Connection
 
 from airflow_vace.client.settings import DEFAULT_TIMEOUT, Settings
 from airflow_vace.core.requests import Form
+from airflow_vace.core.timing import Timing
 from airflow_vace.exceptions import VaceInputError
 
 
@@ -35,7 +39,7 @@ def settings(extra: dict[str, Any] | None = None, **fields: Any) -> Settings:
         ({"port": 0}, "https://gateway.example"),
     ],
 )
-def test_the_address_is_https_unless_written_otherwise(fields: dict[str, Any], url: str) -> None:
+def test_the_base_url_is_https_unless_the_connection_names_http(fields: dict[str, Any], url: str) -> None:
     assert settings(**fields).api.base_url == url
 
 
@@ -47,14 +51,14 @@ def test_explicit_nulls_mean_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("given", "meant"),
     [("true", True), ("False", False), ("0", False), (False, False), ("/", "/")],
 )
-def test_verify_is_read_from_text_too(said: object, meant: object) -> None:
-    assert settings({"verify": said}).verify == meant
+def test_verify_may_be_a_boolean_or_text(given: object, meant: object) -> None:
+    assert settings({"verify": given}).verify == meant
 
 
-def test_proxies_are_an_object_a_json_text_or_one_for_all() -> None:
+def test_proxies_may_be_an_object_json_text_or_an_address() -> None:
     both = {"http": "http://p:1", "https": "http://p:1"}
     assert settings({"proxies": both}).proxies == both
     assert settings({"proxies": '{"https": "http://p:1"}'}).proxies == {"https": "http://p:1"}
@@ -65,21 +69,25 @@ def test_proxies_are_an_object_a_json_text_or_one_for_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "size"), [(None, 256_000_000), ("", 256_000_000), (1000, 10**9), ("0.5", 500_000), (1e-9, 1)]
+    ("given", "size"), [(None, 256_000_000), ("", 256_000_000), (1000, 10**9), ("0.5", 500_000), (1e-9, 1)]
 )
-def test_the_largest_output_is_a_number_of_megabytes(said: object, size: int) -> None:
-    assert settings({"max_output_mb": said}).max_output_bytes == size
+def test_the_size_limit_of_outputs_is_in_megabytes(given: object, size: int) -> None:
+    assert settings({"max_output_mb": given}).max_output_bytes == size
 
 
-@pytest.mark.parametrize("said", [0, -1, True, "much", "nan", "inf", [256], {"mb": 1}, 10**400])
-def test_a_largest_output_that_is_none_is_named(said: object) -> None:
-    with pytest.raises(VaceInputError, match="a number of megabytes such as 256") as caught:
-        settings({"max_output_mb": said})
-    assert caught.value.field == "max_output_mb"
+@pytest.mark.parametrize("given", [0, -1, True, "much", "nan", "inf", [256], {"mb": 1}, 10**400])
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("max_output_mb", "a number of megabytes such as 256"), ("timeout", "a number of seconds such as 30")],
+)
+def test_an_invalid_number_is_refused_by_name(name: str, wanted: str, given: object) -> None:
+    with pytest.raises(VaceInputError, match=wanted) as caught:
+        settings({name: given})
+    assert caught.value.field == name
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("given", "meant"),
     [
         ("proxy:3128", "http://proxy:3128"),
         (" me:5ecret@proxy:3128 ", "http://me:5ecret@proxy:3128"),
@@ -89,11 +97,11 @@ def test_a_largest_output_that_is_none_is_named(said: object) -> None:
         ("", None),
     ],
 )
-def test_a_proxy_gets_its_scheme_wherever_it_is_named(
-    said: str, meant: str | None, monkeypatch: pytest.MonkeyPatch
+def test_a_proxy_without_a_scheme_gets_http(
+    given: str, meant: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert settings({"proxies": {"https": said}}).proxy_for("https://x.example") == meant
-    monkeypatch.setenv("https_proxy", said)
+    assert settings({"proxies": {"https": given}}).proxy_for("https://x.example") == meant
+    monkeypatch.setenv("https_proxy", given)
     assert settings().proxy_for("https://x.example") == meant
 
 
@@ -109,25 +117,25 @@ MALFORMED = (
 
 
 @pytest.mark.parametrize("proxy", MALFORMED)
-def test_a_proxy_that_is_no_address_is_named_without_its_password(
+def test_an_invalid_proxy_is_refused_without_showing_its_password(
     proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(VaceInputError, match="connection names is no address") as caught:
+    with pytest.raises(VaceInputError, match="The proxy of the connection is not a valid address") as caught:
         settings({"proxies": proxy})
     assert "5ecret" not in repr(vars(caught.value)) + str(caught.value)
     monkeypatch.setenv("https_proxy", proxy)
-    with pytest.raises(VaceInputError, match="environment names is no address") as caught:
+    with pytest.raises(VaceInputError, match="The proxy of the environment is not a valid address") as caught:
         settings().proxy_for("https://x.example")
     assert "5ecret" not in repr(vars(caught.value)) + str(caught.value)
 
 
 @pytest.mark.skipif(find_spec("socks") is not None, reason="the library is there")
-def test_a_socks_proxy_without_its_library_is_found_before_any_request() -> None:
+def test_a_socks_proxy_without_pysocks_is_refused_before_any_request() -> None:
     with pytest.raises(VaceInputError, match=r"requests\[socks\]"):
         settings({"proxies": "socks5://me:5ecret@proxy:1080"})
 
 
-def test_a_proxy_may_be_meant_for_one_host() -> None:
+def test_a_proxy_may_apply_to_a_single_host() -> None:
     found = settings({"proxies": {"https://x.example": "p:1", "https": "q:1"}})
     assert found.proxy_for("https://x.example/a") == "http://p:1"
     assert found.proxy_for("https://y.example/a") == "http://q:1"
@@ -141,7 +149,17 @@ def test_a_large_upload_may_take_longer_than_a_request() -> None:
     assert found.for_request(create).time_for(create) == 5
 
 
-def test_a_certificate_is_one_file_or_two(tmp_path: Path) -> None:
+def test_timing_bounds_connecting_canceling_and_uploading() -> None:
+    timing = Timing(max_connect_seconds=1, max_cancel_seconds=2, min_upload_seconds=500)
+    found = replace(settings({"backend": "replicate", "timeout": 100}), timing=timing)
+    small = Form(BytesIO(), name="a.mp4", content_type="video/mp4", size=1)
+    assert found.connect_timeout == 1
+    assert found.for_request(found.api.cancel("abc")).timeout == 2
+    assert found.for_request(found.api.upload(small)).timeout == 500
+    assert found.for_request(found.api.get("abc")).timeout == 100
+
+
+def test_a_client_certificate_is_one_file_or_two(tmp_path: Path) -> None:
     one, two = str(tmp_path / "a.pem"), str(tmp_path / "b.pem")
     for path in (one, two):
         Path(path).touch()
@@ -149,20 +167,22 @@ def test_a_certificate_is_one_file_or_two(tmp_path: Path) -> None:
     assert settings({"cert": [one, two]}).cert == (one, two)
 
 
-def test_an_extra_that_is_no_object_is_named() -> None:
+def test_an_extra_must_be_an_object() -> None:
     with pytest.raises(VaceInputError) as caught:
         settings([1])  # type: ignore[arg-type]
     assert caught.value.field == "extra"
 
 
 @pytest.mark.parametrize("name", ["verify", "cert"])
-def test_a_file_that_is_not_there_is_told_before_any_request(name: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_before_any_request(name: str, tmp_path: Path) -> None:
     with pytest.raises(VaceInputError) as caught:
         settings({name: str(tmp_path / "a.pem")})
     assert caught.value.field == name
 
 
-def test_tls_trusts_what_requests_trusts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_aiohttp_trusts_the_same_certificates_as_requests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     context = settings().ssl_context()
     assert isinstance(context, ssl.SSLContext)
     assert context.get_ca_certs()
@@ -176,13 +196,13 @@ def test_tls_trusts_what_requests_trusts(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert not from_environment.get_ca_certs()
 
 
-def test_a_client_certificate_is_loaded_even_where_the_server_is_not_verified(tmp_path: Path) -> None:
+def test_a_client_certificate_is_loaded_even_without_verification(tmp_path: Path) -> None:
     (tmp_path / "a.pem").write_text("no certificate")
     with pytest.raises(ssl.SSLError):
         settings({"verify": False, "cert": str(tmp_path / "a.pem")}).ssl_context()
 
 
-def test_settings_do_not_show_the_key_or_a_proxys_password() -> None:
+def test_settings_hide_the_key_and_the_passwords_of_proxies() -> None:
     found = settings({"proxies": "http://me:5ecret@p:1"}, password="verysecret")
     assert "verysecret" not in repr(found)
     assert "5ecret" not in repr(found)

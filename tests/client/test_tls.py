@@ -1,19 +1,16 @@
-"""TLS on one side only, or refused: nothing was sent, and the message says what to correct."""
+"""TLS on one side only, or refused: nothing was sent, and the message names the correction."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
 import ssl
 import struct
-import threading
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
@@ -26,39 +23,11 @@ from airflow_vace.exceptions import SubmissionUnknown, VaceError, VaceTransportE
 from airflow_vace.hooks import VaceHook
 from conftest import scale_waits
 from support.faces import FOX, Call
+from support.scripted import answering, connection_to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
-
-
-@contextmanager
-def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Answer each connection with raw bytes, and close it; return the port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def one(peer: socket.socket) -> None:
-            with peer:
-                try:
-                    answer(peer)
-                except OSError:
-                    return  # the client has closed it
-
-        def accept() -> None:
-            while True:
-                try:
-                    peer, _ = listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=one, args=(peer,), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield int(listener.getsockname()[1])
-
-
-def connection(host: str, **extra: Any) -> str:
-    fields = {"conn_type": "vace", "host": host, "password": "k" * 8, "extra": {"timeout": 2, **extra}}
-    return json.dumps(fields)
 
 
 @pytest.fixture(autouse=True)
@@ -91,10 +60,9 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_server_that_is_not_trusted_is_not_told_anything(
+def test_an_untrusted_server_receives_nothing(
     call: Call, slow: Emulator, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scale_waits(monkeypatch, 1.0, max_create_attempts=1)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     with Emulator(time_scale=100.0, tls=context) as trusted:
@@ -134,22 +102,22 @@ def by_a_reset(peer: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("answer", [as_http, as_another_protocol, by_closing, by_a_reset])
-def test_a_handshake_that_failed_has_sent_nothing(
+def test_a_failed_handshake_has_sent_nothing(
     call: Call, connect: Callable[[str], None], answer: Callable[[socket.socket], None]
 ) -> None:
     with answering(answer) as port:
-        connect(connection(f"127.0.0.1:{port}"))
+        connect(connection_to(f"127.0.0.1:{port}", timeout=2))
         with pytest.raises(VaceTransportError, match=r"127\.0\.0\.1 does not speak TLS") as caught:
             call("create", FOX)
         assert not caught.value.sent
         assert "if it is plain HTTP, write http:// in the host" in str(caught.value)
-        works, told = VaceHook().test_connection()
-        assert not works
-        assert "does not speak TLS" in told
+        is_usable, message = VaceHook().test_connection()
+        assert not is_usable
+        assert "does not speak TLS" in message
 
 
 @pytest.mark.parametrize("delay", [None, 0.1])
-def test_a_handshake_without_end_has_sent_nothing(
+def test_an_endless_handshake_has_sent_nothing(
     call: Call, connect: Callable[[str], None], delay: float | None
 ) -> None:
     def answer(peer: socket.socket) -> None:
@@ -160,7 +128,7 @@ def test_a_handshake_without_end_has_sent_nothing(
             time.sleep(delay or 0.1)
 
     with answering(answer) as port:
-        connect(connection(f"https://127.0.0.1:{port}"))
+        connect(connection_to(f"https://127.0.0.1:{port}", timeout=2))
         began = time.monotonic()
         with pytest.raises(VaceTransportError) as caught:
             call("create", FOX)
@@ -168,7 +136,7 @@ def test_a_handshake_without_end_has_sent_nothing(
     assert not caught.value.sent
 
 
-def test_a_file_at_a_host_without_tls_names_no_field_of_the_connection(slow: Emulator) -> None:
+def test_a_download_without_tls_blames_no_field_of_the_connection(slow: Emulator) -> None:
     hook = VaceHook()
     with (
         answering(as_http) as port,
@@ -183,16 +151,16 @@ def test_a_file_at_a_host_without_tls_names_no_field_of_the_connection(slow: Emu
 # --- a server with TLS -----------------------------------------------------------------------------
 
 
-def test_plain_http_at_a_tls_port_is_named_as_such(call: Call, connect: Callable[[str], None]) -> None:
+def test_plain_http_to_a_tls_port_is_recognized(call: Call, connect: Callable[[str], None]) -> None:
     def answer(peer: socket.socket) -> None:
         peer.recv(65536)
         peer.sendall(b"\x15\x03\x01\x00\x02\x02\x46")  # alert, fatal, protocol version
         peer.shutdown(socket.SHUT_WR)
-        while peer.recv(65536):  # what is unread at a close would reset the connection, and the alert be lost
+        while peer.recv(65536):  # unread data at a close would reset the connection, and lose the alert
             pass
 
     with answering(answer) as port:
-        connect(connection(f"http://127.0.0.1:{port}"))
+        connect(connection_to(f"http://127.0.0.1:{port}", timeout=2))
         with pytest.raises(VaceTransportError, match=r"speaks TLS: write https:// in the host") as caught:
             call("create", FOX)
         assert not caught.value.sent
@@ -226,12 +194,12 @@ VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVe
 
 
 @VERSIONS
-def test_a_client_certificate_that_is_missing_has_sent_nothing(
+def test_a_missing_client_certificate_has_sent_nothing(
     call: Call, connect: Callable[[str], None], certificate: Path, version: ssl.TLSVersion
 ) -> None:
     served = serving_tls(certificate, version, lambda peer: peer.close(), asks=True)
     with answering(served) as port:
-        connect(connection(f"https://127.0.0.1:{port}", verify=str(certificate)))
+        connect(connection_to(f"https://127.0.0.1:{port}", timeout=2, verify=str(certificate)))
         with pytest.raises(VaceTransportError, match="refused the TLS handshake") as caught:
             call("create", FOX)
     assert not caught.value.sent
@@ -239,7 +207,7 @@ def test_a_client_certificate_that_is_missing_has_sent_nothing(
 
 @VERSIONS
 @pytest.mark.parametrize("then", ["close", "garbage"])
-def test_trouble_of_tls_after_the_handshake_may_have_sent_a_create(
+def test_a_tls_failure_after_the_handshake_may_have_sent_a_create(
     call: Call, connect: Callable[[str], None], certificate: Path, version: ssl.TLSVersion, then: str
 ) -> None:
     def answer(peer: ssl.SSLSocket) -> None:
@@ -250,7 +218,7 @@ def test_trouble_of_tls_after_the_handshake_may_have_sent_a_create(
                 below.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
 
     with answering(serving_tls(certificate, version, answer)) as port:
-        connect(connection(f"https://127.0.0.1:{port}", verify=str(certificate)))
+        connect(connection_to(f"https://127.0.0.1:{port}", timeout=2, verify=str(certificate)))
         with pytest.raises(SubmissionUnknown):
             call("create", FOX)
 
@@ -259,7 +227,7 @@ def test_trouble_of_tls_after_the_handshake_may_have_sent_a_create(
 
 
 @pytest.mark.parametrize("location", ["http://127.0.0.1:{port}/a.mp4", "http://127.0.0.1/a.mp4", "/a.mp4"])
-def test_a_redirect_does_not_leave_tls(
+def test_a_redirect_never_leaves_tls(
     certificate: Path, connect: Callable[[str], None], location: str
 ) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -270,16 +238,16 @@ def test_a_redirect_does_not_leave_tls(
             each.faults.add(path="/a.mp4", status=200, body="film")
         target = location.format(port=plain.port)
         server.faults.add(path="/moved", status=302, headers={"Location": target})
-        told = ""
+        found = ""
         try:
             with VaceHook().open_file(f"{server.url}/moved") as download:
-                told = b"".join(download.chunks).decode()
+                found = b"".join(download.chunks).decode()
         except VaceError as error:
-            told = str(error)
+            found = str(error)
         assert plain.requests == []
     wanted = {
         "/a.mp4": "film",
-        # Without a port it is asked for at TLS's own, where nobody is here.
+        # Without a port, the request goes to port 443, where no server listens.
         "http://127.0.0.1/a.mp4": "GET https://127.0.0.1/a.mp4",
     }
-    assert re.search(wanted.get(location, "redirected from https to http"), told)
+    assert re.search(wanted.get(location, "redirected from https to http"), found)

@@ -1,6 +1,8 @@
-"""Both faces of the hook, behind one name: `call("get", ...)` is `get_prediction` or `aget_prediction`.
+"""Sync and async calls of the hook by the same name.
 
-Nothing here imports Airflow before a test runs: its environment is set by then.
+`call("get", ...)` is `get_prediction`, or `aget_prediction` in an event loop.
+
+Functions import Airflow when a test runs, because conftest.py sets the environment of Airflow first.
 """
 
 from __future__ import annotations
@@ -76,4 +78,4 @@ def final(call: Call, prediction: Prediction) -> Prediction:
         found: Prediction = call("get", prediction)
         if found.status.is_final:
             return found
-    raise AssertionError("never final")
+    raise AssertionError("the prediction did not end within 20 s")

@@ -1,4 +1,4 @@
-"""A server on loopback in a thread of its own, with a loop of its own."""
+"""A server on loopback, in a thread with an event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class Served:
-    """Serves from entry to exit; whoever derives from it says how, in `_serve`."""
+    """Base of servers that run from entry to exit; a subclass implements `_serve`."""
 
     port: int
     _loop: asyncio.AbstractEventLoop
@@ -34,5 +34,5 @@ class Served:
         await self._serve(ready)
 
     async def _serve(self, ready: threading.Event) -> None:
-        """Listen, set `port`, say that it is ready, and serve until it is to close."""
+        """Listen, set `port`, set `ready`, and serve until `_closing` is set."""
         raise NotImplementedError

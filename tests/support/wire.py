@@ -1,4 +1,4 @@
-"""A proxy between two parties, at which a test watches what goes by, and kills whoever sent it."""
+"""A proxy between Airflow and a server: a test sees each request, and may break the connection off."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEFT_OUT = {"content-length", "transfer-encoding", "connection", "keep-alive", 
 
 @dataclass(frozen=True)
 class Passing:
-    """A request on its way, and its answer once there is one; `ports` are the sender's and ours."""
+    """A request in flight, later with its response; `ports` are those of the sender and of the proxy."""
 
     method: str
     path: str
@@ -33,7 +33,7 @@ class Passing:
 
     @property
     def sender(self) -> int | None:
-        """The process that sent it."""
+        """Id of the process with the sending end of the connection, or None."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 for found in process.net_connections("tcp"):
@@ -51,11 +51,11 @@ def _json(body: bytes) -> Any:
 
 
 class Wire(Served):
-    """A reverse proxy; a watcher that returns True breaks the connection off there.
+    """A reverse proxy; a watcher returning True breaks the connection off.
 
-    :param target: where requests go
-    :param before: sees each request before it is handed on
-    :param after: sees each answer before it is handed back
+    :param target: base URL of the server
+    :param before: called with each request before the server receives the request
+    :param after: called with each response before the sender receives the response
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Wire(Served):
         passing = Passing(request.method, request.path, _json(body), ports)
         if await self._watched(self.before, passing):
             return _broken_off(request)
-        # The host too: what the target tells of itself is told of the wire.
+        # Keep the Host header, so the URLs in the server's responses lead through the proxy too.
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _LEFT_OUT}
         url = self.target + request.path_qs
         try:
@@ -115,7 +115,7 @@ class Wire(Served):
     async def _watched(self, watcher: Callable[[Passing], bool], passing: Passing) -> bool:
         try:
             return await asyncio.to_thread(watcher, passing)
-        except Exception as error:  # noqa: BLE001 - told at the end, where the test can fail by it
+        except Exception as error:  # noqa: BLE001 - raised in __exit__, in the test's thread
             self.errors.append(error)
             return False
 
