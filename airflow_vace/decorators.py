@@ -17,7 +17,7 @@ from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import VaceInput
 from airflow_vace.operators import VacePredictionOperator
-from airflow_vace.submission.ledger import digest_of_arguments
+from airflow_vace.submission.order import digest_of_arguments
 from airflow_vace.task.arguments import handed_over
 from airflow_vace.task.view import KEY
 from airflow_vace.task.waiting import translated
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
     from airflow.sdk.bases.decorator import Task
 
-    from airflow_vace.submission.ledger import OnOrphanedIntent
+    from airflow_vace.submission.decision import OnOrphanedIntent
     from airflow_vace.task.waiting import SaveIn
 
     FParams = ParamSpec("FParams")

@@ -21,15 +21,11 @@ from airflow_vace.exceptions import (
     VaceInputError,
 )
 from airflow_vace.prediction import Prediction, PredictionStatus
-from airflow_vace.submission.ledger import (
-    AttemptLedger,
-    Ledger,
-    OnOrphanedIntent,
-    Order,
-    Phase,
-    digest_of_arguments,
-)
-from airflow_vace.submission.submitter import Attempt, Policy, Submission
+from airflow_vace.submission.decision import Attempt, OnOrphanedIntent, Policy
+from airflow_vace.submission.ledger import AttemptLedger, Ledger
+from airflow_vace.submission.order import Order, digest_of_arguments
+from airflow_vace.submission.record import Phase
+from airflow_vace.submission.submitter import Submission
 from airflow_vace.task.arguments import handed_over
 from airflow_vace.task.state import is_test_of_a_task
 from airflow_vace.task.waiting import (
@@ -49,7 +45,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
 
     from airflow_vace.storage.destination import Destination
-    from airflow_vace.submission.ledger import Record
+    from airflow_vace.submission.record import Record
     from airflow_vace.task.waiting import SaveIn
 
 # How long after a task's own deadline a back-end may still fetch its input: it is canceled by then.
@@ -186,7 +182,7 @@ class VacePredictionOperator(WaitsForPrediction):
         if not prediction.status.is_final:
             self._note_deferred(prediction, is_deferred=False)
         self._is_landed = bool(prediction.files)
-        deadline = time.time() if deadline is None else deadline
+        deadline = self.hook.wall_clock() if deadline is None else deadline
         wait = self._wait_for(prediction, deadline)
         return self._wait_on(wait, may_defer=gave_up < MOST_DEFERRALS, gave_up=gave_up + 1)
 
@@ -472,7 +468,7 @@ class VacePredictionOperator(WaitsForPrediction):
                 if self._is_overdue(wait.deadline):
                     return self._end_at_deadline(error, wait.deadline)
                 if not self.hook.clock.is_known:
-                    wait.deadline = time.time() + self.timeout
+                    wait.deadline = self.hook.wall_clock() + self.timeout
                 self.log.warning(
                     "By this machine's clock alone the deadline of prediction %s is over: it is not canceled,"
                     " and the task waits on",
@@ -499,7 +495,7 @@ class VacePredictionOperator(WaitsForPrediction):
                 record = self._ledger.latest
                 clock.agreed = None if record is None else record.offset or 0.0
         if clock.is_known and deadline is not None:
-            return clock.confirmed(time.time()) >= deadline - _CLOCK_SLACK_SECONDS
+            return clock.confirmed(self.hook.wall_clock()) >= deadline - _CLOCK_SLACK_SECONDS
         if deadline is None or self._was_deferred:
             return True
         return time.monotonic() - self._began >= self.timeout - _CLOCK_SLACK_SECONDS
@@ -508,7 +504,7 @@ class VacePredictionOperator(WaitsForPrediction):
         if wait.prediction.status.is_final:
             return wait.prediction
         if not may_defer:
-            left = None if wait.deadline is None else wait.deadline - self.hook.clock.confirmed(time.time())
+            left = None if wait.deadline is None else wait.deadline - self.now()
             return self.hook.wait_for_prediction(wait.prediction, left, poll_interval=self.poll_interval)
         seen = self.look(wait)
         if isinstance(seen, PollAgain):

@@ -127,6 +127,8 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         lost_create_lookup_seconds=0.3,
         intent_grace_seconds=0.3,
         max_trouble_seconds=0.5,
+        # The emulator cancels by this grace, so a scaled one would win against the task's own cancel.
+        server_cancel_grace_seconds=60.0,
     )
 
 

@@ -1,1 +1,1 @@
-"""One prediction, one bill: the record of a task's prediction, and the submitter that keeps it."""
+"""One prediction, one bill: orders, records, decisions, the ledger and the submitter."""

@@ -209,7 +209,7 @@ class WaitsForPrediction(BaseOperator):
 
     def now(self) -> float:
         """Return the time that deadlines count by, in seconds since the epoch."""
-        return self.hook.clock.confirmed(time.time())
+        return self.hook.clock.confirmed(self.hook.wall_clock())
 
     def look(self, wait: Wait) -> Prediction | PollAgain:
         """Look once; return the prediction if it is final, else when to look again.

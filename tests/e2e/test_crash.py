@@ -287,7 +287,7 @@ def judged(airflow: Airflow, scenario: Scenario, billed: int, states: str, xcom:
     is_done = set(states.split("+")) == {"success"} and xcom == "payload" and billed == 1
     if scenario.backend == "gateway" and scenario.point in (BEFORE_THE_CREATE, ACCEPTED, ANSWERED):
         accepted = 0 if scenario.point == BEFORE_THE_CREATE else 1
-        said = "SubmissionUnknown: A create was begun at"
+        said = "SubmissionUnknown: A create was started at"
         attempt = airflow.tasks(scenario.shape, scenario.name)
         last = max(ti["try_number"] for ti in attempt if ti["task_id"] == "operator")
         told = said in airflow.log(scenario.shape, scenario.name, "operator", last)

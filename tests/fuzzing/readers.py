@@ -18,7 +18,7 @@ from airflow_vace.prediction import Prediction
 from airflow_vace.progress import Progress
 from airflow_vace.redaction import excerpt
 from airflow_vace.storage.media_types import check_whole, dimensions_of, reads, type_of
-from airflow_vace.submission.ledger import Record
+from airflow_vace.submission.record import Record
 from fuzzing.material import Material
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +15,7 @@ from airflow_vace.exceptions import (
     SubmissionUnknown,
 )
 from airflow_vace.hooks import VaceHook
-from support.attempts import DONE, Ahead, billed, forget, killed_at, statuses, task, waiting
+from support.attempts import DONE, billed, forget, hooked, killed_at, set_clock_ahead, statuses, task, waiting
 from support.tasks import Store
 
 if TYPE_CHECKING:
@@ -34,11 +33,11 @@ def backend() -> str:
 # --- a connection that leads elsewhere -------------------------------------------------------------
 
 
-def test_a_lost_create_is_not_looked_up_where_the_connection_leads_since(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
+def test_a_lost_create_is_not_searched_at_another_server(
+    server: Emulator, connect: Callable[[str], None]
 ) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
+    killed_at(run, "create_prediction", after=True)
     with Emulator(time_scale=100.0) as other:
         connect(other.connection_to(backend="replicate", timeout=5))
         with pytest.raises(AirflowFailException, match=f"led to {server.url}/v1 then") as caught:
@@ -50,11 +49,11 @@ def test_a_lost_create_is_not_looked_up_where_the_connection_leads_since(
     assert billed(server) == 1
 
 
-def test_another_key_cannot_deny_a_lost_create_but_can_show_it(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
+def test_another_key_can_show_a_lost_create_but_cannot_deny_one(
+    server: Emulator, connect: Callable[[str], None]
 ) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
+    killed_at(run, "create_prediction", after=True)
     kept = dict(server.world.runs)
     server.world.runs.clear()  # the list of another account
     server.api_key = "another-key-of-another-account"
@@ -74,13 +73,13 @@ def test_a_prediction_that_another_server_does_not_know_is_not_submitted_again(
     run.result()
     with Emulator(time_scale=100.0) as other:
         connect(other.connection_to(backend="replicate", timeout=5))
-        monkeypatch.setattr("airflow_vace.submission.submitter.time", Ahead(time.time, 3 * 3600))
+        set_clock_ahead(monkeypatch, 3 * 3600.0)
         with pytest.raises(LedgerError, match=f"was submitted at {server.url}/v1"):
             run.retried().result()
         assert billed(other) == 0
 
 
-def test_the_record_holds_no_key_and_tells_accounts_apart(server: Emulator) -> None:
+def test_the_record_holds_no_key_and_distinguishes_accounts(server: Emulator) -> None:
     one, two = Store(), Store()
     task(one).result()
     task(two).result()
@@ -91,7 +90,7 @@ def test_the_record_holds_no_key_and_tells_accounts_apart(server: Emulator) -> N
 
 @pytest.mark.parametrize("again", ["retried", "cleared"])
 @pytest.mark.parametrize("default", [{"version": "5ebdbed0"}, {"model": "prunaai/vace-14b-fast"}], ids=str)
-def test_a_default_of_the_connection_that_changes_is_nobodys_wish(
+def test_a_changed_default_of_the_connection_submits_nothing(
     server: Emulator, connect: Callable[[str], None], again: str, default: dict[str, str]
 ) -> None:
     run = task()
@@ -116,21 +115,21 @@ def test_a_default_that_is_added_later_is_no_part_of_a_retry(
 
 
 def test_an_expired_prediction_leaves_no_seed_to_the_next_one(
-    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fast_emulator: Emulator, tmp_path: Path
 ) -> None:
     run = waiting(save_to=f"{tmp_path}/")
-    killed_at(run, monkeypatch, "wait_for_prediction")
+    killed_at(run, "wait_for_prediction")
     (first,) = list(fast_emulator.world.runs)
     VaceHook().wait_for_prediction(first)
     forget(fast_emulator)
-    real = VaceHook.create_prediction
 
-    def created(self: VaceHook, *args: Any, **kwargs: Any) -> Any:
-        fast_emulator.world.retention = 3600.0
-        return real(self, *args, **kwargs)
+    class Retaining(VaceHook):
+        def create_prediction(self, *args: Any, **kwargs: Any) -> Any:
+            fast_emulator.world.retention = 3600.0
+            return super().create_prediction(*args, **kwargs)
 
-    monkeypatch.setattr(VaceHook, "create_prediction", created)
-    payload = run.result()
+    with hooked(run, Retaining):
+        payload = run.result()
     sent = fast_emulator.world.runs[payload["id"]].input["seed"]
     (manifest,) = [json.loads(path.read_text()) for path in tmp_path.rglob("*.json")]
     assert payload["id"] != first

@@ -17,8 +17,8 @@ from airflow.sdk import DAG
 
 from airflow_vace.decorators import vace_task
 from airflow_vace.hooks import VaceHook
-from airflow_vace.submission.ledger import digest_of_arguments
-from support.attempts import DONE, MODES, Killed, billed, killed_at, statuses, waiting
+from airflow_vace.submission.order import digest_of_arguments
+from support.attempts import DONE, MODES, Killed, billed, dying_at, hooked, killed_at, statuses, waiting
 from support.tasks import Run, Store
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def backend() -> str:
 
 @MODES
 def test_a_template_that_renders_differently_costs_a_retry_nothing(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *, deferrable: bool
+    server: Emulator, capfd: pytest.CaptureFixture[str], *, deferrable: bool
 ) -> None:
     clock = itertools.count()
 
@@ -47,7 +47,7 @@ def test_a_template_that_renders_differently_costs_a_retry_nothing(
         return waiting(deferrable=deferrable, input={"prompt": f"a fox at {next(clock)}"}).make()
 
     run = Run(differently, Store())
-    killed_at(run, monkeypatch, "get_prediction")
+    killed_at(run, "get_prediction")
     server.faults.add(method="GET", skip=2, times=None, patch=DONE)
     run.result()
     assert statuses(server) == ["starting"]
@@ -70,23 +70,19 @@ def made_of(function: Callable[..., Any], *arguments: Any, **kwargs: Any) -> Cal
     [("Trail shoe", "Rain jacket"), ({"name": "a", "tags": {"x", "y"}}, {"name": "b"}), ([1, 2], [2, 1])],
     ids=["text", "object", "order"],
 )
-def test_another_argument_of_a_function_is_another_order(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, one: Any, other: Any
-) -> None:
+def test_another_argument_of_a_function_is_another_order(server: Emulator, one: Any, other: Any) -> None:
     def clip(product: Any) -> dict[str, Any]:
         return {"prompt": f"{product!r} on a beach"}
 
     run = Run(made_of(clip, one, wait_for_completion=True), Store())
-    killed_at(run, monkeypatch, "get_prediction")
+    killed_at(run, "get_prediction")
     run.make = made_of(clip, other, wait_for_completion=True)
     server.faults.add(method="GET", skip=1, times=None, patch=DONE)
     payload = run.result()
     assert server.world.runs[payload["id"]].input["prompt"] == f"{other!r} on a beach"
 
 
-def test_the_same_arguments_are_the_same_order_in_each_process(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_arguments_are_the_same_order_in_each_process(server: Emulator) -> None:
     class Product:
         """Its repr differs from process to process."""
 
@@ -94,7 +90,7 @@ def test_the_same_arguments_are_the_same_order_in_each_process(
         return {"prompt": f"{product!r} of {sorted(names)} on a beach"}
 
     run = Run(made_of(clip, Product(), {"a", "b"}, wait_for_completion=True), Store())
-    killed_at(run, monkeypatch, "get_prediction")
+    killed_at(run, "get_prediction")
     run.make = made_of(clip, Product(), {"b", "a"}, wait_for_completion=True)
     server.faults.add(method="GET", skip=1, times=None, patch=DONE)
     run.result()
@@ -139,14 +135,14 @@ class Table:
     [Lazy, Product, Plain, Table, lambda name: {frozenset({name})}],
     ids=["lazy", "data", "plain", "table", "set"],
 )
-def test_arguments_of_any_type_are_told_apart(kind: Callable[[str], Any]) -> None:
+def test_arguments_of_any_type_are_distinguished(kind: Callable[[str], Any]) -> None:
     one, same, other = (digest_of_arguments([kind(name)]) for name in ("shoe", "shoe", "jacket"))
     assert one == same != other
 
 
 def test_arguments_are_the_same_in_each_process() -> None:
     code = (
-        "from airflow_vace.submission.ledger import digest_of_arguments\n"
+        "from airflow_vace.submission.order import digest_of_arguments\n"
         "print(digest_of_arguments([{frozenset({'a', 'b', 'c'}), frozenset({'d'})}, {'x': {'e', 'f', 'g'}}]))"
     )
     digests = {
@@ -185,13 +181,11 @@ def test_a_clear_of_a_deferred_task_takes_the_corrected_prompt(server: Emulator,
     assert statuses(server) == ["canceled", "starting"]
 
 
-def test_an_attempt_beyond_airflows_own_is_a_persons(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_attempt_beyond_airflows_retries_counts_as_a_clear(server: Emulator) -> None:
     store = Store()
     run = waiting(store)
     run.ti.max_tries = 0
-    killed_at(run, monkeypatch, "get_prediction")
+    killed_at(run, "get_prediction")
     other = waiting(store, input={"prompt": "an otter"})
     other.ti.max_tries, other.ti.try_number = 0, 2
     server.faults.add(method="GET", skip=1, times=None, patch=DONE)
@@ -199,23 +193,16 @@ def test_an_attempt_beyond_airflows_own_is_a_persons(
     assert [found.input["prompt"] for found in server.world.runs.values()] == ["a fox", "an otter"]
 
 
-def test_a_retry_after_a_wait_that_ended_keeps_what_is_paid(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_retry_after_an_ended_wait_keeps_the_paid_prediction(server: Emulator) -> None:
     store = Store()
     run = waiting(store, deferrable=True)
     with pytest.raises(TaskDeferred):
         run.leg().execute(run.context)
     event = VaceHook().get_prediction(store.record["prediction"]["id"]).payload()
-    with monkeypatch.context() as patch:
-        patch.setattr(VaceHook, "poll", _die)
-        with pytest.raises(Killed):  # the triggerer gave the wait up, and so does the worker
-            run.leg().resume_execution("execute_complete", {"event": event, "deadline": None}, run.context)
+    with hooked(run, dying_at("get_prediction")), pytest.raises(Killed):
+        # The triggerer has given the wait up, and now the worker dies too.
+        run.leg().resume_execution("execute_complete", {"event": event, "deadline": None}, run.context)
     again = waiting(store, input={"prompt": "an otter"}).retried()
     server.faults.add(method="GET", skip=1, times=None, patch=DONE)
     again.result()
     assert billed(server) == 1
-
-
-def _die(*_: object, **__: object) -> None:
-    raise Killed

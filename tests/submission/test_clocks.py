@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import time
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -14,7 +12,7 @@ from airflow_vace.exceptions import (
     PredictionTimeout,
 )
 from airflow_vace.hooks import VaceHook
-from support.attempts import DONE, MODES, Ahead, billed, killed_at, statuses, task, waiting
+from support.attempts import DONE, MODES, billed, killed_at, set_clock_ahead, statuses, task, waiting
 from support.tasks import Store
 
 if TYPE_CHECKING:
@@ -36,13 +34,8 @@ def test_a_clock_that_is_ahead_cancels_nothing(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
 ) -> None:
     run = waiting(deferrable=deferrable, timeout=600, poll_interval=0.05)
-    killed_at(run, monkeypatch, "get_prediction")
-    ahead = 1200.0
-    real = time.time
-    clock = Ahead(real, ahead)
-    monkeypatch.setattr(VaceHook, "wall_clock", staticmethod(clock.time))
-    for name in ("operators", "submission.submitter", "task.waiting", "triggers"):
-        monkeypatch.setattr(f"airflow_vace.{name}.time", clock)
+    killed_at(run, "get_prediction")
+    set_clock_ahead(monkeypatch, 1200.0)
     server.faults.add(method="GET", times=3, clock=0.001)
     server.faults.add(method="GET", times=None, patch=DONE)
     assert run.result()["status"] == "succeeded"
@@ -54,10 +47,7 @@ def test_a_clock_that_is_ahead_cancels_nothing(
 def test_a_clock_that_is_behind_delays_no_deadline(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
 ) -> None:
-    clock = Ahead(time.time, -1200.0)
-    monkeypatch.setattr(VaceHook, "wall_clock", staticmethod(clock.time))
-    for name in ("operators", "submission.submitter", "task.waiting", "triggers"):
-        monkeypatch.setattr(f"airflow_vace.{name}.time", clock)
+    set_clock_ahead(monkeypatch, -1200.0)
     began = time.monotonic()
     with pytest.raises(AirflowFailException, match="was told to stop"):
         waiting(deferrable=deferrable, timeout=1.0).result()
@@ -75,16 +65,7 @@ def test_a_servers_clock_that_jumps_ahead_cancels_nothing(server: Emulator) -> N
 def test_a_lost_create_is_found_by_a_worker_whose_clock_is_ahead(
     server: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("airflow_vace.submission.ledger")
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(minutes=20)
-
-    monkeypatch.setattr(module, "datetime", Later)
-    monkeypatch.setattr(VaceHook, "wall_clock", staticmethod(Ahead(time.time, 1200.0).time))
-    monkeypatch.setattr("airflow_vace.submission.submitter.time", Ahead(time.time, 1200.0))
+    set_clock_ahead(monkeypatch, 1200.0)
     server.faults.add(method="POST", path="*/predictions", status=502, accept=True)
     assert task().result()["id"] in server.world.runs
     assert billed(server) == 1
@@ -92,26 +73,27 @@ def test_a_lost_create_is_found_by_a_worker_whose_clock_is_ahead(
 
 @MODES
 def test_a_success_without_its_output_yet_is_not_expired_by_one_clock(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+    server: Emulator, *, deferrable: bool
 ) -> None:
     long_ago = {"status": "succeeded", "output": None, "completed_at": "2020-01-01T00:00:00"}
     run = waiting(deferrable=deferrable)
-    killed_at(run, monkeypatch, "get_prediction")
+    killed_at(run, "get_prediction")
     server.faults.add(method="GET", times=2, patch=long_ago)
     server.faults.add(method="GET", times=None, patch={**DONE, "completed_at": "2020-01-01T00:00:00"})
     assert run.result()["output"] == DONE["output"]
     assert billed(server) == 1
 
 
-def test_a_deadline_that_one_clock_alone_has_passed_is_waited_for_once_more(
+def test_a_deadline_by_one_clock_alone_prolongs_the_wait_once(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        "airflow_vace.client.client.served_at", lambda _: None
-    )  # a server that shows no clock
     run = waiting(timeout=2.0)
-    killed_at(run, monkeypatch, "get_prediction")
-    monkeypatch.setattr("airflow_vace.operators.time", Ahead(time.time, 1200.0))
+    killed_at(run, "get_prediction")
+    (known,) = server.bill["predictions"]
+    clockless = {"Content-Type": "application/json", "Date": "unknown"}
+    body = VaceHook().get_prediction(known["id"]).payload()
+    server.faults.add(method="GET", times=None, status=200, headers=clockless, body=body)
+    set_clock_ahead(monkeypatch, 1200.0)
     with pytest.raises(AirflowFailException, match="was told to stop") as caught:
         run.result()
     assert isinstance(caught.value.__cause__, PredictionTimeout)

@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
 )
 
+from airflow_vace.core.timing import Timing
 from airflow_vace.exceptions import (
     SubmissionUnknown,
     VaceAPIError,
@@ -19,7 +20,7 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.hooks import VaceHook
 from conftest import scale_waits
-from support.attempts import BACKENDS, DONE, MODES, billed, killed_at, looks, statuses, task, waiting
+from support.attempts import BACKENDS, DONE, MODES, billed, killed_at, methods_of, statuses, task, waiting
 from support.tasks import Store
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def backend() -> str:
     return "replicate"
 
 
+LIMITED = Timing().max_create_attempts
+
+
 # --- a create whose answer is lost -----------------------------------------------------------------
 
 LOST = pytest.mark.parametrize(
@@ -46,7 +50,7 @@ LOST = pytest.mark.parametrize(
 
 @LOST
 @MODES
-def test_where_the_back_end_lists_a_lost_create_is_found_by_the_same_attempt(
+def test_a_listed_lost_create_is_found_by_the_same_attempt(
     server: Emulator, fault: dict[str, Any], capfd: pytest.CaptureFixture[str], *, deferrable: bool
 ) -> None:
     server.faults.add(method="POST", **fault)
@@ -56,12 +60,12 @@ def test_where_the_back_end_lists_a_lost_create_is_found_by_the_same_attempt(
     assert payload["id"] == found.id
     out = capfd.readouterr().out
     assert "The create got no clear answer" in out
-    assert f"It was accepted: prediction {found.id}" in out
+    assert f"The create was accepted: prediction {found.id}" in out
 
 
 @pytest.mark.parametrize("backend", ["gateway"])
 @LOST
-def test_where_it_does_not_list_nothing_is_submitted_and_nothing_retried(
+def test_without_a_list_nothing_is_submitted_and_nothing_retried(
     server: Emulator, fault: dict[str, Any]
 ) -> None:
     server.faults.add(method="POST", **fault)
@@ -70,15 +74,13 @@ def test_where_it_does_not_list_nothing_is_submitted_and_nothing_retried(
         with pytest.raises(AirflowFailException, match="delete the key 'vace_prediction'") as caught:
             attempt.result()
         assert isinstance(caught.value.__cause__, SubmissionUnknown)
-    assert looks(server) == ["POST"]
+    assert methods_of(server) == ["POST"]
 
 
 @BACKENDS
-def test_a_worker_that_dies_before_its_create_is_sent(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
+def test_a_worker_that_dies_before_its_create_is_sent(server: Emulator, backend: str) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction")
+    killed_at(run, "create_prediction")
     if backend == "gateway":
         with pytest.raises(AirflowFailException, match="does not list"):
             run.result()
@@ -89,11 +91,9 @@ def test_a_worker_that_dies_before_its_create_is_sent(
 
 
 @BACKENDS
-def test_a_worker_that_dies_before_it_could_record_the_answer(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
+def test_a_worker_that_dies_before_the_record_of_the_response(server: Emulator, backend: str) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
+    killed_at(run, "create_prediction", after=True)
     if backend == "gateway":
         with pytest.raises(AirflowFailException, match="does not list"):
             run.result()
@@ -104,16 +104,14 @@ def test_a_worker_that_dies_before_it_could_record_the_answer(
 
 
 @pytest.mark.parametrize("backend", ["gateway"])
-def test_an_author_may_rather_pay_twice_than_look(
-    server: Emulator, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_author_may_choose_to_pay_twice(server: Emulator, capfd: pytest.CaptureFixture[str]) -> None:
     run = task(on_orphaned_intent="resubmit")
     server.faults.add("accepted_then_502")
     with pytest.raises(SubmissionUnknown):
         run.result()
     run.retried().result()
     assert billed(server) == 2
-    assert "Submitting again, as on_orphaned_intent says" in capfd.readouterr().out
+    assert "Submitting again because of on_orphaned_intent='resubmit'" in capfd.readouterr().out
 
 
 def test_a_create_that_comes_through_late_is_waited_for(
@@ -141,17 +139,15 @@ def test_a_server_that_loses_each_create_is_left_in_peace(server: Emulator) -> N
     run = task()
     with pytest.raises(SubmissionUnknown):
         run.result()
-    assert looks(server).count("POST") == 3
+    assert methods_of(server).count("POST") == 3
     server.faults.clear()
     run.retried().result()
     assert billed(server) == 1
 
 
-def test_a_lost_one_is_told_from_its_siblings_by_its_seed(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_seed_distinguishes_a_lost_create_from_siblings(server: Emulator) -> None:
     lost = task()
-    killed_at(lost, monkeypatch, "create_prediction", after=True)
+    killed_at(lost, "create_prediction", after=True)
     (mine,) = server.world.runs
     siblings = {task().result()["id"] for _ in range(3)}
     assert lost.result()["id"] == mine
@@ -159,9 +155,9 @@ def test_a_lost_one_is_told_from_its_siblings_by_its_seed(
     assert billed(server) == 4
 
 
-def test_it_is_looked_for_on_every_page(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_create_is_searched_on_every_page(server: Emulator) -> None:
     lost = task()
-    killed_at(lost, monkeypatch, "create_prediction", after=True)
+    killed_at(lost, "create_prediction", after=True)
     (mine,) = server.world.runs
     hook = VaceHook()
     for number in range(120):
@@ -169,19 +165,17 @@ def test_it_is_looked_for_on_every_page(server: Emulator, monkeypatch: pytest.Mo
     assert lost.result()["id"] == mine
 
 
-def test_a_lost_one_of_another_input_is_found_and_canceled(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_create_of_another_input_is_found_and_canceled(server: Emulator) -> None:
     store = Store()
-    killed_at(task(store), monkeypatch, "create_prediction", after=True)
+    killed_at(task(store), "create_prediction", after=True)
     task(store, input={"prompt": "an otter"}).cleared().result()
     assert statuses(server) == ["canceled", "starting"]
 
 
-def test_a_second_create_of_the_same_intent_that_turns_up_late_is_canceled(
+def test_a_late_second_create_of_the_same_intent_is_canceled(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
 ) -> None:
-    scale_waits(monkeypatch, 1.0, lost_create_lookup_seconds=0.0, intent_grace_seconds=0.0)
+    scale_waits(monkeypatch, 0.01, lost_create_lookup_seconds=0.0, intent_grace_seconds=0.0)
     connect(server.connection_to(backend="replicate", timeout=0.1))
     server.faults.add(method="POST", delay=0.6)
     server.faults.add(method="POST", delay=0.5)
@@ -195,11 +189,9 @@ def test_a_second_create_of_the_same_intent_that_turns_up_late_is_canceled(
 
 
 @pytest.mark.parametrize("fault", [{"status": 500}, {"status": 429}, {"reset": "before"}], ids=str)
-def test_a_list_that_cannot_be_read_is_not_an_empty_one(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]
-) -> None:
+def test_a_list_that_cannot_be_read_is_not_an_empty_one(server: Emulator, fault: dict[str, Any]) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
+    killed_at(run, "create_prediction", after=True)
     server.faults.add(method="GET", path="/v1/predictions", times=None, **fault)
     with pytest.raises(SubmissionUnknown, match="could not be looked up") as caught:
         run.result()
@@ -210,22 +202,18 @@ def test_a_list_that_cannot_be_read_is_not_an_empty_one(
     assert billed(server) == 1
 
 
-def test_a_server_that_knows_no_list_is_one_that_does_not_list(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_knows_no_list_is_one_that_does_not_list(server: Emulator) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
+    killed_at(run, "create_prediction", after=True)
     server.faults.add(method="GET", path="/v1/predictions", times=None, status=404, body={"detail": "no"})
     with pytest.raises(AirflowFailException, match="does not list"):
         run.result()
     assert billed(server) == 1
 
 
-def test_that_there_is_no_list_is_believed_when_it_is_said_twice(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_second_404_proves_that_no_list_exists(server: Emulator) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
+    killed_at(run, "create_prediction", after=True)
     server.faults.add(method="GET", path="/v1/predictions", times=1, status=404, body={"detail": "no"})
     server.faults.add(path="*/predictions/*", method="GET", times=None, patch=DONE)
     (found,) = server.world.runs.values()
@@ -233,11 +221,9 @@ def test_that_there_is_no_list_is_believed_when_it_is_said_twice(
     assert billed(server) == 1
 
 
-def test_a_key_that_is_refused_by_the_list_burns_no_retries(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_that_the_list_refuses_uses_no_retries(server: Emulator) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
+    killed_at(run, "create_prediction", after=True)
     server.faults.add(method="GET", path="/v1/predictions", times=None, status=401, body={"detail": "no"})
     with pytest.raises(AirflowFailException) as caught:
         run.result()
@@ -245,15 +231,13 @@ def test_a_key_that_is_refused_by_the_list_burns_no_retries(
     assert billed(server) == 1
 
 
-def test_an_input_that_the_server_has_deleted_can_be_told_from_none(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deleted_input_could_be_of_any_prediction(server: Emulator) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
+    killed_at(run, "create_prediction", after=True)
     server.world.retention = 0
     for found in server.world.runs.values():
         found.canceled = time.time()
-    with pytest.raises(AirflowFailException, match="can't be told from it"):
+    with pytest.raises(AirflowFailException, match="can't be distinguished from it"):
         run.result()
     assert billed(server) == 1
 
@@ -277,7 +261,7 @@ def test_a_lost_connection_leaves_a_lone_intent_to_a_person(
 ) -> None:
     store = Store()
     monkeypatch.setenv("AIRFLOW_CONN_OLD", server.connection_to(backend="replicate"))
-    killed_at(task(store, vace_conn_id="old"), monkeypatch, "create_prediction", after=True)
+    killed_at(task(store, vace_conn_id="old"), "create_prediction", after=True)
     monkeypatch.delenv("AIRFLOW_CONN_OLD")
     with pytest.raises(AirflowFailException, match="delete the key"):
         task(store).result()
@@ -287,16 +271,10 @@ def test_a_lost_connection_leaves_a_lone_intent_to_a_person(
 def test_a_lost_create_stays_known_when_the_next_one_meets_a_limit(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
 ) -> None:
-    scale_waits(
-        monkeypatch,
-        1.0,
-        max_create_attempts=1,
-        lost_create_lookup_seconds=0.0,
-        intent_grace_seconds=0.0,
-    )
+    scale_waits(monkeypatch, 0.01, lost_create_lookup_seconds=0.0, intent_grace_seconds=0.0)
     connect(server.connection_to(backend="replicate", timeout=0.1))
     server.faults.add(method="POST", delay=0.5)
-    server.faults.add(method="POST", status=429, body={"detail": "slow down"})
+    server.faults.add(method="POST", times=LIMITED, status=429, body={"detail": "slow down"})
     run = task()
     with pytest.raises(VaceRateLimited):
         run.result()
@@ -305,14 +283,13 @@ def test_a_lost_create_stays_known_when_the_next_one_meets_a_limit(
     assert run.retried().result()["id"] == found
 
 
-def test_an_old_one_that_could_not_be_canceled_is_canceled_by_the_next_attempt(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scale_waits(monkeypatch, 1.0, max_create_attempts=1)
+def test_the_next_attempt_repeats_a_failed_cancel_of_the_old_prediction(server: Emulator) -> None:
     store = Store()
     task(store).result()
     server.faults.add(path="*/cancel", times=3, status=500)
-    server.faults.add(method="POST", path="*/predictions", status=429, body={"detail": "slow down"})
+    server.faults.add(
+        method="POST", path="*/predictions", times=LIMITED, status=429, body={"detail": "slow down"}
+    )
     otter = {"prompt": "an otter"}
     with pytest.raises(VaceRateLimited):
         task(store, input=otter).cleared().result()
@@ -334,7 +311,7 @@ def test_an_old_one_that_could_not_be_canceled_is_canceled_by_the_next_attempt(
     ids=str,
 )
 @BACKENDS
-def test_a_refusal_leaves_no_intent_and_burns_no_retries(
+def test_a_refusal_leaves_no_intent_and_uses_no_retries(
     server: Emulator, fault: dict[str, Any], kind: type[Exception]
 ) -> None:
     store = Store()
@@ -349,11 +326,8 @@ def test_a_refusal_leaves_no_intent_and_burns_no_retries(
 
 
 @BACKENDS
-def test_a_limit_leaves_no_intent_and_is_left_to_airflows_retries(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scale_waits(monkeypatch, 1.0, max_create_attempts=1)
-    server.faults.add(method="POST", status=429, body={"detail": "slow down"})
+def test_a_limit_leaves_no_intent_and_is_left_to_airflows_retries(server: Emulator) -> None:
+    server.faults.add(method="POST", times=LIMITED, status=429, body={"detail": "slow down"})
     store = Store()
     run = task(store)
     with pytest.raises(VaceRateLimited):
@@ -372,4 +346,4 @@ def test_an_intent_that_cannot_be_withdrawn_is_said(
     server.faults.add(method="POST", status=422, body={"detail": "no"})
     with pytest.raises(AirflowFailException):
         task(store).result()
-    assert "a retry will look for a prediction that was never accepted" in capfd.readouterr().out
+    assert "a retry will search for a prediction that was never accepted" in capfd.readouterr().out

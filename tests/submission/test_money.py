@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,17 +16,16 @@ from airflow_vace.exceptions import (
     PredictionFailed,
 )
 from airflow_vace.hooks import VaceHook
-from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
 from support.attempts import (
     BACKENDS,
     DONE,
     MODES,
-    Ahead,
     Killed,
     billed,
     forget,
     killed_at,
+    set_clock_ahead,
     statuses,
     task,
     waiting,
@@ -72,7 +71,8 @@ def test_a_task_that_only_submits_returns_a_prediction_that_was_forgotten(
     run = task()
     first = run.result()
     fast_emulator.world.runs.clear()
-    monkeypatch.setattr("airflow_vace.submission.submitter.time", Ahead(time.time, 3 * 3600))
+    set_clock_ahead(monkeypatch, 3 * 3600.0)
+    fast_emulator.faults.add(times=None, clock=3 * 3600.0)
     payload = getattr(run, again)().result()
     assert (payload["id"], payload["data_removed"]) == (first["id"], True)
     assert billed(fast_emulator) == 0, "the emulator has forgotten the first one, and got no other"
@@ -171,7 +171,7 @@ def test_a_lost_create_that_ended_badly_ends_its_attempt(
     assert billed(fast_emulator) == 2, "a person has asked for another one"
 
 
-def test_a_clear_of_a_running_task_without_retries_pays_once_for_a_lost_failure(
+def test_a_clear_of_a_running_task_pays_once_for_a_failure(
     fast_emulator: Emulator, connect: Callable[[str], None]
 ) -> None:
     connect(fast_emulator.connection_to(backend="replicate", timeout=5))
@@ -185,11 +185,9 @@ def test_a_clear_of_a_running_task_without_retries_pays_once_for_a_lost_failure(
     assert billed(fast_emulator) == 1
 
 
-def test_of_several_that_are_found_a_success_is_adopted(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_several_that_are_found_a_success_is_adopted(server: Emulator) -> None:
     run = waiting()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
+    killed_at(run, "create_prediction", after=True)
     (found,) = json.loads(VaceHook().run("/v1/predictions").content)["results"]
     running = {**found, "id": "another0running0one"}
     page = {"results": [running, {**found, **DONE}], "next": None}
@@ -212,16 +210,21 @@ def test_a_create_that_answers_failed_at_once_fails_the_submitting_task(fast_emu
 
 
 class GivenUp(Store):
-    """What an attempt sees whose task instance is another's: 404 for its id."""
+    """The store of an attempt that Airflow gives up, after some `reads` by itself: 404 from then on."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, reads: int | None = None) -> None:
         super().__init__()
         self.store = store
+        self.reads = reads
         self.is_over = threading.Event()
 
     def get(self, key: str) -> Any:
         if self.is_over.is_set():
             raise RuntimeError("404 Task instance not found")
+        if self.reads is not None:
+            self.reads -= 1
+            if self.reads == 0:
+                self.is_over.set()
         return self.store.get(key)
 
     def set(self, key: str, value: Any, *, retention: Any = None) -> None:
@@ -236,7 +239,7 @@ class GivenUp(Store):
 
 
 @pytest.mark.parametrize("sees", ["nothing", "the other's record"])
-def test_an_attempt_that_was_given_up_in_a_rate_limit_sends_no_create(server: Emulator, sees: str) -> None:
+def test_an_attempt_given_up_in_a_rate_limit_sends_no_create(server: Emulator, sees: str) -> None:
     store = Store()
     old = GivenUp(store)
     server.faults.add(method="POST", path="*/predictions", status=429, headers={"Retry-After": "3"})
@@ -259,23 +262,13 @@ def test_an_attempt_that_was_given_up_in_a_rate_limit_sends_no_create(server: Em
     assert store.record["prediction"]["id"] == following["id"]
 
 
-def test_an_attempt_that_was_given_up_cancels_nothing_of_its_successor(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_attempt_that_was_given_up_cancels_nothing_of_its_successor(server: Emulator) -> None:
     store = Store()
-    old = GivenUp(store)
+    old = GivenUp(store, reads=1)
     task(store).result()
     late: Any = task(old, input={"prompt": "an otter"}).cleared()
-    real = VacePredictionOperator._prepared
-
-    def held_up(self: VacePredictionOperator, values: Any) -> Any:
-        old.is_over.set()
-        return real(self, values)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VacePredictionOperator, "_prepared", held_up)
-        with pytest.raises(LedgerError):
-            late.result()
+    with pytest.raises(LedgerError):
+        late.result()
     assert statuses(server) == ["starting"]
 
 
@@ -340,12 +333,12 @@ def test_a_test_of_a_sensor_cancels_nothing(server: Emulator, monkeypatch: pytes
 
 @MODES
 def test_an_adopted_prediction_of_an_authors_seed_is_never_canceled(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+    server: Emulator, *, deferrable: bool
 ) -> None:
     seeded = {"prompt": "a fox", "seed": 7}
     theirs = task(input=seeded).result()
     mine = waiting(input=seeded, deferrable=deferrable, timeout=0.6)
-    killed_at(mine, monkeypatch, "create_prediction")
+    killed_at(mine, "create_prediction")
     with pytest.raises(AirflowFailException, match="may be another task's"):
         mine.result()
     assert statuses(server) == ["starting"]
@@ -357,12 +350,10 @@ def test_an_adopted_prediction_of_an_authors_seed_is_never_canceled(
     assert not server.world.runs[theirs["id"]].canceled
 
 
-def test_an_adopted_prediction_of_an_authors_seed_survives_a_changed_input(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_adopted_prediction_of_an_authors_seed_survives_a_changed_input(server: Emulator) -> None:
     store = Store()
     theirs = task(input={"prompt": "a fox", "seed": 7}).result()
-    killed_at(task(store, input={"prompt": "a fox", "seed": 7}), monkeypatch, "create_prediction")
+    killed_at(task(store, input={"prompt": "a fox", "seed": 7}), "create_prediction")
     task(store, input={"prompt": "an otter"}).cleared().result()
     assert not server.world.runs[theirs["id"]].canceled
     assert billed(server) == 2
@@ -379,20 +370,15 @@ def test_a_prompt_that_a_template_did_not_find_is_refused(server: Emulator, prom
     assert server.requests == []
 
 
-def test_a_killed_task_sends_no_create_after_a_limit(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_task_sends_no_create_after_a_limit(server: Emulator) -> None:
     run = task()
-    server.faults.add(method="POST", path="*/predictions", status=429, headers={"Retry-After": "0.2"})
-    real = time.sleep
-
-    def killed(seconds: float) -> None:
+    server.faults.add(method="POST", path="*/predictions", status=429, headers={"Retry-After": "2"})
+    with ThreadPoolExecutor() as pool:
+        result = pool.submit(run.result)
+        server.wait_for(lambda: any(request.method == "POST" for request in server.requests), 30)
         run.legs[-1].on_kill()
-        real(seconds)
-
-    monkeypatch.setattr(time, "sleep", killed)
-    with pytest.raises(Exception, match="Killed before the create was sent"):
-        run.result()
+        with pytest.raises(Exception, match="Killed before the create was sent"):
+            result.result(30)
     assert billed(server) == 0
 
 
@@ -406,11 +392,9 @@ def test_a_raised_timeout_says_that_the_server_keeps_the_first_one(
     assert "cancels it by the first deadline all the same" in capfd.readouterr().out
 
 
-def test_an_unreadable_item_of_the_list_hides_no_lost_create(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_item_of_the_list_hides_no_lost_create(server: Emulator) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction", after=True)
+    killed_at(run, "create_prediction", after=True)
     (found,) = server.world.runs.values()
     listed = VaceHook().run("/v1/predictions").content
     results = json.loads(listed)["results"]
@@ -436,11 +420,11 @@ def test_an_unreadable_item_of_the_list_hides_no_lost_create(
     ],
     ids=["may be it", "another input", "older", "nothing"],
 )
-def test_an_unreadable_item_that_may_be_the_lost_create_is_a_persons(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch, item: Any, bills: int
+def test_an_unreadable_item_that_may_be_the_create_needs_a_person(
+    server: Emulator, item: Any, bills: int
 ) -> None:
     run = task()
-    killed_at(run, monkeypatch, "create_prediction")
+    killed_at(run, "create_prediction")
     server.faults.add(
         method="GET",
         path="/v1/predictions",
@@ -452,7 +436,7 @@ def test_an_unreadable_item_that_may_be_the_lost_create_is_a_persons(
     if bills:
         run.result()
     else:
-        with pytest.raises(AirflowFailException, match="can't be told from it"):
+        with pytest.raises(AirflowFailException, match="can't be distinguished from it"):
             run.result()
     assert billed(server) == bills
 

@@ -1,19 +1,21 @@
-"""Attempts of one operator on what Airflow keeps across them, and what they cost."""
+"""Attempts of one operator on one state store, and their bill."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from airflow_vace.core import calls
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
 from support.tasks import Run, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
+
+    from airflow.sdk import BaseOperator
 
     from airflow_vace.emulator import Emulator
 
@@ -23,7 +25,7 @@ DONE = {"status": "succeeded", "output": "https://example.com/a.mp4"}
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours runs after it."""
+    """Stands for SIGKILL: no handler of the package runs afterwards."""
 
 
 def task(store: Store | None = None, **kwargs: Any) -> Run:
@@ -35,21 +37,39 @@ def waiting(store: Store | None = None, **kwargs: Any) -> Run:
     return task(store, **{"wait_for_completion": True, **kwargs})
 
 
-def killed_at(run: Run, monkeypatch: pytest.MonkeyPatch, name: str, *, after: bool = False) -> None:
-    """Run a task until the hook's call, or `after` it, and let nothing of it go on."""
-    # A wait polls without the hook's own method.
-    owner, name = (calls, "get") if name == "get_prediction" else (VaceHook, name)
-    real = getattr(owner, name)
+@contextmanager
+def hooked(run: Run, kind: type[VaceHook]) -> Iterator[None]:
+    """Give another class of hooks to the operators of a run."""
+    make = run.make
 
-    def die(*args: Any, **kwargs: Any) -> Any:
+    def made() -> BaseOperator:
+        operator: Any = make()
+        operator.hook = kind(operator.vace_conn_id)
+        return cast("BaseOperator", operator)
+
+    run.make = made
+    yield
+    run.make = make
+
+
+def dying_at(name: str, *, after: bool = False) -> type[VaceHook]:
+    """Return a class of hooks whose call kills the process, before the request or `after` its response."""
+    real = getattr(VaceHook, name)
+
+    def die(self: VaceHook, *args: Any, **kwargs: Any) -> Any:
         if after:
-            real(*args, **kwargs)
+            real(self, *args, **kwargs)
         raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, die)
-        with pytest.raises(Killed):
-            run.result()
+    # A wait polls through `poll`, any other reader through `get_prediction`.
+    names = (name, "poll", "wait_for_prediction") if name == "get_prediction" else (name,)
+    return type("DyingHook", (VaceHook,), dict.fromkeys(names, die))
+
+
+def killed_at(run: Run, name: str, *, after: bool = False) -> None:
+    """Kill an attempt at a call of its hook, and prepare the retry."""
+    with hooked(run, dying_at(name, after=after)), pytest.raises(Killed):
+        run.result()
     run.retried()
 
 
@@ -61,23 +81,15 @@ def statuses(server: Emulator) -> list[str]:
     return [found["status"] for found in server.bill["predictions"]]
 
 
-def looks(server: Emulator) -> list[str]:
+def methods_of(server: Emulator) -> list[str]:
     return [seen.method for seen in server.requests]
 
 
 def forget(server: Emulator) -> None:
-    """Let the files' hour be over."""
+    """End the retention of files on the server."""
     server.world.retention = 0.0
 
 
-class Ahead:
-    """The module `time` on a machine whose clock is ahead."""
-
-    def __init__(self, real: Callable[[], float], seconds: float) -> None:
-        self.real, self.seconds = real, seconds
-
-    def time(self) -> float:
-        return self.real() + self.seconds
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
+def set_clock_ahead(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Set this machine's wall clock ahead of the server's, or behind for negative seconds."""
+    monkeypatch.setattr(VaceHook, "wall_clock", staticmethod(lambda: time.time() + seconds))

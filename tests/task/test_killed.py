@@ -21,7 +21,8 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.hooks import VaceHook
 from airflow_vace.sensors import VacePredictionSensor
-from airflow_vace.submission.ledger import Ledger, Phase, Record
+from airflow_vace.submission.ledger import Ledger
+from airflow_vace.submission.record import Phase, Record
 from support.attempts import Killed, billed, statuses, task, waiting
 from support.tasks import Run, Store
 

@@ -1,0 +1,160 @@
+"""The paid create: the intent, the request, and the meaning of each failure for the bill."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
+
+from airflow_vace.exceptions import (
+    LedgerError,
+    SubmissionUnknown,
+    VaceError,
+    VaceProtocolError,
+    VaceTransportError,
+)
+from airflow_vace.submission.connections import account_of, hook_of
+from airflow_vace.submission.decision import HOW_TO_CONTINUE
+from airflow_vace.submission.ledger import IntentLostError
+from airflow_vace.submission.record import Record, Terms
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_vace.hooks import VaceHook
+    from airflow_vace.prediction import Prediction
+    from airflow_vace.submission.decision import Attempt, Policy, Submit
+    from airflow_vace.submission.ledger import Ledger
+    from airflow_vace.submission.order import Order
+
+
+class Creator:
+    """Records intents and sends creates.
+
+    `is_submitting` is True during the create. After `is_killed` is set, the creator sends nothing.
+
+    :param log: the task's log
+    """
+
+    def __init__(self, hook: VaceHook, ledger: Ledger, policy: Policy, attempt: Attempt, log: Any) -> None:
+        self.hook = hook
+        self.ledger = ledger
+        self.policy = policy
+        self.attempt = attempt
+        self.log = log
+        self.is_submitting = False
+        self.is_killed = False
+
+    def cancel_replaced(self, step: Submit, before: Record | None) -> None:
+        """Log the reason for a new prediction, and cancel the old prediction if the step says so.
+
+        :param before: the record of the old prediction
+        :raises LedgerError: if another attempt has taken over; nothing was canceled
+        """
+        if step.why:
+            self.log.warning("%s Submitting a new one, which is billed too.", step.why)
+        if step.cancel is not None and before is not None:
+            # Airflow may have given this attempt up, so a cancel could hit the successor's prediction.
+            self.ledger.confirm(before)
+            hook_of(before, self.hook).stop_prediction(step.cancel)
+
+    def intend(self, order: Order, sent: Mapping[str, Any], before: Record | None) -> Record:
+        """Record and return the intent to submit an order.
+
+        :param sent: the input with URLs in place of paths
+        :param before: the record to replace
+        :raises LedgerError: if the intent is not stored; nothing was submitted
+        """
+        now = self.hook.wall_clock()
+        terms = Terms(
+            now=now,
+            deadline=now + self.policy.timeout,
+            max_tries=self.attempt.max_tries,
+            account=account_of(self.hook),
+        )
+        intent = Record.of(order, terms, before=before, sent=sent)
+        self.ledger.intend(intent, before)
+        return intent
+
+    def submit(
+        self, sent: Mapping[str, Any], intent: Record, before: Record | None, *, is_last: bool
+    ) -> Prediction | None:
+        """Create the prediction of an intent; return None for a lost create that can be searched for.
+
+        :param sent: the input with URLs in place of paths
+        :param before: the record to restore after a certain refusal
+        :param is_last: raise instead of returning None
+        :raises SubmissionUnknown: if a prediction may exist
+        :raises VaceError: if no prediction exists
+        """
+        try:
+            return self._create(intent.seeded(sent), intent)
+        except (SubmissionUnknown, VaceProtocolError) as error:
+            if self._can_search_after(error) and not is_last:
+                self.log.warning("%s", error)
+                return None
+            if isinstance(error, VaceProtocolError) or not self.ledger.is_durable:
+                raise
+            raise self._with_advice(error) from error.__cause__
+        except IntentLostError:
+            raise  # the record belongs to another attempt, so a withdrawal would destroy it
+        except (AirflowTaskTimeout, Exception):
+            self._withdraw(before)
+            raise
+
+    def _create(self, values: Mapping[str, Any], intent: Record) -> Prediction:
+        self._check_alive()
+        # The server cancels by itself some time after this task would have, in case the task has died.
+        deadline = intent.deadline + self.hook.timing.server_cancel_grace_seconds
+        self.is_submitting = True
+        try:
+            return self.hook.create_prediction(
+                values,
+                model=intent.model,
+                version=intent.version or "",
+                deadline=deadline if self.policy.cancel_on_timeout else None,
+                before_resend=lambda: self._check_may_resend(intent),
+            )
+        # These errors already say whether the create was accepted, so no translation follows.
+        except (VaceError, AirflowException):
+            raise
+        except (AirflowTaskTimeout, Exception) as error:
+            # Between two tries no request is open, so nothing can have been accepted.
+            if not self.hook.client.is_create_open:
+                raise
+            raise SubmissionUnknown(
+                f"{type(error).__name__} ended the create before its response was read, so a prediction may"
+                " be running, and be billed, whose id nobody knows. Check the vendor's list of predictions"
+                " before running the task again."
+            ) from error
+        finally:
+            self.is_submitting = False
+
+    def _check_alive(self) -> None:
+        if self.is_killed:
+            raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
+
+    def _check_may_resend(self, intent: Record) -> None:
+        """Raise if a refused create no longer belongs to this attempt."""
+        self._check_alive()
+        # During a long rate limit Airflow may start another attempt, so the owner is read again.
+        self.ledger.confirm(intent)
+
+    def _can_search_after(self, error: SubmissionUnknown | VaceProtocolError) -> bool:
+        if not (self.ledger.is_durable and self.hook.lists_predictions):
+            return False
+        # A surprise such as a timeout of the task leaves no time for a search, so a retry searches.
+        return isinstance(error, VaceProtocolError) or isinstance(error.__cause__, VaceError)
+
+    def _with_advice(self, error: SubmissionUnknown) -> SubmissionUnknown:
+        return SubmissionUnknown(
+            f"{error} {HOW_TO_CONTINUE}",
+            status_code=error.status_code,
+            may_be_retried=self.hook.lists_predictions or self.policy.on_orphaned_intent == "resubmit",
+        )
+
+    def _withdraw(self, before: Record | None) -> None:
+        try:
+            self.ledger.withdraw(before)
+        except LedgerError as error:
+            self.log.warning("%s: a retry will search for a prediction that was never accepted", error)

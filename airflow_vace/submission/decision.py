@@ -1,0 +1,312 @@
+"""Decisions about money: the next step after a record and a back-end's evidence. Pure, no I/O, no clock.
+
+:func:`decide` returns one step at a time. The submitter carries out the step, and calls :func:`decide` again
+with new evidence until the task has a prediction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, assert_never
+
+from airflow_vace.exceptions import LedgerError, SubmissionUnknown, VaceError
+from airflow_vace.prediction import RETENTION_SECONDS, Prediction, PredictionStatus, parse_time
+from airflow_vace.submission.record import RECORD_KEY, Phase, Record
+
+OnOrphanedIntent = Literal["fail", "resubmit"]
+
+HOW_TO_RESUBMIT = f"delete the key {RECORD_KEY!r} in this task's state store and clear the task"
+HOW_TO_CONTINUE = (
+    "To continue with a prediction, use a VacePredictionSensor on its id; to submit again,"
+    f" {HOW_TO_RESUBMIT}, or set on_orphaned_intent='resubmit'."
+)
+
+_ENDED_WITHOUT_VIDEO = (PredictionStatus.FAILED, PredictionStatus.CANCELED, PredictionStatus.ABORTED)
+
+
+# --- circumstances ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The task author's rules about money.
+
+    `timeout` is in seconds from the submission. `reuse` is False if a clear asks for a new prediction.
+    `on_orphaned_intent` applies to a lone intent without a list for the search. `only_submits` is True for a
+    task with the prediction's id as result, so an expired video is no loss.
+    """
+
+    timeout: float
+    cancel_on_timeout: bool = True
+    reuse: bool = True
+    on_orphaned_intent: OnOrphanedIntent = "fail"
+    only_submits: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """Airflow's numbers of an attempt, None if unknown; the numbers distinguish a clear from a retry."""
+
+    try_number: int | None = None
+    max_tries: int | None = None
+
+    def is_cleared_since(self, record: Record) -> bool:
+        """Return True if a person has cleared the task since the record.
+
+        A clear raises `max_tries`, except for a task that Airflow considers running. Airflow's retries end
+        with `max_tries`, so a higher `try_number` proves a clear too. Source: Airflow 3.3.2,
+        `clear_task_instances` and `_is_eligible_to_retry`.
+        """
+        if record.max_tries is None or record.max_tries != self.max_tries:
+            return True
+        return self.try_number is not None and self.try_number > record.max_tries + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """The circumstances of a decision, apart from record and evidence.
+
+    `fingerprint` belongs to this attempt's order; `now` is in seconds since the epoch. `is_cleared` is True
+    if a person has cleared the task since the record. `may_differ` is True in a retry by Airflow, where a
+    changed input expresses no wish. `is_adopted` is True after this attempt has found a lost create.
+    `can_deny` is False if another server or account was asked, with no right to deny the prediction.
+    """
+
+    fingerprint: str
+    now: float
+    policy: Policy
+    is_cleared: bool = False
+    may_differ: bool = False
+    is_adopted: bool = False
+    can_deny: bool = True
+
+    @property
+    def is_result_wanted(self) -> bool:
+        """Return False if a person has cleared a task with `reuse=False`."""
+        return self.policy.reuse or not self.is_cleared
+
+
+# --- evidence --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gone:
+    """The back-end's answer to a poll: no such prediction."""
+
+    error: VaceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """The result of a search for a lost create in the back-end's list.
+
+    `found` is None if no search was possible, for the reason `why`. `is_unclear` is True if the list contains
+    predictions that the search can neither accept nor exclude.
+    """
+
+    found: tuple[Prediction, ...] | None
+    is_unclear: bool = False
+    why: str = "this back-end does not list its predictions"
+
+
+Evidence = Prediction | Gone | Listed | None
+
+
+# --- steps -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit:
+    """Submit a new prediction for the reason `why`; first cancel the prediction `cancel`, if any."""
+
+    why: str = ""
+    cancel: Prediction | None = None
+
+
+@dataclass(frozen=True)
+class Poll:
+    """Poll a prediction and decide again."""
+
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Search:
+    """Search the back-end's list for the lost create of an intent and decide again."""
+
+    intent: Record
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Record the found prediction of an intent, cancel the `others`, and decide again."""
+
+    intent: Record
+    prediction: Prediction
+    others: tuple[Prediction, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reattach:
+    """Continue with a prediction that runs, or report the end of an adopted prediction."""
+
+    record: Record
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Return:
+    """Return a prediction that has succeeded as the task's result."""
+
+    record: Record
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Raise the error: only a person can decide."""
+
+    error: VaceError
+
+
+Step = Submit | Poll | Search | Adopt | Reattach | Return | Refuse
+
+
+def decide(record: Record | None, evidence: Evidence, situation: Situation) -> Step:
+    """Return the next step of an attempt.
+
+    :param record: content of the state store; None for an empty store, never for an unreadable store
+    :param evidence: the back-end's latest answer; None before the first request
+    :param situation: the attempt's circumstances
+    :raises TypeError: if evidence from a list is given for a prediction with a known id
+    """
+    if record is None:
+        return Submit()
+    if record.phase is Phase.INTENT:
+        return _step_after_intent(record, evidence, situation.policy.on_orphaned_intent)
+    known = record.known
+    if record.phase is Phase.SETTLED and known.status is not PredictionStatus.SUCCEEDED:
+        return Submit(why=_ended_badly(known))
+    # In a retry by Airflow a template may render another input by chance, so that is no new order.
+    if situation.fingerprint != record.fingerprint and not situation.may_differ:
+        return _step_after_another_order(record)
+    match evidence:
+        case None:
+            return Poll(known)
+        case Gone():
+            return _step_after_denial(record, evidence, situation)
+        case Prediction():
+            return _step_after_poll(record, evidence, situation)
+        case Listed():
+            raise TypeError(f"a prediction that is {record.phase} is polled, not listed")
+        case _:
+            assert_never(evidence)
+
+
+def _step_after_intent(record: Record, evidence: Evidence, on_orphaned_intent: OnOrphanedIntent) -> Step:
+    if not isinstance(evidence, Listed):
+        return Search(record)
+    if evidence.found:
+        found = {prediction.id: prediction for prediction in evidence.found}
+        best = min(found.values(), key=_rank)
+        # A drawn seed belongs to this task alone. With an author's seed, other predictions may belong to
+        # other tasks, so a cancel would destroy their work.
+        others = [p for p in found.values() if p.id != best.id and not p.status.is_final]
+        return Adopt(record, best, tuple(others) if record.is_seed_drawn else ())
+    # Only a list without doubtful items proves that nothing was accepted, so only then a repeat is safe.
+    if evidence.found is not None and not evidence.is_unclear:
+        return Submit(
+            why=f"The create that was started at {record.intended_at} never arrived: the back-end lists no"
+            " such prediction, so nothing was paid for it."
+        )
+    reason = evidence.why
+    if evidence.found is not None:
+        reason = "the back-end's list contains predictions that can't be distinguished from it"
+    lost = f"A create was started at {record.intended_at}, its response was lost, and {reason}"
+    if on_orphaned_intent == "resubmit":
+        return Submit(
+            why=f"{lost}: it may be running, and be billed. Submitting again because of"
+            " on_orphaned_intent='resubmit'."
+        )
+    return Refuse(
+        SubmissionUnknown(
+            f"{lost}: a prediction may be running, and be billed, whose id nobody knows. Check the vendor's"
+            f" list of predictions. {HOW_TO_CONTINUE}"
+        )
+    )
+
+
+def _rank(prediction: Prediction) -> int:
+    """Return 0 for a success, 1 for a prediction that runs, 2 for an end without a video."""
+    if prediction.status is PredictionStatus.SUCCEEDED:
+        return 0
+    return 2 if prediction.status in _ENDED_WITHOUT_VIDEO else 1
+
+
+def _step_after_another_order(record: Record) -> Step:
+    known = record.known
+    was = f"Prediction {known.id} of an earlier attempt was made from another input, model, version or"
+    was += " connection"
+    if record.phase is Phase.SETTLED:
+        return Submit(why=f"{was}. {known.bill}")
+    # Another task may wait for the prediction, so a cancel would harm that task.
+    if not record.is_own:
+        return Submit(why=f"{was}. It keeps running, since it may be another task's.")
+    return Submit(why=f"{was}. It is canceled, if it still runs.", cancel=known)
+
+
+def _step_after_poll(record: Record, latest: Prediction, situation: Situation) -> Step:
+    if latest.status is PredictionStatus.SUCCEEDED:
+        return _step_after_success(record, latest, situation)
+    # The attempt has paid for an adopted prediction itself, so the task reports its end and pays no second.
+    if latest.status.is_final and not (situation.is_adopted and not situation.is_cleared):
+        return Submit(why=_ended_badly(latest))
+    return Reattach(record, latest)
+
+
+def _step_after_success(record: Record, latest: Prediction, situation: Situation) -> Step:
+    files = record.known.files or latest.files
+    if not situation.is_result_wanted:
+        return Submit(why=f"Prediction {latest.id} has succeeded, but reuse=False asks for a new one.")
+    has_expired = latest.has_expired_at(situation.now) or record.known.data_removed
+    # Saved files outlive the retention, and a task with an id as result needs no files.
+    if has_expired and not files and not situation.policy.only_submits:
+        return Submit(why=_expired(latest))
+    return Return(record, replace(latest, files=files))
+
+
+def _step_after_denial(record: Record, gone: Gone, situation: Situation) -> Step:
+    known = record.known
+    # The saved files are the result, so the denial of the server does not matter.
+    if known.files and situation.is_result_wanted:
+        return Return(record, replace(known, data_removed=True))
+    if not situation.can_deny:
+        where = f"at {record.origin}" if record.origin else "over this connection"
+        return Refuse(
+            LedgerError(
+                f"Prediction {known.id} was submitted {where}, and the connection {record.conn_id!r} leads to"
+                " another server or account now, which does not know it. Nothing was submitted since: point"
+                f" the connection back, or {HOW_TO_RESUBMIT}. Response: {gone.error}"
+            )
+        )
+    ended = parse_time(known.completed_at)
+    if situation.now <= (ended.timestamp() if ended else record.deadline) + RETENTION_SECONDS:
+        # Before the retention ends, a wrong server or key is the likely cause, so a new create may pay twice.
+        return Refuse(gone.error)
+    is_id_enough = situation.policy.only_submits and situation.is_result_wanted
+    if is_id_enough and known.status not in _ENDED_WITHOUT_VIDEO:
+        return Return(record, replace(known, data_removed=True))
+    return Submit(why=_expired(known))
+
+
+def _ended_badly(prediction: Prediction) -> str:
+    verb = "has failed" if prediction.status is PredictionStatus.FAILED else f"was {prediction.status}"
+    error = f": {prediction.error}" if prediction.error else ""
+    return f"Prediction {prediction.id} of an earlier attempt {verb}{error}. {prediction.bill}"
+
+
+def _expired(prediction: Prediction) -> str:
+    return (
+        f"Prediction {prediction.id} has ended and its files have been deleted since, with nothing saved by"
+        " this task. It is billed all the same."
+    )

@@ -1,0 +1,276 @@
+"""Records: the submission of one task instance as JSON, from intent to settlement.
+
+A record holds neither the key nor input nor output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow_vace.exceptions import LedgerError, VaceError
+from airflow_vace.inputs import DEFAULT_MODEL
+from airflow_vace.prediction import Prediction, parse_time
+from airflow_vace.submission.order import mark_of, names_in_echo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_vace.submission.order import Order
+
+# Airflow's state stores, XComs and the documentation use this name, so a rename would hide old records.
+RECORD_KEY = "vace_prediction"
+
+# Seeds have 31 bits: https://replicate.com/prunaai/vace-14b/api/schema
+_SEED_COUNT = 2**31
+# A worker's clock may be ahead of the vendor's, so a search begins earlier than the intent.
+_MAX_CLOCK_SKEW = timedelta(minutes=15)
+
+
+class Phase(StrEnum):
+    """The three phases of a submission.
+
+    `INTENT` is written before the create, `SUBMITTED` after the response, `SETTLED` after the end.
+    """
+
+    INTENT = "intent"
+    SUBMITTED = "submitted"
+    SETTLED = "settled"
+
+
+@dataclass(frozen=True)
+class Account:
+    """A server's address, and the API key of an account there."""
+
+    origin: str
+    key: str = field(repr=False)
+
+    def digest(self, nonce: str) -> str:
+        """Return 16 hex digits of a salted digest; the salt makes digests of equal keys differ."""
+        return hashlib.sha256(f"{nonce}:{self.key}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """The circumstances of a submission; `now` and `deadline` are in seconds since the epoch.
+
+    `max_tries` is Airflow's number, None if unknown. `account` receives the create.
+    """
+
+    now: float
+    deadline: float
+    max_tries: int | None = None
+    account: Account | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The submission of one task instance, as JSON in the state store.
+
+    `fingerprint` is the order's digest. `mark` is the digest of the inputs named in `marked`, and `is_exact`
+    is True if these inputs suffice to identify the prediction. `seed` is the submitted seed, and
+    `is_seed_drawn` is True for a seed that this package has drawn.
+
+    `intended_at` is the ISO 8601 time of the intent; `lost_since` is the time of the first create in an
+    uninterrupted series of lost creates. `deadline` is in seconds since the epoch, in the server's time after
+    the submission; `offset` is the lead of the server's clock at the submission, in seconds.
+
+    `max_tries` is Airflow's number: a clear raises the number, a retry keeps the number. `prediction` is a
+    payload without output; `earlier` holds the ids of the task's previous predictions. `origin` is the
+    create's address, and `account` a salted digest of the key: only the same account can deny a prediction.
+    `arguments` is the order's digest of the same name. `is_own` is False for a prediction that may belong to
+    another task. `deferred` is True while the attempt waits in the triggerer. Records of older versions lack
+    some members.
+    """
+
+    phase: Phase
+    fingerprint: str
+    mark: str
+    marked: tuple[str, ...] = ()
+    is_exact: bool = True
+    conn_id: str
+    model: str
+    version: str | None = None
+    seed: int | None = None
+    is_seed_drawn: bool = False
+    nonce: str
+    intended_at: str
+    lost_since: str | None = None
+    deadline: float
+    max_tries: int | None = None
+    prediction: dict[str, Any] | None = None
+    earlier: tuple[str, ...] = ()
+    origin: str | None = None
+    account: str | None = None
+    arguments: str | None = None
+    is_own: bool = True
+    deferred: bool = False
+    offset: float | None = None
+
+    @classmethod
+    def of(
+        cls, order: Order, terms: Terms, *, before: Record | None, sent: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Return the intent to submit an order.
+
+        :param before: the task's previous record
+        :param sent: the input with URLs in place of paths (default: the order's values)
+        """
+        orphan = before if before is not None and before.phase is Phase.INTENT else None
+        earlier = before.earlier if before is not None else ()
+        if before is not None and orphan is None:
+            earlier = (*earlier, before.known.id)
+        seed = _seed_for(order, orphan)
+        values = _seeded(order.values if sent is None else sent, seed)
+        marked = names_in_echo(values)
+        # Two attempts may intend equal orders, so a nonce identifies the writer.
+        nonce = secrets.token_hex(8)
+        account = terms.account
+        return cls(
+            phase=Phase.INTENT,
+            fingerprint=order.fingerprint,
+            mark=mark_of(values, marked),
+            marked=marked,
+            is_exact=order.is_random or set(marked) == set(values),
+            conn_id=order.conn_id,
+            model=order.model,
+            version=order.version,
+            seed=seed,
+            is_seed_drawn=order.is_random,
+            nonce=nonce,
+            intended_at=datetime.fromtimestamp(terms.now, UTC).isoformat(),
+            # A lost create can appear in the list late, so the search keeps the first intent's time.
+            lost_since=(orphan.lost_since or orphan.intended_at) if orphan else None,
+            deadline=terms.deadline,
+            max_tries=terms.max_tries,
+            earlier=earlier,
+            origin=None if account is None else account.origin,
+            account=None if account is None else account.digest(nonce),
+            arguments=order.arguments,
+        )
+
+    @classmethod
+    def from_json(cls, data: object) -> Record:
+        """Read a record, without members that a later version has added.
+
+        :raises LedgerError: if `data` is no record
+        """
+        try:
+            if not isinstance(data, dict):
+                raise TypeError(type(data).__name__)
+            known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+            known["phase"] = Phase(known["phase"])
+            known["marked"] = tuple(known["marked"])
+            # Records of older versions lack members, so these get defaults.
+            known["earlier"] = tuple(known.get("earlier", ()))
+            known["deadline"] = float(known["deadline"])
+            for name in ("origin", "account", "arguments"):
+                known[name] = known[name] if isinstance(known.get(name), str) else None
+            known["is_own"] = known.get("is_own") is not False
+            known["deferred"] = known.get("deferred") is True
+            offset = known.get("offset")
+            known["offset"] = float(offset) if isinstance(offset, int | float) else None
+            datetime.fromisoformat(known["intended_at"])
+            record = cls(**known)
+            # A decision about money must not fail halfway, so all members are parsed here once.
+            datetime.fromisoformat(record.listed_from)
+            if record.phase is not Phase.INTENT:
+                Prediction.from_json(record.prediction)
+        except (KeyError, TypeError, ValueError, OverflowError, VaceError) as error:
+            raise LedgerError(
+                f"The key {RECORD_KEY!r} in this task's state store is no record that this version can read"
+                f" ({type(error).__name__}). Nothing was submitted. See at the vendor's whether a prediction"
+                " of this task runs, then delete the key, and run the task again."
+            ) from error
+        return record
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON form of the state store; older versions of this package can read the form."""
+        tuples = {"marked": list(self.marked), "earlier": list(self.earlier)}
+        return {**asdict(self), "phase": str(self.phase), **tuples}
+
+    def submitted(self, prediction: Prediction) -> Record:
+        """Return the record of an accepted create."""
+        return replace(self, phase=Phase.SUBMITTED, prediction=_kept_of(prediction))
+
+    def settled(self, prediction: Prediction) -> Record:
+        """Return the record of a prediction that has ended; saved files stay recorded."""
+        kept = _kept_of(prediction)
+        if not prediction.files and self.known.files:
+            kept["files"] = self.known.files
+        return replace(self, phase=Phase.SETTLED, prediction=kept, deferred=False)
+
+    def seeded(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the input with the recorded seed."""
+        return _seeded(values, self.seed)
+
+    def is_at(self, account: Account) -> bool:
+        """Return True unless the create went to another server or account."""
+        # Records of older versions lack both members, so a missing member matches any account.
+        is_same_server = self.origin in (None, account.origin)
+        return is_same_server and self.account in (None, account.digest(self.nonce))
+
+    @cached_property
+    def known(self) -> Prediction:
+        """The prediction as last recorded.
+
+        :raises VaceProtocolError: for an intent without prediction
+        """
+        return Prediction.from_json(self.prediction)
+
+    @property
+    def listed_from(self) -> str:
+        """The ISO 8601 time from which the list can contain a lost create."""
+        since = datetime.fromisoformat(self.lost_since or self.intended_at)
+        return (since - _MAX_CLOCK_SKEW).isoformat()
+
+    def is_of(self, prediction: Prediction) -> bool | None:
+        """Return True if a listed prediction is the intended prediction, None if that is unclear."""
+        # A second create of the same order has the same echo, so known ids are excluded first.
+        if prediction.id in self.earlier:
+            return False
+        # Gateways report internal names, so only a full `owner/name` can exclude a prediction.
+        if prediction.model and "/" in prediction.model and prediction.model.lower() != self.model.lower():
+            return False
+        if not prediction.input:
+            return None
+        if mark_of(prediction.input, self.marked) != self.mark:
+            # A drawn seed belongs to this task alone, so a changed input with this seed is suspicious.
+            return None if self.is_seed_drawn and prediction.input.get("seed") == self.seed else False
+        # An author's seed may recur in sibling tasks, so an equal echo can come from other files.
+        return True if self.is_exact else None
+
+    def may_be(self, item: Mapping[str, Any]) -> bool:
+        """Return True if an unreadable object of the list may be the intended prediction."""
+        created = parse_time(item.get("created_at") if isinstance(item.get("created_at"), str) else None)
+        if created is not None and created < datetime.fromisoformat(self.listed_from):
+            return False
+        readable = Prediction.from_json({**item, "id": "unreadable", "status": "unknown"})
+        return self.is_of(readable) is not False
+
+
+def _seed_for(order: Order, orphan: Record | None) -> int | None:
+    """Return the seed to submit; None for models without a known seed."""
+    if not order.is_random:
+        return order.values.get("seed") if order.model.lower() == DEFAULT_MODEL else None
+    if orphan is not None and orphan.is_seed_drawn and orphan.fingerprint == order.fingerprint:
+        # With the same seed, a lost create that appears late is still recognised.
+        return orphan.seed
+    return secrets.randbelow(_SEED_COUNT)
+
+
+def _seeded(values: Mapping[str, Any], seed: int | None) -> Mapping[str, Any]:
+    return values if seed is None else {**values, "seed": seed}
+
+
+def _kept_of(prediction: Prediction) -> dict[str, Any]:
+    """Return the members of a prediction that a record stores: no output, no signed or empty members."""
+    # All users of the DAG can read the state store, so the output stays out.
+    kept = {**prediction.payload(), "output": None}
+    kept["urls"] = {name: url for name, url in kept["urls"].items() if name in ("get", "cancel", "web")}
+    return {name: value for name, value in kept.items() if value not in (None, {}, [])}
