@@ -219,7 +219,7 @@ class VaceHook(HttpHook):
     ) -> tuple[dict[str, Any], str, str | None]:
         """Return the input, model and version that a create would send, without sending it.
 
-        Files may be paths; :class:`~airflow_vace.storage.upload.Sources` makes URLs of them.
+        Files may be paths; :class:`~airflow_vace.storage.upload.InputFiles` makes URLs of them.
 
         :raises VaceInputError: for an input that cannot work
         """

@@ -328,10 +328,10 @@ class VacePredictionOperator(WaitsForPrediction):
 
     def _prepared(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Look, before money is spent, at all that can be known of where files come from and go to."""
-        from airflow_vace.storage.upload import Sources
+        from airflow_vace.storage.upload import InputFiles
 
         self.check_destination()
-        return Sources(self.hook, seconds=self.timeout + SIGNED_GRACE_SECONDS).reachable(values)
+        return InputFiles(self.hook, seconds=self.timeout + SIGNED_GRACE_SECONDS).reachable(values)
 
     @property
     def known_input(self) -> Mapping[str, Any]:

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, unquote_plus
+
+from airflow_vace.input_files import path_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Truncated text may lack the start of a URL, so the pattern begins behind the scheme's name.
 _PLACE = re.compile(r"://[^\s\"'<>]*")
@@ -29,6 +34,8 @@ _SIGNED_PATH = re.compile(r"([/.][^\s\"'<>?#/.]*)[?#][^\s\"'<>?=]{1,200}=[^\s\"'
 _PARAMETER = re.compile(r"[?&][\w.~%-]{1,100}=")
 _DATA = re.compile(r"(data:[\w.+/-]{0,100})[;,][^\s\"'<>]*", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*,\S", re.IGNORECASE)
+# The name of an Airflow connection stands before a bucket, credentials stand before a web host.
+_CONNECTION = re.compile(r"((?!https?:)[a-z][a-z0-9+.-]*://)([\w.-]+@)", re.IGNORECASE)
 # Databases refuse NUL and lone surrogates, and bidirectional controls falsify a log line.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -106,6 +113,31 @@ def without_data(value: Any) -> Any:
     if isinstance(value, list):
         return [without_data(item) for item in value]
     return digested(value) if isinstance(value, str) else value
+
+
+def without_secrets(value: Any, redact: Callable[[str, str | None], Any], name: str | None = None) -> Any:
+    """Return a copy of an input without signatures, files and secrets, for permanent storage.
+
+    A `data:` URL becomes its media type and a SHA-256; connection names in store paths stay.
+
+    :param value: JSON value, path object, or containers of both
+    :param redact: masks known secrets in a text, and any text under a secret name: Airflow's `redact`
+    :param name: key of the value in its parent
+    """
+    if isinstance(value, dict):
+        return {str(key): without_secrets(item, redact, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(item, redact, name) for item in value]
+    if not isinstance(value, str):
+        return value if isinstance(value, int | float | None) else path_text(value) or str(value)
+    if (short := digested(value)) is not value:
+        return short
+    if store := _CONNECTION.match(value):
+        path = unsigned(store[1] + value[store.end() :])
+        return redact(store[0] + path.removeprefix(store[1]), name)
+    shown = unsigned(value)
+    # Without user info an input's URL is still complete, so remove the mark that `unsigned` adds.
+    return redact(shown if "?" in value or "#" in value else shown.removesuffix("?…"), name)
 
 
 def secrets_in(text: str, depth: int = 0) -> set[str]:

@@ -26,14 +26,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 SAVE = """
 import json, resource, sys, time
 from airflow_vace.hooks import VaceHook
-from airflow_vace.media import Destination, save_output
-from airflow_vace.storage.paths import Place
+from airflow_vace.storage.destination import Destination
+from airflow_vace.storage.paths import place_of
+from airflow_vace.storage.save import save_output
 
 hook = VaceHook()
 prediction = hook.get_prediction(sys.argv[1])
 destination = Destination.of(sys.argv[2])
 # What a task has loaded anyhow; the store's own library is opened too.
-Place.of(destination.save_to, "save_to").size()
+place_of(destination.save_to, "save_to").size()
 
 def peak():
     text = open("/proc/self/status").read()

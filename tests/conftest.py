@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.faces import backend, call, emulator, slow  # noqa: F401 - fixtures
-from support.stores import memory  # noqa: F401 - a fixture
+from support.stores import memory, object_store  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,6 +99,7 @@ _UNSCALED = (
     *("settings_refresh_seconds", "slow_poll_seconds", "max_list_round_seconds"),
     *("max_connect_seconds", "max_cancel_seconds", "min_upload_seconds", "piece_grace_seconds"),
     *("max_idle_connection_seconds", "tls_alert_seconds"),
+    "stalled_download_seconds",
     *("server_cancel_grace_seconds", "max_download_seconds", "slow_download_seconds", "max_lock_seconds"),
     *("stale_part_seconds", "max_trigger_save_seconds", "deferral_grace_seconds", "min_deferral_seconds"),
     *("max_on_kill_seconds", "signed_url_grace_seconds", "max_trigger_search_seconds"),

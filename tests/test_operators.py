@@ -38,6 +38,7 @@ from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
 from conftest import scale_waits
 from support.films import DATA_URL, MP4
+from support.stores import fail_writes
 from support.tasks import NOBODY, Run
 
 if TYPE_CHECKING:
@@ -466,10 +467,7 @@ def test_a_directory_that_cannot_be_written_to_is_told_before_money_is_spent(
 def test_a_file_that_cannot_be_saved_fails_without_a_retry_that_would_pay_again(
     fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("airflow_vace.storage.paths.Place.take", full)
+    fail_writes(monkeypatch, OSError(28, "No space left on device"))
     failure, error = failure_of(waiting(save_to=f"{tmp_path}/", deferrable=deferrable), same_words=False)
     assert isinstance(error, OSError)
     (charged,) = fast_emulator.bill["predictions"]

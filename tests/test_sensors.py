@@ -27,6 +27,8 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.hooks import VaceHook
 from airflow_vace.sensors import VacePredictionSensor
+from conftest import scale_waits
+from support.stores import fail_writes
 from support.tasks import Run
 
 if TYPE_CHECKING:
@@ -152,10 +154,7 @@ def test_the_time_that_a_limit_names_is_kept_in_every_mode(
 def test_a_disk_that_is_full_is_skipped_or_retried_alike(
     fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("airflow_vace.storage.paths.Place.take", full)
+    fail_writes(monkeypatch, OSError(28, "No space left on device"))
     created = submitted()
     assert fast_emulator.bill["charged"] == 1
     with pytest.raises(OSError, match="No space left"):
@@ -208,7 +207,7 @@ def test_every_mode_saves_alike(fast_emulator: Emulator, mode: dict[str, Any], t
 def test_a_save_that_failed_is_left_to_airflows_retries_which_cost_nothing(
     fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_vace.storage.download._MOST_ATTEMPTS", 2)
+    scale_waits(monkeypatch, 0.01, max_download_attempts=2)
     created = submitted()
     fast_emulator.faults.add(path="/_delivery/*", status=503, times=2)
     task = run(created.payload(), mode, save_to=f"{tmp_path}/")

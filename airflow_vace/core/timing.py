@@ -74,7 +74,10 @@ class Timing:
     # Storage.
     max_download_attempts: int = 5
     max_download_seconds: float = 1800.0
+    # A transfer that takes longer logs its progress, each time that this interval has passed.
     slow_download_seconds: float = 10.0
+    # A download with less than 64 KiB in this time is broken off and resumed.
+    stalled_download_seconds: float = 30.0
     max_write_attempts: int = 3
     max_lock_seconds: float = 10.0
     stale_part_seconds: float = 3600.0

@@ -1,4 +1,4 @@
-"""One output on its way from the server to a temporary file: resumed, tried again, and looked at."""
+"""Download of one output to a temporary file, with retries, resumption and checks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import hashlib
 import time
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from airflow_vace.core.retry import Backoff, is_file_gone, verdict_of
+from airflow_vace.core.retry import Backoff, is_file_gone
 from airflow_vace.exceptions import (
     PredictionExpired,
     VaceAPIError,
@@ -24,7 +23,9 @@ from airflow_vace.exceptions import (
     excerpt,
 )
 from airflow_vace.prediction import RETENTION_SECONDS, is_data, parse_time
-from airflow_vace.storage.media_types import HEAD, SUFFIXES, check_whole, type_of
+from airflow_vace.storage.errors import is_transient
+from airflow_vace.storage.media_types import HEAD_BYTES, SUFFIXES, check_whole, type_of
+from airflow_vace.storage.progress import Progress, pause
 
 if TYPE_CHECKING:
     from threading import Event
@@ -34,19 +35,13 @@ if TYPE_CHECKING:
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
 
-_MOST_ATTEMPTS = 5
-# How often a long transfer tells how far it is.
-_TELL_SECONDS = 10.0
-# Slower than so many bytes in so many seconds is no transfer, but a server in trouble.
-_SLOW_BYTES, _SLOW_SECONDS = 64 * 1024, 30.0
-# One output may take this long over all attempts; after an hour its server deletes the file.
-_LONGEST_FETCH_SECONDS = 1800.0
 
+class OutputDownload:
+    """Download of one output of a prediction.
 
-class Fetch:
-    """Fetches the output with this `index` of a prediction.
-
-    `prediction` is as last told: addresses may be signed for a short time, and are then asked for anew.
+    :param prediction: latest known state; URLs with short-lived signatures are requested again if refused
+    :param index: position among the prediction's outputs, from 0
+    :param stop: ends the transfer when set
     """
 
     def __init__(self, hook: VaceHook, prediction: Prediction, index: int, stop: Event | None) -> None:
@@ -54,90 +49,101 @@ class Fetch:
         self.prediction = prediction
         self.index = index
         self.stop = stop
-        self.log = hook.log
         self._digest = hashlib.sha256()
         self._etag: str | None = None
         self._size: int | None = None
-        self._until = 0.0
+        self._deadline = 0.0
 
     @property
     def url(self) -> str:
         return self.prediction.output_urls[self.index]
 
     def into(self, file: BinaryIO) -> tuple[str, str]:
-        """Write the output into a file, going on where it broke off; return its SHA-256 and its media type.
+        """Write the output to a file, and return the SHA-256 and the media type.
 
-        :raises PredictionExpired: if it is gone
-        :raises VaceTransportError: if it could not be had, in several attempts
-        :raises VaceAPIError: if it was refused
-        :raises VaceProtocolError: if it is at no address that may be fetched, or can't be decoded
-        :raises VaceInputError: if it is larger than the connection's extra `max_output_mb` allows
+        A retry resumes behind the bytes of earlier attempts.
+
+        :raises PredictionExpired: if the server has deleted the output
+        :raises VaceTransportError: if all attempts failed, or time is over (`max_download_seconds`)
+        :raises VaceAPIError: if the server refused the request
+        :raises VaceProtocolError: if the URL is forbidden or invalid
+        :raises VaceInputError: if the output exceeds the connection's extra `max_output_mb`
         """
-        self._until = time.monotonic() + _LONGEST_FETCH_SECONDS
+        timing = self.hook.timing
+        self._deadline = time.monotonic() + timing.max_download_seconds
         if is_data(self.url):
-            content = _decoded(self.url)
-            self._check_size(len(content))
-            file.write(content)
-            return hashlib.sha256(content).hexdigest(), self._checked(file)
-        backoff, attempt, most = Backoff(timing=self.hook.timing), 0, 0
+            return self._write_data_url(file)
+        backoff, attempt, furthest = Backoff(timing=timing), 0, 0
         while True:
-            at = file.tell()
+            start = file.tell()
             try:
-                return self._once(file, at)
+                return self._attempt(file, start)
             except (VaceTransportError, VaceAPIError) as error:
-                attempt = 1 if file.tell() > most else attempt + 1
-                most = max(most, file.tell())
-                if not at and is_file_gone(error):
-                    self._look_again(error, is_last=attempt == _MOST_ATTEMPTS)
-                elif attempt == _MOST_ATTEMPTS or not (at or verdict_of(error, "download").now):
+                # Slow but steady servers need many attempts, so count only attempts without new bytes.
+                attempt = 1 if file.tell() > furthest else attempt + 1
+                furthest = max(furthest, file.tell())
+                is_last = attempt == timing.max_download_attempts
+                if not start and is_file_gone(error):
+                    self._refresh(error, is_last=is_last)
+                elif is_last or not (start or is_transient(error)):
                     raise
-                if self._etag is None or not verdict_of(error, "download").now:
-                    # Without a mark of the file its rest may be another's; and some servers refuse ranges.
-                    self._begin_anew(file)
+                if self._etag is None or not is_transient(error):
+                    # Without an ETag the rest may belong to another file, and some servers refuse ranges.
+                    self._restart(file)
                 delay = backoff.delay_after(error)
-                if time.monotonic() + delay >= self._until:
+                if time.monotonic() + delay >= self._deadline:
                     raise
-                self.log.warning("Fetching the file again in %.1f s: %s", delay, error)
+                self.hook.log.warning("Fetching the file again in %.1f s: %s", delay, error)
                 pause(delay, self.stop)
 
-    def _once(self, file: BinaryIO, at: int) -> tuple[str, str]:
-        with self.hook.open_file(self.url, start=at, etag=self._etag) as download:
-            self._take_up(download, file, at)
-            watch = _Watch(self.log, "Fetched", self.stop, self._size, file.tell())
+    def _write_data_url(self, file: BinaryIO) -> tuple[str, str]:
+        content = _decoded(self.url)
+        self._check_size(len(content))
+        file.write(content)
+        return hashlib.sha256(content).hexdigest(), self._check_content(file)
+
+    def _attempt(self, file: BinaryIO, start: int) -> tuple[str, str]:
+        with self.hook.open_file(self.url, start=start, etag=self._etag) as download:
+            self._accept(download, file, start)
+            progress = Progress(self.hook.timing, self.hook.log, "Fetched", self.stop, self._size)
+            progress.start_at(file.tell())
             for chunk in download.chunks:
                 self._check_size(file.tell() + len(chunk), is_counted=True)
                 self._digest.update(chunk)
                 file.write(chunk)
                 self._check_time(file.tell())
-                watch.at(file.tell())
-                watch.check_speed(file.tell(), self.url)
+                progress.update(file.tell())
+                progress.check_speed(file.tell(), self.url)
         if self._size not in (None, file.tell()):
-            short = f"GET {excerpt(self.url)}: {file.tell()} bytes came of {self._size}"
-            raise VaceTransportError(short, sent=True)
+            problem = f"GET {excerpt(self.url)}: {file.tell()} bytes came of {self._size}"
+            raise VaceTransportError(problem, sent=True)
         try:
-            return self._digest.hexdigest(), self._checked(file)
+            return self._digest.hexdigest(), self._check_content(file)
         except VaceProtocolError as error:
-            self._etag = None  # what the server has is not the file, or not yet
+            # The server's file is wrong or incomplete, so its ETag must not mark a good beginning.
+            self._etag = None
             raise VaceTransportError(f"GET {excerpt(self.url)}: {error}", sent=True) from error
 
-    def _take_up(self, download: Download, file: BinaryIO, at: int) -> None:
-        """Go on behind what is there only with the rest of the same file, else from the start.
+    def _accept(self, download: Download, file: BinaryIO, start: int) -> None:
+        """Check that a response continues the bytes in the file, or start over with a whole response.
 
-        Some servers ignore If-Range, and behind one address there may be several servers.
+        Some servers ignore If-Range, and several servers may share one address.
+
+        :raises VaceTransportError: if the response is a part of another file
         """
         if download.start == 0:
-            if at:
-                self._begin_anew(file)
+            if start:
+                self._restart(file)
             self._etag, self._size = download.etag, download.size
         elif not (
-            download.start == at
+            download.start == start
             and self._etag is not None
             and download.etag == self._etag
             and (self._size is None or download.size in (None, self._size))
         ):
             self._etag = None
-            other = f"GET {excerpt(self.url)}: a part came that is not the rest of the file that was begun"
-            raise VaceTransportError(other, sent=True)
+            problem = f"GET {excerpt(self.url)}: the response is a part of another file than the first bytes"
+            raise VaceTransportError(problem, sent=True)
         elif self._size is None:
             self._size = download.size
         self._check_size(self._size or 0)
@@ -146,11 +152,11 @@ class Fetch:
         limit = self.hook.settings.max_output_bytes
         if size <= limit:
             return
-        has = "is larger than" if is_counted else f"has {size / 1e6:.1f} MB, more than"
+        excess = "is larger than" if is_counted else f"has {size / 1e6:.1f} MB, more than"
         remedy = "raise the connection's extra 'max_output_mb', and clear the task within the hour"
         raise VaceInputError(
-            f"Prediction {self.prediction.id} succeeded, but its output {has} the {limit / 1e6:g} MB that the"
-            f" connection allows, and was not saved. {self.prediction.bill} Its file lives for an hour:"
+            f"Prediction {self.prediction.id} succeeded, but its output {excess} the {limit / 1e6:g} MB that"
+            f" the connection allows, and was not saved. {self.prediction.bill} Its file lives for an hour:"
             f" {remedy}.",
             field="max_output_mb",
             value=limit / 1e6,
@@ -158,39 +164,46 @@ class Fetch:
         )
 
     def _check_time(self, count: int) -> None:
-        if time.monotonic() >= self._until:
-            late = f"GET {excerpt(self.url)}: not whole after {_LONGEST_FETCH_SECONDS / 60:.0f} minutes"
-            raise VaceTransportError(f"{late}, {count / 1e6:.1f} MB came", sent=True)
+        if time.monotonic() >= self._deadline:
+            minutes = self.hook.timing.max_download_seconds / 60
+            problem = f"GET {excerpt(self.url)}: not whole after {minutes:.0f} minutes"
+            raise VaceTransportError(f"{problem}, {count / 1e6:.1f} MB came", sent=True)
 
-    def _begin_anew(self, file: BinaryIO) -> None:
+    def _restart(self, file: BinaryIO) -> None:
         file.seek(0)
         file.truncate()
         self._digest = hashlib.sha256()
 
-    def _checked(self, file: BinaryIO) -> str:
-        """Return the media type that a file has by its content, else the announced one, if it is whole."""
+    def _check_content(self, file: BinaryIO) -> str:
+        """Return the media type of a complete file by its content, else by its URL."""
         size = file.tell()
         file.seek(0)
-        found = type_of(file.read(HEAD))
-        content_type = found if found in SUFFIXES else announced(self.url)
+        found = type_of(file.read(HEAD_BYTES))
+        content_type = found if found in SUFFIXES else announced_type(self.url)
         check_whole(file, size, content_type)
         file.seek(size)
         return content_type
 
-    def _look_again(self, error: VaceError, *, is_last: bool) -> None:
-        """Ask where a file is that its server refuses: it may be elsewhere, gone, or back in a moment."""
+    def _refresh(self, error: VaceError, *, is_last: bool) -> None:
+        """Poll the prediction after a refused download: the file may have a new URL, or be deleted.
+
+        :param is_last: the answer is final, no attempt follows
+        :raises PredictionExpired: if the output is deleted
+        :raises VaceTransportError: if the last attempt was refused within the output's hour
+        """
         with suppress(VaceError):
-            told = self.prediction.updated(self.hook.get_prediction(self.prediction))
-            if not told.data_removed and len(told.output_urls) == len(self.prediction.output_urls):
-                self.prediction = told
+            latest = self.prediction.updated(self.hook.get_prediction(self.prediction))
+            if not latest.data_removed and len(latest.output_urls) == len(self.prediction.output_urls):
+                self.prediction = latest
             else:
-                self.prediction = replace(self.prediction, data_removed=told.data_removed or told.has_expired)
+                is_removed = latest.data_removed or latest.has_expired_at(self._now())
+                self.prediction = replace(self.prediction, data_removed=is_removed)
         ended = parse_time(self.prediction.completed_at)
-        age = None if ended is None else (datetime.now(UTC) - ended).total_seconds()
-        if self.prediction.data_removed or (is_last and (age is None or age > RETENTION_SECONDS)):
+        is_old = ended is None or self._now() - ended.timestamp() > RETENTION_SECONDS
+        if self.prediction.data_removed or (is_last and is_old):
             raise PredictionExpired(
                 f"Prediction {self.prediction.id} succeeded, but its file is gone: files live for an hour."
-                f" {self.prediction.bill} Submit it anew, and save it in time. What came: {error}",
+                f" {self.prediction.bill} Submit it again, and save it in time. Response: {error}",
                 prediction=self.prediction,
             ) from error
         if is_last:
@@ -198,70 +211,20 @@ class Fetch:
                 f"The file is refused, although its hour is not over: {error}", sent=True
             )
 
-
-class _Watch:
-    """Looks at a transfer as it goes on: tells now and then how far it is, ends it if it must end."""
-
-    def __init__(self, log: Any, done: str, stop: Event | None, size: int | None, at: int = 0) -> None:
-        self.log, self.done, self.stop, self.size = log, done, stop, size
-        self.told = self.since = time.monotonic()
-        self.count = at
-
-    def at(self, count: int) -> None:
-        check_stop(self.stop)
-        now = time.monotonic()
-        if now - self.told >= _TELL_SECONDS:
-            self.told = now
-            of = f" of {self.size / 1e6:.0f}" if self.size else ""
-            self.log.info("%s %.0f%s MB", self.done, count / 1e6, of)
-
-    def check_speed(self, count: int, url: str) -> None:
-        """Break off what trickles: it would hold its place until the file is deleted."""
-        now = time.monotonic()
-        if now - self.since < _SLOW_SECONDS:
-            return
-        if count - self.count < _SLOW_BYTES:
-            slow = f"{count - self.count} bytes in {now - self.since:.0f} s"
-            raise VaceTransportError(f"GET {excerpt(url)}: it trickles, {slow}", sent=True)
-        self.count, self.since = count, now
+    def _now(self) -> float:
+        # `completed_at` is the server's time, and this machine's clock may be hours ahead.
+        return self.hook.clock.confirmed(time.time())
 
 
-def told_by_store(log: Any, size: int, stop: Event | None) -> Any:
-    """Return what fsspec calls while it writes: it tells how far it is, and ends it if it must end."""
-    from fsspec.callbacks import Callback
-
-    watch = _Watch(log, "Stored", stop, size)
-
-    class Told(Callback):  # type: ignore[misc]  # fsspec is not typed
-        def call(self, *_: Any, **__: Any) -> None:
-            watch.at(self.value)
-
-    return Told()
-
-
-def check_stop(stop: Event | None) -> None:
-    """Raise VaceTransportError if a transfer must end."""
-    if stop is not None and stop.is_set():
-        raise VaceTransportError("The transfer was stopped", sent=True)
-
-
-def pause(seconds: float, stop: Event | None) -> None:
-    """Sleep, unless the transfer must end."""
-    if stop is None:
-        time.sleep(seconds)
-    else:
-        stop.wait(seconds)
-    check_stop(stop)
-
-
-def announced(url: str) -> str:
-    """Return the media type that a URL announces, video/mp4 if it says nothing."""
+def announced_type(url: str) -> str:
+    """Return the media type that a URL announces; default video/mp4."""
     if is_data(url):
-        said = url[5:].split(",", 1)[0].split(";", 1)[0].lower()
-        return said if said in SUFFIXES else "video/mp4"
+        announced = url[5:].split(",", 1)[0].split(";", 1)[0].lower()
+        return announced if announced in SUFFIXES else "video/mp4"
     try:
         suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
-    except ValueError:  # no address at all: the download will say so
+    except ValueError:
+        # The download fails later, with an error that shows the invalid URL.
         suffix = ""
     return next((t for t, known in SUFFIXES.items() if known == suffix), "video/mp4")
 

@@ -1,4 +1,4 @@
-"""Files told to Airflow's lineage collector."""
+"""Reports to Airflow's lineage collector about files that a task reads and writes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 def report_input(hook: VaceHook, uri: str) -> None:
-    """Report a file that a prediction was made from."""
+    """Report a file as input of a prediction."""
     _report(hook, "add_input_asset", uri)
 
 
 def report_output(hook: VaceHook, uri: str) -> None:
-    """Report a file that came of a prediction."""
+    """Report a file as output of a prediction."""
     _report(hook, "add_output_asset", uri)
 
 
@@ -24,5 +24,5 @@ def _report(hook: VaceHook, call: str, uri: str) -> None:
     try:
         collector: Any = get_hook_lineage_collector()  # type: ignore[no-untyped-call]
         getattr(collector, call)(context=hook, uri=uri)
-    except Exception as error:  # noqa: BLE001 - plugins are strangers; a video is not lost for want of lineage
+    except Exception as error:  # noqa: BLE001 - plugins may raise anything, and lineage is optional
         hook.log.warning("%s was not reported to lineage: %s", uri, type(error).__name__)

@@ -1,37 +1,43 @@
-"""Files out of a prediction: fetched, checked, and put in place whole before their server deletes them.
+"""Saving of a prediction's outputs: download, check, and write without visible partial files.
 
-An output is written to a temporary file first, on the same disk as a local destination, so that what breaks
-off leaves nothing under the final name; a store then gets the whole file.
+Each output goes to a temporary file first, on the same disk as a local destination, so an interrupted
+download leaves nothing under the final name. A store then receives the complete file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.retry import Backoff
 from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError, excerpt
-from airflow_vace.storage.destination import without_secrets
-from airflow_vace.storage.download import Fetch, announced, pause, told_by_store
-from airflow_vace.storage.manifests import described, manifest_at, manifest_of, saved_at, written
+from airflow_vace.redaction import without_secrets
+from airflow_vace.storage.download import OutputDownload, announced_type
+from airflow_vace.storage.errors import is_permanent_write_error, store_error
+from airflow_vace.storage.local import LocalFile, flush
+from airflow_vace.storage.manifests import (
+    build_manifest,
+    describe_file,
+    manifest_at,
+    manifest_place,
+    saved_at,
+)
 from airflow_vace.storage.media_types import SUFFIXES
-from airflow_vace.storage.paths import flush, store_error
+from airflow_vace.storage.progress import Progress, fsspec_callback, pause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from threading import Event
 
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
     from airflow_vace.storage.destination import Destination
-    from airflow_vace.storage.paths import Place
+    from airflow_vace.storage.place import Place
 
-_MOST_PUTS = 3
-_CHUNK = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 
 def save_output(
@@ -41,32 +47,33 @@ def save_output(
     *,
     stop: Event | None = None,
 ) -> list[dict[str, Any]]:
-    """Save each output of a prediction, and return `uri, size, sha256, content_type` each.
+    """Save all outputs of a prediction with a manifest each, and describe the files.
 
-    A file appears under its name only when it is whole, and then its manifest (the name and `.json`) beside
-    it. One of this prediction that is there already is not fetched again.
+    A file appears under its name only when complete, then the manifest (the name plus `.json`). Outputs of
+    this prediction from earlier attempts are not downloaded again.
 
-    A file's name may be chosen by two tasks that save at once. In a local directory both of a pair are put in
-    place under a lock, so video and manifest are of one prediction. Stores have no lock: between the two
-    writes another task may write its own two, and then video and manifest are of different predictions. The
-    manifest is therefore read again after it was written; if it is another prediction's by then, a warning
-    says so and nothing is written a second time, since the other task may still be writing. Another task that
-    writes after that check is not noticed.
+    Two tasks may save under one name at the same time. In a local directory a lock covers both writes of a
+    pair, so video and manifest belong to the same prediction. Stores have no lock: another task may write
+    between the two writes, and then video and manifest belong to different predictions. A check of the
+    manifest after the write logs a warning for this case. Nothing is repaired, since the other task may
+    still be writing, and writes after the check remain unnoticed.
 
-    :param stop: ends the transfer when it is set
-    :raises PredictionExpired: if the server has deleted a file
-    :raises VaceTransportError: if a file could not be had, in several attempts
-    :raises VaceAPIError: if the server refused it
-    :raises VaceProtocolError: if it is at no address that may be fetched
-    :raises VaceInputError: if an output is larger than the connection's extra `max_output_mb` allows
-    :raises OSError: if a file could not be written, for whatever reason its store gives
+    :param prediction: a success with `output_urls`
+    :param stop: ends the transfer when set
+    :return: `uri, size, sha256, content_type` per output
+    :raises PredictionExpired: if the server has deleted an output
+    :raises VaceTransportError: if all attempts of a download failed
+    :raises VaceAPIError: if the server refused a download
+    :raises VaceProtocolError: if an output's URL is forbidden or invalid, or brings no file
+    :raises VaceInputError: if an output exceeds the connection's extra `max_output_mb`
+    :raises OSError: if a write failed, for any reason that a store gives
     """
-    transfer = _Transfer(hook, prediction, destination, stop)
-    return [transfer.save(index) for index in range(len(prediction.output_urls))]
+    saver = _Saver(hook, prediction, destination, stop)
+    return [saver.save(index) for index in range(len(prediction.output_urls))]
 
 
-class _Transfer:
-    """Brings the files of one prediction to their places."""
+class _Saver:
+    """Saves the outputs of one prediction."""
 
     def __init__(
         self, hook: VaceHook, prediction: Prediction, destination: Destination, stop: Event | None
@@ -74,41 +81,32 @@ class _Transfer:
         self.hook = hook
         self.prediction = prediction
         self.destination = destination
+        self.writer = _Writer(hook, prediction, stop)
         self.stop = stop
         self.log = hook.log
 
     def save(self, index: int) -> dict[str, Any]:
+        """Save one output unless present, and return `uri, size, sha256, content_type`."""
         began = time.monotonic()
-        content_type = announced(self.prediction.output_urls[index])
+        content_type = announced_type(self.prediction.output_urls[index])
         place = self._place_of(index, content_type)
-        found = self._existing(place, index, content_type) or self._renamed(place, index)
+        found = self._existing(place, index, content_type) or self._existing_as_other_type(place, index)
         if found is not None:
             return found
         part: Path | None = None
         try:
-            part = place.new_part(SUFFIXES[content_type])
-            with part.open("w+b") as opened:
-                digest, told_type = Fetch(self.hook, self.prediction, index, self.stop).into(opened)
-                size = opened.tell()
-            if told_type != content_type:
-                place = self._place_of(index, told_type)
-            file = described(place, size, digest, told_type)
-            self._put_pair(part, place, size, self._manifest(file, index))
-        except VaceTransportError as error:
-            raise VaceTransportError(
-                f"Prediction {self.prediction.id} succeeded, but its file could not be had:"
-                f" {str(error).rstrip('.')}. {self.prediction.bill}",
-                sent=True,
-            ) from error
-        except VaceProtocolError as error:
-            raise VaceProtocolError(
-                f"Prediction {self.prediction.id} succeeded, but its output is no file:"
-                f" {str(error).rstrip('.')}. {self.prediction.bill}"
-            ) from error
-        except VaceError:
-            raise
-        except Exception as error:  # stores are strangers, and may throw anything
-            raise self._unwritten(place.uri, error) from error
+            with self._explained(place):
+                part = place.new_part(SUFFIXES[content_type], self.hook.timing.stale_part_seconds)
+                with part.open("w+b") as opened:
+                    download = OutputDownload(self.hook, self.prediction, index, self.stop)
+                    digest, found_type = download.into(opened)
+                    size = opened.tell()
+            # The suffix follows the content, since players trust the suffix.
+            if found_type != content_type:
+                place = self._place_of(index, found_type)
+            with self._explained(place):
+                file = describe_file(place, size, digest, found_type)
+                self.writer.write_pair(part, place, size, self._manifest(file, index))
         finally:
             if part is not None:
                 part.unlink(missing_ok=True)
@@ -122,15 +120,35 @@ class _Transfer:
         )
         return file
 
+    @contextmanager
+    def _explained(self, place: Place) -> Iterator[None]:
+        """Add to any error the prediction's id, the bill, and the next step."""
+        succeeded = f"Prediction {self.prediction.id} succeeded, but its"
+        try:
+            yield
+        except VaceTransportError as error:
+            problem = f"{succeeded} file could not be downloaded: {str(error).rstrip('.')}"
+            raise VaceTransportError(f"{problem}. {self.prediction.bill}", sent=True) from error
+        except VaceProtocolError as error:
+            problem = f"{succeeded} output is no file: {str(error).rstrip('.')}"
+            raise VaceProtocolError(f"{problem}. {self.prediction.bill}") from error
+        except VaceError:
+            raise
+        except Exception as error:  # store libraries share no base class of errors
+            raise self._write_error(place.uri, error) from error
+
     def _place_of(self, index: int, content_type: str) -> Place:
-        """Return where an output goes; that its store can't be opened is no longer an error of the input."""
+        """Return the place of an output.
+
+        :raises OSError: if the store can't be opened: after the payment this is no error of the input
+        """
         number = index + 1 if len(self.prediction.output_urls) > 1 else None
         try:
             return self.destination.place_of(self.prediction.id, number, SUFFIXES[content_type])
         except VaceError as error:
-            raise self._unwritten(excerpt(self.destination.save_to), error) from error
+            raise self._write_error(excerpt(self.destination.save_to), error) from error
 
-    def _unwritten(self, where: str, error: Exception) -> OSError:
+    def _write_error(self, where: str, error: Exception) -> OSError:
         return store_error(
             f"Prediction {self.prediction.id} succeeded, but its video could not be written to {where}."
             f" {self.prediction.bill} Fetch it within the hour, with a VacePredictionSensor on this id and"
@@ -138,65 +156,125 @@ class _Transfer:
             error,
         )
 
-    # --- what is there already ---------------------------------------------------------------------
-
     def _existing(self, place: Place, index: int, content_type: str) -> dict[str, Any] | None:
-        """Return what an earlier attempt has saved of this prediction, if it has."""
+        """Return the file of an earlier attempt, with a new manifest if that attempt was killed too early."""
         try:
-            if found := saved_at(place, self.prediction.id):
+            if found := saved_at(place, self.prediction.id, self.hook.timing.max_lock_seconds):
                 return found[0]
+            # Without a manifest a fixed name may hold another prediction's file, and a store without
+            # atomic writes may hold half a file, so download again.
             if not self.destination.is_directory or not place.is_atomic:
-                return None  # another prediction's, or half a file, for all that is known
+                return None
             size = place.size()
             if not size:
                 return None
-            file = described(place, size, _digest_of(place), content_type)
-            self._put_manifest(place, self._manifest(file, index))
-        except Exception as error:  # noqa: BLE001 - who may only write can't look; then it is put there anew
-            self.log.info(
-                "Whether %s is there already could not be told: %s", place.uri, type(error).__name__
-            )
+            file = describe_file(place, size, _digest_of(place), content_type)
+            self.writer.write_manifest(place, self._manifest(file, index))
+        except Exception as error:  # noqa: BLE001 - keys that may only write see nothing, so write again
+            self.log.info("Whether %s exists is unknown: %s", place.uri, type(error).__name__)
             return None
         return file
 
-    def _renamed(self, place: Place, index: int) -> dict[str, Any] | None:
-        """Return what was saved of this output as another kind of file than its address announces.
+    def _existing_as_other_type(self, place: Place, index: int) -> dict[str, Any] | None:
+        """Return a saved output whose media type differs from the URL's announcement.
 
-        The server may have deleted the file since, and still give its address.
+        The server may have deleted the file, and still return its URL.
         """
         for content_type in SUFFIXES if self.destination.is_directory else ():
             other = self._place_of(index, content_type)
             if other.uri == place.uri:
                 continue
-            with suppress(Exception):  # as for the first place, whose trouble is in the log
-                if found := saved_at(other, self.prediction.id):
+            # An error here was logged for the first place already.
+            with suppress(Exception):
+                if found := saved_at(other, self.prediction.id, self.hook.timing.max_lock_seconds):
                     return found[0]
         return None
 
-    # --- putting in place --------------------------------------------------------------------------
+    def _manifest(self, file: dict[str, Any], index: int) -> bytes:
+        from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the public module hides the name
 
-    def _put(
-        self, part: Path, place: Place, size: int, is_anothers: Callable[[], bool] = lambda: False
-    ) -> None:
-        """Put a file in place; in a store in several attempts, until it is there with its size.
+        values = self.destination.input or without_secrets(self.prediction.input, redact)
+        return build_manifest(self.prediction, index, self.destination.task, values, file)
 
-        :param is_anothers: returns True if another task has put a file of its own there meanwhile
-        """
-        if place.local:
-            place.take(part)
+
+class _Writer:
+    """Writes a prediction's complete files and manifests to their places."""
+
+    def __init__(self, hook: VaceHook, prediction: Prediction, stop: Event | None) -> None:
+        self.timing = hook.timing
+        self.log = hook.log
+        self.prediction_id = prediction.id
+        self.stop = stop
+
+    def write_pair(self, part: Path, place: Place, size: int, manifest: bytes) -> None:
+        """Write a file and its manifest, as one step where the destination has locks."""
+        if isinstance(place, LocalFile):
+            self._write_locked_pair(part, place, manifest)
             return
-        backoff, attempt = Backoff(timing=self.hook.timing), 0
+        self._write(part, place, size)
+        self.write_manifest(place, manifest)
+        # Stores have no lock, so a mixed pair can only be detected afterwards.
+        if other := self._other_prediction_at(place):
+            self.log.warning(
+                "Prediction %s was saved as %s, and so was prediction %s at the same time: the manifest"
+                " is of the latter, and which of the two the file is of is not known. Give each task a"
+                " name of its own, or a directory",
+                self.prediction_id,
+                place.uri,
+                other,
+            )
+
+    def write_manifest(self, place: Place, content: bytes) -> None:
+        """Write the manifest beside a file."""
+        target = manifest_place(place)
+        part = self._part_with(target, content)
+        try:
+            self._write(part, target, len(content), lambda: self._other_prediction_at(place) is not None)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _write_locked_pair(self, part: Path, place: LocalFile, manifest: bytes) -> None:
+        target = manifest_place(place)
+        # A flush takes seconds on a slow disk, so flush before the lock.
+        flush(part)
+        manifest_part = self._part_with(target, manifest)
+        try:
+            with place.locked(self.timing.max_lock_seconds):
+                # If this process dies after the next write, another prediction's manifest must not
+                # describe the new file.
+                if self._other_prediction_at(place):
+                    target.path.unlink(missing_ok=True)
+                place.put(part)
+                target.put(manifest_part)
+        finally:
+            manifest_part.unlink(missing_ok=True)
+
+    def _write(
+        self,
+        part: Path,
+        place: Place,
+        size: int,
+        is_taken_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Write a file; in a store repeat until the store reports the right size.
+
+        :param is_taken_over: returns True if another task has written its own file here meanwhile
+        """
+        if isinstance(place, LocalFile):
+            place.put(part)
+            return
+        backoff, attempt = Backoff(timing=self.timing), 0
         while True:
             attempt += 1
             try:
-                place.take(part, told_by_store(self.log, size, self.stop))
+                progress = Progress(self.timing, self.log, "Stored", self.stop, size)
+                place.put(part, fsspec_callback(progress))
+                # Some stores accept truncated uploads without an error, so compare the size.
                 stored = _size_or_none(place)
-                if stored not in (None, size) and not is_anothers():
+                if stored not in (None, size) and not is_taken_over():
                     raise OSError(f"{stored} bytes are there of {size}")
-            except (PermissionError, FileNotFoundError):
-                raise
-            except Exception as error:  # stores are strangers, and may throw anything
-                if attempt == _MOST_PUTS:
+            except Exception as error:  # store libraries share no base class of errors
+                if is_permanent_write_error(error) or attempt == self.timing.max_write_attempts:
                     raise
                 delay = backoff.next_delay()
                 self.log.warning("Storing %s again in %.1f s: %s", place.uri, delay, excerpt(str(error)))
@@ -204,44 +282,8 @@ class _Transfer:
             else:
                 return
 
-    def _put_pair(self, part: Path, place: Place, size: int, manifest: bytes) -> None:
-        """Put a file and its manifest in place, as one as far as that is possible."""
-        target = manifest_of(place)
-        if not place.local:
-            self._put(part, place, size)
-            self._put_manifest(place, manifest)
-            if other := self._other_at(place):
-                self.log.warning(
-                    "Prediction %s was saved as %s, and so was prediction %s at the same time: the manifest"
-                    " is of the latter, and which of the two the file is of is not known. Give each task a"
-                    " name of its own, or a directory",
-                    self.prediction.id,
-                    place.uri,
-                    other,
-                )
-            return
-        flush(part)  # before the lock: it takes seconds on a slow disk
-        described_part = self._part_with(target, manifest)
-        try:
-            with place.locked():
-                if self._other_at(place):
-                    # If this process dies after the next step, the file must not stand beside another's.
-                    target.remove()
-                place.take(part)
-                target.take(described_part)
-        finally:
-            described_part.unlink(missing_ok=True)
-
-    def _put_manifest(self, place: Place, content: bytes) -> None:
-        target = manifest_of(place)
-        part = self._part_with(target, content)
-        try:
-            self._put(part, target, len(content), lambda: self._other_at(place) is not None)
-        finally:
-            part.unlink(missing_ok=True)
-
     def _part_with(self, target: Place, content: bytes) -> Path:
-        part = target.new_part(".json")
+        part = target.new_part(".json", self.timing.stale_part_seconds)
         try:
             part.write_bytes(content)
         except BaseException:
@@ -249,55 +291,29 @@ class _Transfer:
             raise
         return part
 
-    def _other_at(self, place: Place) -> str | None:
-        """Return the id of another prediction whose manifest is beside a file, None if there is none."""
-        other = (_manifest_or_none(place) or {}).get("id", self.prediction.id)
-        return None if other == self.prediction.id else excerpt(str(other), 200)
-
-    def _manifest(self, file: dict[str, Any], index: int) -> bytes:
-        """Return the text that says what a file is and where it came from."""
-        told, task = self.prediction, self.destination.task
-        values = self.destination.input or without_secrets(told.input)
-        map_index = task.get("map_index")
-        manifest = {
-            "format": 1,
-            "id": told.id,
-            "model": told.model,
-            "version": told.version,
-            "input": values,
-            "seed": told.input.get("seed", values.get("seed")),
-            "label": task.get("label"),
-            "map_index": map_index if isinstance(map_index, int) and map_index >= 0 else None,
-            "output": index + 1,
-            "outputs": len(told.output_urls),
-            "metrics": told.metrics,
-            "created_at": told.created_at,
-            "started_at": told.started_at,
-            "completed_at": told.completed_at,
-            "saved_at": datetime.now(UTC).isoformat(),
-            "task": task,
-            **file,
-        }
-        return written(manifest)
+    def _other_prediction_at(self, place: Place) -> str | None:
+        """Return the id in a foreign manifest beside a file, None if the manifest is missing or our own."""
+        other = (_manifest_or_none(place) or {}).get("id", self.prediction_id)
+        return None if other == self.prediction_id else excerpt(str(other), 200)
 
 
 def _size_or_none(place: Place) -> int | None:
     try:
         return place.size()
-    except Exception:  # noqa: BLE001 - who may only write can't look
+    except Exception:  # noqa: BLE001 - keys that may only write get an error, although the write succeeded
         return None
 
 
 def _manifest_or_none(place: Place) -> dict[str, Any] | None:
     try:
         return manifest_at(place)
-    except Exception:  # noqa: BLE001 - a store that may only be written to shows no manifest
+    except Exception:  # noqa: BLE001 - keys that may only write get an error instead of a manifest
         return None
 
 
 def _digest_of(place: Place) -> str:
     digest = hashlib.sha256()
     with place.open() as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Files into a prediction: checked before money is spent, and brought where the back-end can fetch them."""
+"""Input files of a prediction: checks before any payment, and URLs that the back-end can read."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_vace.client.addresses import private_address_of
-from airflow_vace.core.retry import verdict_of
 from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError, excerpt
 from airflow_vace.inputs import FILE_FIELDS, path_text, paths_in
+from airflow_vace.storage.errors import describe_error, is_transient, is_transient_status, store_error
 from airflow_vace.storage.lineage import report_input
-from airflow_vace.storage.media_types import HEAD, dimensions_of, type_of
-from airflow_vace.storage.paths import Place, said, store_error
+from airflow_vace.storage.local import LocalFile
+from airflow_vace.storage.media_types import HEAD_BYTES, dimensions_of, type_of
+from airflow_vace.storage.paths import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_vace.hooks import VaceHook
+    from airflow_vace.storage.place import Place
 
-# https://replicate.com/docs/topics/predictions/input-files: what a data: URL and an upload may hold.
-LARGEST_DATA = 256_000
-LARGEST_UPLOAD = 100_000_000
-# What stores sign for at most: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
-_LONGEST_SIGNED = 7 * 86400
-_SHORTEST_SIGNED = 3600
-# What is read at once of a file's beginning: most tell there all that is asked.
-_FIRST = 64 * 1024
+# https://replicate.com/docs/topics/predictions/input-files: limits of a data: URL and of an upload.
+MAX_DATA_URL_BYTES = 256_000
+MAX_UPLOAD_BYTES = 100_000_000
+# Stores sign for a week at most: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
+_MAX_SIGNED_SECONDS = 7 * 86400
+_MIN_SIGNED_SECONDS = 3600
+# Most files have type and dimensions in their first bytes, so one request to a store is enough.
+_FIRST_READ_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Source:
-    """One file of the input, as it was found; `size` is in bytes."""
+class _InputFile:
+    """One checked file of the input; `size` in bytes, `dimensions` in pixels."""
 
     field: str
     text: str
@@ -48,18 +50,18 @@ class _Source:
 
 
 @dataclass(frozen=True)
-class _No:
-    """Why a file can't go one way, and whether it may be able to later."""
+class _Obstacle:
+    """Reason against one way to the back-end; `is_transient` if the way may be open later."""
 
-    why: str
-    may_pass: bool = False
+    reason: str
+    is_transient: bool = False
 
 
-class Sources:
-    """Makes the files that an input names by their paths reachable for a back-end.
+class InputFiles:
+    """Replacement of file paths in an input by URLs that the back-end can read.
 
-    :param hook: of the connection that the input goes to
-    :param seconds: how long the back-end may take to fetch them, its queue included
+    :param hook: hook of the connection that receives the input
+    :param seconds: time until the back-end has read the files, queue included; validity of signed URLs
     """
 
     def __init__(self, hook: VaceHook, *, seconds: float) -> None:
@@ -68,55 +70,50 @@ class Sources:
         self.log = hook.log
 
     def reachable(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the input with URLs in place of paths: signed ones, uploaded files, or data: URLs.
+        """Return the input with signed URLs, upload URLs or `data:` URLs in place of paths.
 
-        Nothing that is billed is sent.
+        No request that costs money is sent.
 
-        :raises VaceInputError: for a file that is missing, empty, of the wrong kind, not allowed, or that
-            can't be brought to the back-end: it names field, value and remedy
+        :param values: normalised input
+        :raises VaceInputError: for a file that is missing, empty, of the wrong type, forbidden, or out of the
+            back-end's reach; with field, value and remedy
         :raises VaceTransportError: if a store did not answer
         :raises VaceError: if the back-end refused an upload
         """
-        found = {text: self._found(field, text) for field, text in paths_in(values)}
-        _check_mask(values, found)
-        urls = {text: self._url_of(source) for text, source in found.items()}
+        files = {text: self._checked(field, text) for field, text in paths_in(values)}
+        _check_mask(values, files)
+        urls = {text: self._url_of(file) for text, file in files.items()}
         return {name: _replaced(value, urls) for name, value in values.items()}
 
-    # --- checks before money -----------------------------------------------------------------------
-
-    def _found(self, field: str, text: str) -> _Source:
-        place = Place.of(text, field)
-        if place.local:
-            place = self._allowed(field, text, place.local)
+    def _checked(self, field: str, text: str) -> _InputFile:
+        place = place_of(text, field)
+        if isinstance(place, LocalFile):
+            place = self._allowed(field, text, place.path)
         try:
             size = place.size()
-            first = place.read(0, _FIRST) if size else b""
+            first = place.read(0, _FIRST_READ_BYTES) if size else b""
         except PermissionError as error:
             raise _error(field, text, f"may not be read ({error})", "let the worker read it") from error
-        except Exception as error:  # stores are strangers, and may throw anything
-            raise _unread(field, place, error) from error
+        except Exception as error:  # store libraries share no base class of errors
+            raise _read_error(field, place, error) from error
         if size is None:
-            raise _error(field, text, "does not exist", "name a file that is there")
+            raise _error(field, text, "does not exist", "name an existing file")
         if not size:
-            raise _error(field, text, "is empty", "name a file with something in it")
-        wanted = FILE_FIELDS[field]
-        content_type = type_of(first[:HEAD]) or "unknown"
-        if content_type.partition("/")[0] not in wanted and content_type != "image/gif":
-            kinds = " or ".join(wanted)
-            raise _error(
-                field, text, f"is no {kinds} by its content ({first[:16]!r})", f"name a {kinds} file"
-            )
-        return _Source(
+            raise _error(field, text, "is empty", "name a file with content")
+        return _InputFile(
             field=field,
             text=text,
             place=place,
             size=size,
-            content_type=content_type,
+            content_type=_expected_type(field, text, first),
             dimensions=_dimensions(place, first, size),
         )
 
-    def _allowed(self, field: str, text: str, path: Path) -> Place:
-        """Return the true file behind a local path, if the connection allows its directory."""
+    def _allowed(self, field: str, text: str, path: Path) -> LocalFile:
+        """Return the real file behind a local path.
+
+        :raises VaceInputError: if the connection's extra `input_roots` does not allow the directory
+        """
         roots = self.hook.settings.input_roots
         remedy = (
             "put it below one of the directories in the connection's extra 'input_roots', or use a store"
@@ -124,31 +121,30 @@ class Sources:
             else "list the directories that tasks may send from in the connection's extra 'input_roots',"
             " or use a store such as s3://"
         )
-        true, found = _opened(path)
-        if not any(true.is_relative_to(Path(root).resolve()) for root in roots):
+        real_path, found = _real_file(path)
+        if not any(real_path.is_relative_to(Path(root).resolve()) for root in roots):
             raise _error(field, text, "is in no directory that tasks may send from", remedy)
         if found is None or not stat.S_ISREG(found.st_mode):
-            raise _error(field, text, "does not exist, or is no file", "name a file that is there")
-        return Place(uri=true.as_uri(), local=true, inode=(found.st_dev, found.st_ino))
+            raise _error(field, text, "does not exist, or is no file", "name an existing file")
+        return LocalFile(real_path, (found.st_dev, found.st_ino))
 
-    # --- the ways to a back-end --------------------------------------------------------------------
-
-    def _url_of(self, source: _Source) -> str:
-        noes: list[_No] = []
-        for way in (self._signed, self._uploaded, self._as_data):
+    def _url_of(self, file: _InputFile) -> str:
+        obstacles: list[_Obstacle] = []
+        # A signed URL costs no transfer, an upload is limited in size, a data: URL even more.
+        for way in (self._signed_url, self._uploaded_url, self._data_url):
             try:
-                answer = way(source)
+                answer = way(file)
             except VaceError:
                 raise
-            except Exception as error:  # stores are strangers, and may throw anything
-                raise _unread(source.field, source.place, error) from error
+            except Exception as error:  # store libraries share no base class of errors
+                raise _read_error(file.field, file.place, error) from error
             if isinstance(answer, str):
                 return answer
-            noes.append(answer)
-        whys = "; ".join(no.why for no in noes)
-        if any(no.may_pass for no in noes):
+            obstacles.append(answer)
+        reasons = "; ".join(obstacle.reason for obstacle in obstacles)
+        if any(obstacle.is_transient for obstacle in obstacles):
             raise VaceTransportError(
-                f"{source.field}: {source.place.uri} can't be brought to the back-end now: {whys}."
+                f"{file.field}: {file.place.uri} can't be brought to the back-end now: {reasons}."
                 " Nothing was submitted.",
                 sent=False,
             )
@@ -156,80 +152,88 @@ class Sources:
             "give an http(s) URL that the back-end can reach, keep the file in a store that signs URLs"
             " (s3, gs, az) with credentials that may sign, or use a back-end that takes uploads"
         )
-        raise _error(source.field, source.text, f"can't be brought to it: {whys}", remedy)
+        raise _error(file.field, file.text, f"can't be brought to it: {reasons}", remedy)
 
-    def _signed(self, source: _Source) -> str | _No:
-        seconds = int(min(max(self.seconds, _SHORTEST_SIGNED), _LONGEST_SIGNED))
+    def _signed_url(self, file: _InputFile) -> str | _Obstacle:
+        seconds = int(min(max(self.seconds, _MIN_SIGNED_SECONDS), _MAX_SIGNED_SECONDS))
         try:
-            url = source.place.signed(seconds)
+            url = file.place.signed_url(seconds)
             host = urlsplit(url).hostname
         except NotImplementedError:
-            return _No("the store signs no URL")
-        except Exception as error:  # noqa: BLE001 - stores are strangers, and may throw anything
-            return _No(f"the store signs no URL ({said(error)})", may_pass=isinstance(error, OSError))
+            return _Obstacle("the store signs no URL")
+        except Exception as error:  # noqa: BLE001 - store libraries share no base class of errors
+            reason = f"the store signs no URL ({describe_error(error)})"
+            return _Obstacle(reason, is_transient=isinstance(error, OSError))
+        # HTTP libraries log URLs, so mask the signature before the first request.
         mask_signatures(url)
         if not url.lower().startswith(("http://", "https://")) or not host:
-            return _No("the store signs no http(s) URL")
+            return _Obstacle("the store signs no http(s) URL")
         if self._is_private(url) and not self._is_private(self.hook.settings.api.base_url):
-            return _No(f"the store's host {host} is in a private network, the back-end is not")
+            return _Obstacle(f"the store's host {host} is in a private network, the back-end is not")
         status = self.hook.client.status_of(url)
         if status is not None and status >= 400:
-            may_pass = status >= 500 or status in (408, 429)
-            return _No(f"the store refuses its own signed URL ({status})", may_pass=may_pass)
-        self._tell(source, f"goes as a signed URL, valid for {seconds / 3600:.1f} h")
+            reason = f"the store refuses its own signed URL ({status})"
+            return _Obstacle(reason, is_transient=is_transient_status(status))
+        self._report(file, f"goes as a signed URL, valid for {seconds / 3600:.1f} h")
         return url
 
     def _is_private(self, url: str) -> bool:
-        """Whether a host is in a private network, as far as can be told from here."""
+        """Return True if this machine resolves the URL's host to a private address."""
         try:
+            # Behind a proxy only the proxy may resolve names, so do not resolve here.
             resolve = not self.hook.settings.proxy_for(url)
             return private_address_of(url, resolve=resolve) is not None
-        except OSError:  # a name that only others can resolve; who fetches will tell
+        except OSError:
+            # Only the back-end's network may know the name, so let the back-end decide.
             return False
 
-    def _uploaded(self, source: _Source) -> str | _No:
+    def _uploaded_url(self, file: _InputFile) -> str | _Obstacle:
         backend = self.hook.settings.api.backend
         if backend.files is None:
-            return _No(f"the back-end {backend.name!r} takes no uploads")
-        if source.size > LARGEST_UPLOAD:
-            most = f"{LARGEST_UPLOAD // 1_000_000} MB"
-            return _No(f"{source.size / 1e6:.0f} MB are more than the {most} that it takes as an upload")
-        self._tell(source, "is uploaded to the back-end, which keeps it for a day")
+            return _Obstacle(f"the back-end {backend.name!r} takes no uploads")
+        if file.size > MAX_UPLOAD_BYTES:
+            limit = f"{MAX_UPLOAD_BYTES // 1_000_000} MB"
+            return _Obstacle(f"{file.size / 1e6:.0f} MB are more than the {limit} limit of an upload")
+        self._report(file, "is uploaded to the back-end, which keeps it for a day")
         try:
             return self.hook.upload_file(
-                source.place.open,
-                name=source.place.name,
-                content_type=source.content_type,
-                size=source.size,
+                file.place.open,
+                name=file.place.name,
+                content_type=file.content_type,
+                size=file.size,
             )
         except VaceError as error:
-            if not verdict_of(error, "upload").now:
+            if not is_transient(error, "upload"):
                 raise
             raise VaceTransportError(
-                f"{source.field}: {source.place.uri} could not be uploaded, nothing was submitted: {error}",
+                f"{file.field}: {file.place.uri} could not be uploaded, nothing was submitted: {error}",
                 sent=False,
             ) from error
 
-    def _as_data(self, source: _Source) -> str | _No:
-        if source.size > LARGEST_DATA:
-            return _No(f"it has more than the {LARGEST_DATA // 1000} kB of a data: URL")
-        with source.place.open() as file:
-            content = file.read(LARGEST_DATA + 1)
-        self._tell(source, "goes along as a data: URL")
-        return f"data:{source.content_type};base64,{base64.b64encode(content).decode()}"
+    def _data_url(self, file: _InputFile) -> str | _Obstacle:
+        if file.size > MAX_DATA_URL_BYTES:
+            return _Obstacle(f"it has more than the {MAX_DATA_URL_BYTES // 1000} kB of a data: URL")
+        with file.place.open() as opened:
+            # The file may have grown since its check, so bound the read.
+            content = opened.read(MAX_DATA_URL_BYTES + 1)
+        self._report(file, "goes along as a data: URL")
+        return f"data:{file.content_type};base64,{base64.b64encode(content).decode()}"
 
-    def _tell(self, source: _Source, what: str) -> None:
-        told = "" if source.dimensions is None else ", {}x{}".format(*source.dimensions)
-        size = f"{source.size / 1e6:.2f} MB, {source.content_type}{told}"
-        self.log.info("%s: %s (%s) %s", source.field, source.place.uri, size, what)
-        report_input(self.hook, source.place.uri)
+    def _report(self, file: _InputFile, way: str) -> None:
+        """Log how a file reaches the back-end, and report the file to lineage."""
+        pixels = "" if file.dimensions is None else ", {}x{}".format(*file.dimensions)
+        size = f"{file.size / 1e6:.2f} MB, {file.content_type}{pixels}"
+        self.log.info("%s: %s (%s) %s", file.field, file.place.uri, size, way)
+        report_input(self.hook, file.place.uri)
 
 
 def mask_signatures(value: Any) -> None:
-    """Let Airflow mask what opens the URLs in a value, in containers too, wherever it might be written.
+    """Register the secrets in all URLs of a value with Airflow's masker.
 
-    User info and all values of queries and fragments are masked, since CDNs call their signatures what they
-    like. Airflow masks nothing that is shorter than `[logging] min_length_masked_secret` (5).
+    CDNs have no common name for signatures, so user info and all values of queries and fragments count as
+    secrets. Airflow ignores secrets shorter than `[logging] min_length_masked_secret` (default 5).
+
+    :param value: text, or nested containers with texts
     """
     from airflow_vace.hooks import mask_secrets_in
 
@@ -243,10 +247,12 @@ def _texts_in(value: Any) -> Iterator[str]:
         if isinstance(item, str):
             yield item
         elif isinstance(item, Mapping | list | tuple | set | frozenset) and id(item) not in seen:
-            seen.add(id(item))  # a container may hold itself
+            # A container may contain itself, so visit each one once.
+            seen.add(id(item))
             todo.extend([*item, *item.values()] if isinstance(item, Mapping) else item)
         elif item is not None and not isinstance(item, int | float):
-            with suppress(Exception):  # Airflow keeps the text of an object that is no JSON, if it has one
+            # Airflow stores the text of other objects in rendered fields, so secrets in there count too.
+            with suppress(Exception):
                 yield path_text(item) or str(item)
 
 
@@ -256,51 +262,67 @@ def _replaced(value: Any, urls: Mapping[str, str]) -> Any:
     return urls.get(value, value) if isinstance(value, str) else value
 
 
+def _expected_type(field: str, text: str, first: bytes) -> str:
+    """Return the media type of a file by its first bytes.
+
+    :raises VaceInputError: if the field takes no such file; an animated GIF passes as image and as video
+    """
+    kinds = FILE_FIELDS[field]
+    content_type = type_of(first[:HEAD_BYTES]) or "unknown"
+    if content_type.partition("/")[0] not in kinds and content_type != "image/gif":
+        kind = " or ".join(kinds)
+        raise _error(field, text, f"is no {kind} by its content ({first[:16]!r})", f"name a {kind} file")
+    return content_type
+
+
 def _dimensions(place: Place, first: bytes, size: int) -> tuple[int, int] | None:
     def read(at: int, length: int) -> bytes:
         return first[at : at + length] if at + length <= len(first) else place.read(at, length)
 
     try:
         return dimensions_of(read, size)
-    except Exception:  # noqa: BLE001 - a store's trouble here costs a check, no more
+    except Exception:  # noqa: BLE001 - the dimensions serve one optional check, so ignore a store's error
         return None
 
 
-def _check_mask(values: Mapping[str, Any], found: Mapping[str, _Source]) -> None:
-    """Compare mask and video, if both are files that can be looked into."""
-    mask, video = (found.get(str(values.get(name))) for name in ("src_mask", "src_video"))
+def _check_mask(values: Mapping[str, Any], files: Mapping[str, _InputFile]) -> None:
+    """Compare kind and dimensions of mask and video, if both are known."""
+    mask, video = (files.get(str(values.get(name))) for name in ("src_mask", "src_video"))
     if mask is None or video is None:
         return
-    for what, one, other in (
+    for aspect, of_mask, of_video in (
         ("kind", mask.content_type.partition("/")[0], video.content_type.partition("/")[0]),
         ("dimensions", mask.dimensions, video.dimensions),
     ):
-        if one and other and one != other:
+        if of_mask and of_video and of_mask != of_video:
             raise _error(
                 "src_mask",
                 mask.text,
-                f"has another {what} than src_video: {one} and {other}",
-                f"make a mask of the {what} of the video",
+                f"has another {aspect} than src_video: {of_mask} and {of_video}",
+                f"make a mask of the {aspect} of the video",
             )
 
 
-def _opened(path: Path) -> tuple[Path, os.stat_result | None]:
-    """Return where an open file truly is, and what it is: a name may come to mean another one meanwhile."""
+def _real_file(path: Path) -> tuple[Path, os.stat_result | None]:
+    """Return the real path and the status of an opened file.
+
+    Links may change between a check and a read, so the open handle is the only reliable source.
+    """
     try:
+        # Without O_NONBLOCK a named pipe would block the worker forever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return path.resolve(), None
     try:
-        known = Path(f"/proc/self/fd/{handle}")
-        true = known.readlink() if known.exists() else path.resolve()
-        return true, os.fstat(handle)
+        link = Path(f"/proc/self/fd/{handle}")
+        return (link.readlink() if link.exists() else path.resolve()), os.fstat(handle)
     finally:
         os.close(handle)
 
 
-def _unread(field: str, place: Place, error: Exception) -> VaceTransportError:
-    what = f"{field}: {place.uri} could not be read; nothing was submitted, nothing is billed"
-    return VaceTransportError(str(store_error(what, error)), sent=False)
+def _read_error(field: str, place: Place, error: Exception) -> VaceTransportError:
+    problem = f"{field}: {place.uri} could not be read; nothing was submitted, nothing is billed"
+    return VaceTransportError(str(store_error(problem, error)), sent=False)
 
 
 def _error(field: str, text: str, problem: str, remedy: str) -> VaceInputError:

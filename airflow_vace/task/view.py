@@ -20,12 +20,14 @@ def view_of(
 
     A payload, if there is one; the input without files and signatures; what the task failed with.
     """
-    from airflow_vace.storage.destination import without_secrets
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the public module hides the name
+
+    from airflow_vace.redaction import without_secrets
 
     known: Mapping[str, Any] = values if isinstance(values, dict) else {}
     return {
         "prediction": None if prediction is None else prediction.payload(),
         "vace_conn_id": vace_conn_id,
-        "input": without_secrets(dict(known)),
-        "error": None if error is None else without_secrets(str(error))[:_LONGEST_ERROR],
+        "input": without_secrets(dict(known), redact),
+        "error": None if error is None else without_secrets(str(error), redact)[:_LONGEST_ERROR],
     }

@@ -278,7 +278,7 @@ class WaitsForPrediction(BaseOperator):
 
         prediction = self.marked(prediction)
         destination = self.destination()
-        is_saved = self._is_landed or destination is None or destination.holds(prediction)
+        is_saved = self._is_landed or destination is None or destination.holds(prediction, self.hook.timing)
         if prediction.files and not is_saved and prediction.has_expired_at(self.now()):
             self.log.warning(
                 "What was saved is not at save_to, and its server has deleted it since: %s", prediction.files
@@ -316,9 +316,9 @@ class WaitsForPrediction(BaseOperator):
         destination = self.destination()
         if destination is None:
             return None
-        from airflow_vace.storage.manifests import find_saved
+        from airflow_vace.storage.find import find_saved
 
-        return find_saved(destination, prediction_id, self.log)
+        return find_saved(self.hook, destination, prediction_id)
 
     def _with_input(self, prediction: Prediction) -> Prediction:
         """Return a prediction with its input, which payloads leave out, if somebody is to be told of it."""

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import unquote, urlsplit
 
-from airflow_vace.storage.paths import Place
+from airflow_vace.storage.local import LocalFile
+from airflow_vace.storage.paths import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from airflow_vace.storage.place import Place
 
 # What a browser plays and cannot run.
 TYPES = {
@@ -88,7 +91,7 @@ def _store_below(roots: list[str], scheme: str, rest: str) -> tuple[str, list[st
 
 
 def _opened(root: str) -> Place:
-    return Place.of(root if root.endswith("/") else f"{root}/", "[vace] video_roots")
+    return place_of(root if root.endswith("/") else f"{root}/", "[vace] video_roots")
 
 
 def _local_below(roots: list[str], rest: str) -> Place | None:
@@ -111,7 +114,7 @@ def _local_below(roots: list[str], rest: str) -> Place | None:
             continue
         folder = Path(unquote(tail) if has_scheme else root)
         if folder.is_absolute() and true.is_relative_to(folder.resolve()):
-            return Place(uri=true.as_uri(), local=true, inode=(found.st_dev, found.st_ino))
+            return LocalFile(true, (found.st_dev, found.st_ino))
     return None
 
 

@@ -1,4 +1,4 @@
-"""Downloads that never end, or go on as another file: bounded in size and time, and never a mixture."""
+"""Limits of downloads in size and time, and resumption without mixing two files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_vace.core.timing import Timing
 from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.prediction import Prediction
-from airflow_vace.storage import download as fetching
 from airflow_vace.storage.destination import Destination
 from airflow_vace.storage.save import save_output
+from conftest import scale_waits
 from support.films import DATA_URL, MP4, box
 from support.scripted import Scripted, head
 from support.tasks import Run, Store
@@ -129,7 +130,7 @@ def test_a_limit_that_is_raised_lets_the_file_through(
 def test_a_download_that_never_ends_is_given_up_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_LONGEST_FETCH_SECONDS", 0.3)
+    scale_waits(monkeypatch, 0.01, max_download_seconds=0.3, stalled_download_seconds=30.0)
     with (
         Scripted([endless], {"max_output_mb": 10_000}) as server,
         pytest.raises(VaceTransportError, match="not whole after") as caught,
@@ -143,7 +144,7 @@ def test_a_download_that_never_ends_is_given_up_in_time(
 def test_many_attempts_that_each_bring_more_are_bounded_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_LONGEST_FETCH_SECONDS", 0.5)
+    scale_waits(monkeypatch, 0.01, max_download_seconds=0.5, stalled_download_seconds=30.0)
     lock, given = threading.Lock(), [0]
 
     def a_little(connection: socket.socket) -> None:
@@ -249,7 +250,7 @@ def test_a_server_with_another_mark_each_time_is_given_up(
         for number in range(20)
         for answer in (half(ONE, ETag=f'"a{number}"'), rest(OTHER, ETag=f'"b{number}"'))
     ]
-    with Scripted(marks) as server, pytest.raises(VaceError, match="could not be had"):
+    with Scripted(marks) as server, pytest.raises(VaceError, match="could not be downloaded"):
         saved(server, tmp_path, monkeypatch)
-    assert len(server.seen) <= 2 * fetching._MOST_ATTEMPTS
+    assert len(server.seen) <= 2 * Timing().max_download_attempts
     assert list(tmp_path.iterdir()) == []

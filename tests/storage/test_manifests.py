@@ -1,4 +1,4 @@
-"""Files that are saved already are found by their manifests, and a manifest belongs to its file."""
+"""Search for saved files by their manifests, and pairs of file and manifest under concurrent saves."""
 
 from __future__ import annotations
 
@@ -6,39 +6,32 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_vace.core.timing import Timing
 from airflow_vace.hooks import VaceHook
-from airflow_vace.prediction import Prediction
-from airflow_vace.storage.destination import Destination
-from airflow_vace.storage.manifests import find_saved
-from airflow_vace.storage.paths import Place
+from airflow_vace.storage.find import find_saved
+from airflow_vace.storage.local import LocalFile
+from airflow_vace.storage.paths import place_of
 from airflow_vace.storage.save import save_output
+from airflow_vace.storage.store import StoreFile
 from support.films import DATA_URL, GIF, MP4, WEBM, box
+from support.saving import TASK, succeeded, to
 from support.scripted import Scripted, head
 from support.stores import files_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    from airflow_vace.storage.destination import Destination
 
 pytestmark = pytest.mark.usefixtures("hurry", "any_connection")
 
-TASK = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
 GIF_URL = "data:image/gif," + "".join(f"%{byte:02x}" for byte in GIF)
-
-
-def to(save_to: str, ti: Any = TASK) -> Destination:
-    destination = Destination.of(save_to, ti)
-    assert destination is not None
-    return destination
-
-
-def told(identifier: str = "abc", output: Any = DATA_URL, **more: Any) -> Prediction:
-    return Prediction.from_json({"id": identifier, "status": "succeeded", "output": output, **more})
 
 
 def url_of(content: bytes) -> str:
@@ -46,7 +39,7 @@ def url_of(content: bytes) -> str:
 
 
 def found(destination: Destination, identifier: str = "abc") -> list[dict[str, Any]] | None:
-    return find_saved(destination, identifier, VaceHook().log)
+    return find_saved(VaceHook(), destination, identifier)
 
 
 @pytest.fixture(params=["local", "store"])
@@ -56,12 +49,14 @@ def root(request: pytest.FixtureRequest, tmp_path: Path, memory: Any) -> str:
 
 
 def change(root: str, name: str, write: Callable[[bytes], bytes | None]) -> None:
-    """Let another hand write the file of this name, or remove it."""
-    place = Place.of(f"{root}/{name}", "x")
+    """Change or delete a file from outside."""
+    place = place_of(f"{root}/{name}", "x")
     content = write(place.read(0, 10_000_000))
-    if place.local:
-        place.local.unlink() if content is None else place.local.write_bytes(content)
-    elif content is None:
+    if isinstance(place, LocalFile):
+        place.path.unlink() if content is None else place.path.write_bytes(content)
+        return
+    assert isinstance(place, StoreFile)
+    if content is None:
         place.fs.rm_file(place.path)
     else:
         place.fs.pipe_file(place.path, content)
@@ -76,10 +71,10 @@ def change(root: str, name: str, write: Callable[[bytes], bytes | None]) -> None
     [DATA_URL, GIF_URL, [DATA_URL, GIF_URL, DATA_URL], [GIF_URL, GIF_URL]],
     ids=["one", "GIF", "mixed", "GIFs"],
 )
-def test_what_is_saved_is_found_without_the_back_end(root: str, name: str, output: Any) -> None:
+def test_saved_files_are_found_without_the_back_end(root: str, name: str, output: Any) -> None:
     destination = to(f"{root}/{name}")
     assert found(destination) is None
-    files = save_output(VaceHook(), told(output=output), destination)
+    files = save_output(VaceHook(), succeeded(output=output), destination)
     assert found(to(f"{root}/{name}")) == files
     assert found(destination, "abcd") is None
     assert found(destination, "ab") is None
@@ -89,7 +84,7 @@ def test_a_mapped_instance_finds_its_own_file_only(root: str) -> None:
     def instance(index: int) -> Destination:
         return to(f"{root}/latest.mp4", SimpleNamespace(**{**vars(TASK), "map_index": index}))
 
-    files = save_output(VaceHook(), told(), instance(3))
+    files = save_output(VaceHook(), succeeded(), instance(3))
     assert found(instance(3)) == files
     assert found(instance(4)) is None
 
@@ -106,11 +101,11 @@ def test_a_mapped_instance_finds_its_own_file_only(root: str) -> None:
     ],
     ids=["no file", "no manifest", "too short", "no JSON", "empty", "another's"],
 )
-def test_a_part_of_what_is_saved_is_not_enough(
+def test_an_incomplete_set_of_files_is_not_found(
     root: str, name: str, write: Callable[[bytes], bytes | None]
 ) -> None:
     destination = to(f"{root}/latest.mp4")
-    save_output(VaceHook(), told(output=[DATA_URL] * 3), destination)
+    save_output(VaceHook(), succeeded(output=[DATA_URL] * 3), destination)
     assert found(destination)
     change(root, name, write)
     assert found(destination) is None
@@ -118,7 +113,7 @@ def test_a_part_of_what_is_saved_is_not_enough(
 
 def test_manifests_of_an_older_version_count_as_far_as_they_go(root: str) -> None:
     destination = to(f"{root}/latest.mp4")
-    files = save_output(VaceHook(), told(output=[DATA_URL] * 3), destination)
+    files = save_output(VaceHook(), succeeded(output=[DATA_URL] * 3), destination)
 
     def older(content: bytes) -> bytes:
         known = json.loads(content)
@@ -133,11 +128,11 @@ def test_manifests_of_an_older_version_count_as_far_as_they_go(root: str) -> Non
     assert found(destination) is None
 
 
-def test_a_store_that_says_nothing_is_not_believed_to_be_empty(
+def test_a_store_without_an_answer_does_not_count_as_empty(
     memory: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     destination = to("memory://b/latest.mp4")
-    save_output(VaceHook(), told(), destination)
+    save_output(VaceHook(), succeeded(), destination)
 
     def refused(*_: object, **__: object) -> None:
         raise PermissionError("may only write")
@@ -147,8 +142,8 @@ def test_a_store_that_says_nothing_is_not_believed_to_be_empty(
     assert "abc is saved at memory://b/latest.mp4 is not known" in capfd.readouterr().out
 
 
-def test_who_may_read_but_not_list_finds_any_kind(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = save_output(VaceHook(), told(output=[GIF_URL]), to("memory://b/clips/"))
+def test_a_key_without_list_permission_finds_any_type(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = save_output(VaceHook(), succeeded(output=[GIF_URL]), to("memory://b/clips/"))
     read = type(memory).cat_file
 
     def refused_if_missing(fs: Any, path: str, **options: Any) -> Any:
@@ -164,7 +159,7 @@ def test_who_may_read_but_not_list_finds_any_kind(memory: Any, monkeypatch: pyte
 def test_a_video_is_found_with_two_requests_to_its_store(
     memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_output(VaceHook(), told(), to("memory://b/clips/"))
+    save_output(VaceHook(), succeeded(), to("memory://b/clips/"))
     calls = []
     for call in ("cat_file", "info", "ls", "find", "exists"):
         real = getattr(type(memory), call)
@@ -190,15 +185,15 @@ def test_a_file_saved_as_another_kind_is_not_fetched_again(
     with Scripted([*[film] * many, head("404 Not Found", Content_Length=0)]) as server:
         monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", server.connection)
         urls = [f"{server.url}/{number}.mp4" for number in range(many)]
-        files = save_output(VaceHook(), told(output=urls), to(f"{root}/clips/"))
+        files = save_output(VaceHook(), succeeded(output=urls), to(f"{root}/clips/"))
         assert all(file["uri"].endswith(".webm") for file in files)
-        assert save_output(VaceHook(), told(output=urls), to(f"{root}/clips/")) == files
+        assert save_output(VaceHook(), succeeded(output=urls), to(f"{root}/clips/")) == files
         assert len(server.seen) == many
 
 
 def test_a_manifest_keeps_nothing_that_opens_an_address(tmp_path: Path) -> None:
     secret = "https://a/b?sig=SECRETsecret"
-    signed = told(metrics={"x": secret, secret: 1}, version=secret, model=secret, created_at=secret)
+    signed = succeeded(metrics={"x": secret, secret: 1}, version=secret, model=secret, created_at=secret)
     (file,) = save_output(VaceHook(), signed, to(f"{tmp_path}/a.mp4"))
     assert "SECRETsecret" not in (tmp_path / "a.mp4.json").read_text()
     assert file["size"]
@@ -207,15 +202,15 @@ def test_a_manifest_keeps_nothing_that_opens_an_address(tmp_path: Path) -> None:
 def test_a_manifest_says_whose_the_video_is(tmp_path: Path) -> None:
     destination = to(f"{tmp_path}/latest.mp4", SimpleNamespace(**{**vars(TASK), "map_index": 2}))
     labelled = replace(destination, task={**destination.task, "label": "red shoes"})
-    save_output(VaceHook(), told(output=[DATA_URL, DATA_URL], input={"seed": 7}), labelled)
+    save_output(VaceHook(), succeeded(output=[DATA_URL, DATA_URL], input={"seed": 7}), labelled)
     manifest = json.loads((tmp_path / "latest-2-2.mp4.json").read_bytes())
     known = {name: manifest[name] for name in ("label", "map_index", "seed", "output", "outputs")}
     assert known == {"label": "red shoes", "map_index": 2, "seed": 7, "output": 2, "outputs": 2}
 
 
 @pytest.mark.parametrize("prompt", ["a fox, \ud83d half a pair", "f" * 2_000_000], ids=["letters", "size"])
-def test_a_manifest_is_written_whatever_is_in_the_input(tmp_path: Path, prompt: str) -> None:
-    prediction = told(input={"prompt": prompt}, metrics={"note": "n" * 2_000_000})
+def test_a_manifest_is_written_for_any_input(tmp_path: Path, prompt: str) -> None:
+    prediction = succeeded(input={"prompt": prompt}, metrics={"note": "n" * 2_000_000})
     files = save_output(VaceHook(), prediction, to(f"{tmp_path}/latest.mp4"))
     assert found(to(f"{tmp_path}/latest.mp4")) == files
     manifest = json.loads((tmp_path / "latest.mp4.json").read_bytes())
@@ -234,8 +229,8 @@ def test_two_tasks_that_save_at_once_leave_no_mixed_pair(tmp_path: Path) -> None
     def save(name: str) -> None:
         start.wait(10)
         for _ in range(20):
-            save_output(VaceHook(), told(name, url_of(FILMS[name])), destination)
-            with Place.of(f"{tmp_path}/latest.mp4", "x").locked():
+            save_output(VaceHook(), succeeded(name, url_of(FILMS[name])), destination)
+            with place_of(f"{tmp_path}/latest.mp4", "x").locked(10):
                 manifest = json.loads((tmp_path / "latest.mp4.json").read_bytes())
                 assert (tmp_path / "latest.mp4").read_bytes() == FILMS[manifest["id"]]
 
@@ -248,21 +243,21 @@ def test_a_pair_is_put_in_place_without_another_in_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destination = to(f"{tmp_path}/latest.mp4")
-    take, is_first = Place.take, [True]
+    rename, is_first = Path.replace, [True]
     others: list[threading.Thread] = []
 
-    def interrupted(place: Place, part: Path, callback: Any = None) -> None:
-        take(place, part, callback)
+    def interrupted(part: Path, target: Path) -> None:
+        rename(part, target)
         if is_first.pop() if is_first else False:
             other = threading.Thread(
-                target=save_output, args=(VaceHook(), told("two", url_of(FILMS["two"])), destination)
+                target=save_output, args=(VaceHook(), succeeded("two", url_of(FILMS["two"])), destination)
             )
             other.start()
-            other.join(0.5)  # it would be done by then, if nothing held it up
+            other.join(0.5)  # without the lock the other save would end by then
             others.append(other)
 
-    monkeypatch.setattr(Place, "take", interrupted)
-    save_output(VaceHook(), told("one", url_of(FILMS["one"])), destination)
+    monkeypatch.setattr(Path, "replace", interrupted)
+    save_output(VaceHook(), succeeded("one", url_of(FILMS["one"])), destination)
     others[0].join(20)
     manifest = json.loads((tmp_path / "latest.mp4.json").read_bytes())
     assert manifest["id"] == "two"
@@ -275,8 +270,8 @@ def test_a_file_system_without_locks_is_saved_to_all_the_same(
     def none(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("airflow_vace.storage.paths.fcntl.flock", none)
-    assert save_output(VaceHook(), told(), to(f"{tmp_path}/latest.mp4"))
+    monkeypatch.setattr("fcntl.flock", none)
+    assert save_output(VaceHook(), succeeded(), to(f"{tmp_path}/latest.mp4"))
     assert found(to(f"{tmp_path}/latest.mp4"))
 
 
@@ -284,16 +279,16 @@ def test_a_process_that_dies_in_between_leaves_no_mixed_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destination = to(f"{tmp_path}/latest.mp4")
-    save_output(VaceHook(), told("one", url_of(FILMS["one"])), destination)
-    take = Place.take
+    save_output(VaceHook(), succeeded("one", url_of(FILMS["one"])), destination)
+    rename = Path.replace
 
-    def killed(place: Place, part: Path, callback: Any = None) -> None:
-        take(place, part, callback)
+    def killed(part: Path, target: Path) -> None:
+        rename(part, target)
         raise SystemExit
 
-    monkeypatch.setattr(Place, "take", killed)
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(SystemExit):
-        save_output(VaceHook(), told("two", url_of(FILMS["two"])), destination)
+        save_output(VaceHook(), succeeded("two", url_of(FILMS["two"])), destination)
     assert (tmp_path / "latest.mp4").read_bytes() == FILMS["two"]
     assert not (tmp_path / "latest.mp4.json").exists()
     assert found(destination, "one") is None
@@ -317,7 +312,7 @@ def test_a_store_warns_of_another_task_that_saved_there_too(
     move = type(memory).mv
     monkeypatch.setattr(type(memory), "put_file", put_file)
     monkeypatch.setattr(type(memory), "mv", mv)
-    save_output(VaceHook(), told(), destination)
+    save_output(VaceHook(), succeeded(), destination)
     assert "and so was prediction another at the same time" in capfd.readouterr().out
     assert len(calls) == 2
     assert json.loads(files_in(memory)["/b/latest.mp4.json"])["id"] == "another"
@@ -325,8 +320,8 @@ def test_a_store_warns_of_another_task_that_saved_there_too(
 
 def test_a_file_that_another_prediction_took_over_is_not_held(root: str) -> None:
     destination = to(f"{root}/latest.mp4")
-    one = told("one", url_of(FILMS["one"]))
+    one = succeeded("one", url_of(FILMS["one"]))
     held = replace(one, files=save_output(VaceHook(), one, destination))
-    assert destination.holds(held)
-    save_output(VaceHook(), told("two", url_of(FILMS["two"])), destination)
-    assert not destination.holds(held)
+    assert destination.holds(held, Timing())
+    save_output(VaceHook(), succeeded("two", url_of(FILMS["two"])), destination)
+    assert not destination.holds(held, Timing())

@@ -1,3 +1,5 @@
+"""Media type, completeness and dimensions of files by their bytes."""
+
 from __future__ import annotations
 
 import io
@@ -36,19 +38,19 @@ def reader(content: bytes) -> Read:
         (b"", None),
     ],
 )
-def test_a_file_is_what_its_first_bytes_say(head: bytes, kind: str | None) -> None:
+def test_the_first_bytes_give_the_media_type(head: bytes, kind: str | None) -> None:
     assert type_of(head) == kind
 
 
 @pytest.mark.parametrize("flags", ["", "faststart", "frag_keyframe+empty_moov"])
-def test_a_film_tells_its_dimensions_wherever_its_header_is(tmp_path: Path, flags: str) -> None:
+def test_a_film_has_dimensions_with_its_header_at_any_place(tmp_path: Path, flags: str) -> None:
     options = {"movflags": flags} if flags else None
     content = film(tmp_path / "film.mp4", 64, 48, options=options).read_bytes()
     assert dimensions_of(reader(content), len(content)) == (64, 48)
 
 
 @pytest.mark.parametrize("kind", ["gif", "png"])
-def test_an_image_tells_its_dimensions(kind: str) -> None:
+def test_the_dimensions_of_an_image_are_known(kind: str) -> None:
     file = io.BytesIO()
     Image.new("L", (30, 20)).save(file, kind)
     assert dimensions_of(reads(file), len(file.getvalue())) == (30, 20)
@@ -63,7 +65,7 @@ def track(width: int, height: int, *, turned: bool = False) -> bytes:
     return box(b"trak", box(b"tkhd", bytes(40) + matrix + size))
 
 
-def test_a_film_that_a_phone_has_turned_is_as_high_as_it_was_wide() -> None:
+def test_a_film_rotated_by_a_phone_swaps_width_and_height() -> None:
     content = box(b"ftyp", b"isom") + box(b"moov", track(0, 0) + track(64, 48, turned=True))
     assert dimensions_of(reader(content), len(content)) == (48, 64)
 
@@ -79,11 +81,11 @@ def test_a_film_that_a_phone_has_turned_is_as_high_as_it_was_wide() -> None:
         box(b"ftyp", b"isom") + (2**31).to_bytes(4) + b"moov",
     ],
 )
-def test_what_tells_no_dimensions_has_none(content: bytes) -> None:
+def test_a_file_without_known_dimensions_has_none(content: bytes) -> None:
     assert dimensions_of(reader(content), len(content)) is None
 
 
-def test_looking_for_dimensions_is_bounded_where_each_look_is_a_request() -> None:
+def test_the_search_for_dimensions_takes_few_reads() -> None:
     content = box(b"ftyp", b"isom") + box(b"free") * 1000 + box(b"moov", track(64, 48))
     looks: list[int] = []
 
@@ -96,7 +98,7 @@ def test_looking_for_dimensions_is_bounded_where_each_look_is_a_request() -> Non
 
 
 @pytest.mark.parametrize("behind", [b"", b"\0\0", b"<!-- -->\n", b"\xff" * 40])
-def test_a_film_may_have_something_behind_it_but_not_end_within_a_box(
+def test_a_film_with_appended_bytes_is_whole_and_a_truncated_one_not(
     behind: bytes,
 ) -> None:
     content = MP4 + behind

@@ -1,4 +1,4 @@
-"""Names that are too long in bytes are found before money is spent, and names of ours always fit."""
+"""Names: too long ones are refused before any payment, generated ones always fit."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import pytest
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
-from airflow_vace.prediction import Prediction
-from airflow_vace.storage.destination import Destination
-from airflow_vace.storage.manifests import find_saved
-from airflow_vace.storage.paths import Place
+from airflow_vace.storage.find import find_saved
+from airflow_vace.storage.paths import place_of
 from airflow_vace.storage.save import save_output
+from support import saving
 from support.films import DATA_URL
+from support.saving import succeeded
 from support.stores import files_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_vace.emulator import Emulator
+    from airflow_vace.storage.destination import Destination
 
 pytestmark = pytest.mark.usefixtures("hurry", "any_connection", "memory")
 
@@ -33,13 +34,7 @@ LONGEST_ID = "p" * 200
 
 
 def to(save_to: object, ti: Any = None) -> Destination:
-    destination = Destination.of(save_to, ti)
-    assert destination is not None
-    return destination
-
-
-def told(identifier: str = "abc", output: Any = DATA_URL) -> Prediction:
-    return Prediction.from_json({"id": identifier, "status": "succeeded", "output": output})
+    return saving.to(save_to, ti)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +48,7 @@ def told(identifier: str = "abc", output: Any = DATA_URL) -> Prediction:
     ],
     ids=["file", "manifest", "emoji", "CJK", "mapped"],
 )
-def test_a_file_name_of_too_many_bytes_is_refused_before_it_is_paid(
-    tmp_path: Path, stem: str, ti: Any, size: int
-) -> None:
+def test_a_file_name_of_too_many_bytes_is_refused(tmp_path: Path, stem: str, ti: Any, size: int) -> None:
     with pytest.raises(VaceInputError, match=f"file name of {size} bytes .* at most 255 ") as caught:
         to(f"{tmp_path}/{stem}.mp4", ti).check()
     assert caught.value.field == "save_to"
@@ -81,15 +74,15 @@ def test_a_task_with_too_long_a_name_pays_nothing(fast_emulator: Emulator, tmp_p
 def test_the_longest_name_that_is_accepted_is_saved(tmp_path: Path, stem: str) -> None:
     destination = to(f"{tmp_path}/{stem}.mp4")
     assert destination.check() is None
-    files = save_output(VaceHook(), told(output=[DATA_URL, DATA_URL]), destination)
-    assert find_saved(destination, "abc", VaceHook().log) == files
+    files = save_output(VaceHook(), succeeded(output=[DATA_URL, DATA_URL]), destination)
+    assert find_saved(VaceHook(), destination, "abc") == files
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_the_longest_name_has_room_for_hundreds_of_outputs(tmp_path: Path) -> None:
     destination = to(f"{tmp_path}/{'a' * 241}.mp4")
     assert destination.check() is None
-    assert len(save_output(VaceHook(), told(output=[DATA_URL] * 101), destination)) == 101
+    assert len(save_output(VaceHook(), succeeded(output=[DATA_URL] * 101), destination)) == 101
     with pytest.raises(VaceInputError, match="shorten the name"):
         to(f"{tmp_path}/{'a' * 242}.mp4").check()
 
@@ -107,13 +100,6 @@ def test_a_path_of_too_many_bytes_is_refused(tmp_path: Path, name: str) -> None:
         folder += "/" + "d" * min(200, 4080 - len(folder))
     with pytest.raises(VaceInputError, match=r"file name of \d+ bytes .* at most \d+ are possible"):
         to(f"{folder}/{name}").check()
-
-
-@pytest.fixture
-def object_store(memory: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("airflow_vace.storage.paths._ATOMIC", {"memory"})
-    memory.mkdir("/b")
-    return memory
 
 
 @pytest.mark.usefixtures("object_store")
@@ -138,7 +124,7 @@ def test_a_limit_is_the_file_systems_own(tmp_path: Path, monkeypatch: pytest.Mon
         to(f"{tmp_path}/{'n' * 150}.mp4").check()
     destination = to(f"{tmp_path}/", TASK)
     assert destination.check() is None
-    (file,) = save_output(VaceHook(), told(LONGEST_ID), destination)
+    (file,) = save_output(VaceHook(), succeeded(LONGEST_ID), destination)
     *folders, name = str(file["uri"]).removeprefix(tmp_path.as_uri()).split("/")
     assert max(len(part) for part in [*folders, f"{name}.json"]) <= 143
 
@@ -149,9 +135,11 @@ def test_a_limit_is_the_file_systems_own(tmp_path: Path, monkeypatch: pytest.Mon
 def test_in_a_directory_any_predictions_name_fits_and_is_found(tmp_path: Path) -> None:
     destination = to(f"{tmp_path}/", TASK)
     assert destination.check() is None
-    saved = [save_output(VaceHook(), told(name), destination) for name in (LONGEST_ID, LONGEST_ID[1:] + "q")]
+    saved = [
+        save_output(VaceHook(), succeeded(name), destination) for name in (LONGEST_ID, LONGEST_ID[1:] + "q")
+    ]
     assert len({files[0]["uri"] for files in saved}) == 2
-    assert find_saved(to(f"{tmp_path}/", TASK), LONGEST_ID, VaceHook().log) == saved[0]
+    assert find_saved(VaceHook(), to(f"{tmp_path}/", TASK), LONGEST_ID) == saved[0]
     (folder,) = (tmp_path / ("d" * 150)).iterdir()
     assert len(list(folder.iterdir())) == 4
 
@@ -163,15 +151,15 @@ def test_a_name_that_fits_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_a_long_prefix_in_a_store_shortens_the_name_behind_it(object_store: Any) -> None:
     save_to = f"memory://b/{'k' * 600}/"
-    files = save_output(VaceHook(), told(LONGEST_ID, [DATA_URL, DATA_URL]), to(save_to, TASK))
+    files = save_output(VaceHook(), succeeded(LONGEST_ID, [DATA_URL, DATA_URL]), to(save_to, TASK))
     assert len(files) == 2
     assert max(len(path.removeprefix("/b/")) for path in files_in(object_store)) <= 1024
-    assert find_saved(to(save_to, TASK), LONGEST_ID, VaceHook().log) == files
+    assert find_saved(VaceHook(), to(save_to, TASK), LONGEST_ID) == files
 
 
 @pytest.mark.parametrize("name", [f"{FOX * 60}.mp4", f"a{FOX * 60}.mp4", "a" * 250])
-def test_a_temporary_name_fits_whatever_the_final_one(tmp_path: Path, name: str) -> None:
-    part = Place.of(f"{tmp_path}/{name}", "x").new_part(".mp4")
+def test_a_temporary_name_fits_for_any_final_name(tmp_path: Path, name: str) -> None:
+    part = place_of(f"{tmp_path}/{name}", "x").new_part(".mp4", 3600)
     assert part.parent == tmp_path
     assert len(os.fsencode(part.name)) <= 143
 
@@ -188,14 +176,14 @@ def test_a_temporary_name_in_a_store_is_cut_by_bytes(memory: Any, monkeypatch: p
         put(fs, lpath, rpath, **options)
 
     monkeypatch.setattr(type(memory), "put_file", put_file)
-    save_output(VaceHook(), told(), to(f"memory://b/{FOX * 60}.mp4"))
+    save_output(VaceHook(), succeeded(), to(f"memory://b/{FOX * 60}.mp4"))
     assert [name[-5:] for name in names] == [b".part", b".part"]
 
 
 # --- other names that can't be -----------------------------------------------------------------------
 
 
-def test_what_is_in_the_way_of_a_file_is_found_before_it_is_paid(tmp_path: Path) -> None:
+def test_a_directory_under_the_final_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4.json").mkdir()
     with pytest.raises(VaceInputError, match="is a directory; give another name"):
         to(f"{tmp_path}/clip.mp4").check()
@@ -217,7 +205,7 @@ def test_mapped_instances_never_share_a_name_with_several_numbers() -> None:
 def test_a_file_has_the_mode_that_a_plain_open_gives(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        save_output(VaceHook(), told(), to(f"{tmp_path}/clip.mp4"))
+        save_output(VaceHook(), succeeded(), to(f"{tmp_path}/clip.mp4"))
         (tmp_path / "plain").write_bytes(b"")
     finally:
         os.umask(before)

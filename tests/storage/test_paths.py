@@ -1,9 +1,12 @@
+"""Destinations: names, checks before any payment, and saves to a store and a local directory."""
+
 from __future__ import annotations
 
 import hashlib
 import json
 import os
 import re
+import resource
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,30 +17,18 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_vace.exceptions import PredictionExpired, VaceInputError, VaceTransportError
 from airflow_vace.hooks import VaceHook
-from airflow_vace.prediction import Prediction
 from airflow_vace.storage.destination import Destination
-from airflow_vace.storage.paths import Place
+from airflow_vace.storage.paths import place_of
 from airflow_vace.storage.save import save_output
+from conftest import scale_waits
 from support.films import DATA_URL, MP4
+from support.saving import succeeded, to
 from support.stores import files_in
 
 if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
 
 pytestmark = pytest.mark.usefixtures("hurry", "any_connection", "memory")
-
-TASK = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
-
-
-def to(save_to: Any, ti: Any = TASK, values: dict[str, Any] | None = None) -> Destination:
-    destination = Destination.of(save_to, ti, values)
-    assert destination is not None
-    return destination
-
-
-def told(identifier: str = "abc", output: Any = DATA_URL, **more: Any) -> Prediction:
-    return Prediction.from_json({"id": identifier, "status": "succeeded", "output": output, **more})
-
 
 # --- names -----------------------------------------------------------------------------------------
 
@@ -60,7 +51,7 @@ def test_a_name_is_made_of_the_task_and_safe_in_any_store(task: tuple[Any, ...],
     for save_to, start in (("s3://b/clips/", None), ("memory://b/clips/", "memory://b/clips/")):
         if start:
             assert to(save_to, ti).place_of("abc", None, ".mp4").uri == start + name
-    assert to("/clips/", ti).place_of("abc", None, ".mp4").local == Path("/clips") / name
+    assert to("/clips/", ti).place_of("abc", None, ".mp4").uri == f"file:///clips/{name}"
 
 
 def test_a_trigger_keeps_a_destination_as_json() -> None:
@@ -92,7 +83,7 @@ def test_path_objects_are_places_too(tmp_path: Path) -> None:
     assert in_store.uri == "memory://b/clips/d/r/t-abc.mp4"
     assert to(ObjectStoragePath("memory://b/a.mp4")).place_of("abc", None, ".mp4").uri == "memory://b/a.mp4"
     local = to(tmp_path / "new folder").place_of("abc", None, ".mp4")
-    assert local.local == tmp_path / "new folder" / "d" / "r" / "t-abc.mp4"
+    assert local.uri == (tmp_path / "new folder" / "d" / "r" / "t-abc.mp4").as_uri()
     assert to(ObjectStoragePath(f"file://{tmp_path}/x")).save_to == f"file://{tmp_path}/x/"
 
 
@@ -105,7 +96,7 @@ def test_path_objects_are_places_too(tmp_path: Path) -> None:
         ("memory://nobody@b/clips/", "nobody"),
     ],
 )
-def test_what_cannot_be_written_to_is_refused_before_money_is_spent(save_to: str, said: str) -> None:
+def test_an_unusable_place_is_refused_before_any_payment(save_to: str, said: str) -> None:
     with pytest.raises(VaceInputError, match=said) as caught:
         to(save_to).check()
     assert caught.value.field == "save_to"
@@ -122,20 +113,20 @@ def test_a_store_that_cannot_be_opened_now_may_be_opened_later(monkeypatch: pyte
 
 
 class HttpError(Exception):
-    """As gcsfs has it."""
+    """The form of an error of gcsfs."""
 
     code = 403
 
 
 @pytest.mark.parametrize("trouble", [PermissionError("no"), HttpError("no")])
-def test_whoever_may_only_write_is_believed_with_a_word(
+def test_a_key_that_may_only_write_passes_with_a_warning(
     memory: Any, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
     def info(*_: object) -> None:
         raise trouble
 
     monkeypatch.setattr(type(memory), "info", info)
-    assert "could not be told" in str(to("memory://b/clips/").check())
+    assert "can be written to is unknown" in str(to("memory://b/clips/").check())
 
 
 def test_a_store_that_does_not_answer_may_answer_later(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +142,7 @@ def test_a_store_that_does_not_answer_may_answer_later(memory: Any, monkeypatch:
 @pytest.mark.parametrize(
     "save_to", ["memory://clips.mp4", "s3://conn@bucket.mp4", "~nobody-of-that-name/clips/"]
 )
-def test_a_slip_in_an_address_is_told_before_money_is_spent(save_to: str) -> None:
+def test_a_mistake_in_an_address_is_refused_before_any_payment(save_to: str) -> None:
     with pytest.raises(VaceInputError, match="save_to"):
         to(save_to)
 
@@ -161,21 +152,27 @@ def test_a_local_address_of_a_store_must_be_absolute_too() -> None:
         to("local://x/y/").check()
 
 
-def test_a_directory_of_the_name_that_cannot_be_made_is_told_before_money_is_spent(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_refused_before_any_payment(tmp_path: Path) -> None:
     (tmp_path / "d").write_text("a file where the DAG's directory would be")
     with pytest.raises(VaceInputError, match="can't be written to"):
         to(f"{tmp_path}/").check()
 
 
-def test_a_disk_that_is_full_for_now_is_no_error_of_the_input(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_that_fails_for_now_is_no_input_error(
+    tmp_path: Path,
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("airflow_vace.storage.paths.tempfile.TemporaryFile", full)
-    with pytest.raises(VaceTransportError, match="No space left"):
-        to(f"{tmp_path}/").check()
+    destination = to(f"{tmp_path}/")
+    destination.check()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open(tmp_path, os.O_RDONLY)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe, limits[1]))
+    try:
+        with pytest.raises(VaceTransportError, match="Too many open files") as caught:
+            destination.check()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not caught.value.sent
 
 
 @pytest.mark.parametrize(
@@ -190,12 +187,12 @@ def test_a_disk_that_is_full_for_now_is_no_error_of_the_input(
         ("memory://b/003/clip.mp4", "clip-3.mp4"),
     ],
 )
-def test_the_files_of_a_mapped_task_are_told_apart(save_to: str, name: str) -> None:
+def test_the_files_of_mapped_instances_have_different_names(save_to: str, name: str) -> None:
     mapped = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=3)
     assert to(save_to, mapped).place_of("abc", None, ".mp4").name == name
 
 
-def test_what_is_named_a_secret_is_kept_nowhere_and_a_prompt_is_kept_as_it_is() -> None:
+def test_named_secrets_are_masked_and_prompts_stay() -> None:
     prompt = "Data: a fox, in snow\n\nas in http://x.example/a?sig=s3cr3t"
     values = {"prompt": prompt, "api_key": "hunter2", "nested": {"password": "hunter3"}}
     kept = to("memory://b/clips/", values=values).as_json()["input"]
@@ -203,12 +200,12 @@ def test_what_is_named_a_secret_is_kept_nowhere_and_a_prompt_is_kept_as_it_is() 
     assert "hunter" not in str(kept)
 
 
-def test_a_bucket_that_does_not_exist_is_told_before_money_is_spent() -> None:
+def test_a_missing_bucket_is_refused_before_any_payment() -> None:
     with pytest.raises(VaceInputError, match="'b', which does not exist"):
         to("memory://b/clips/").check()
 
 
-def test_a_store_without_credentials_is_told_before_money_is_spent(
+def test_a_store_without_credentials_is_refused_before_any_payment(
     memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory.mkdir("/b")
@@ -221,7 +218,7 @@ def test_a_store_without_credentials_is_told_before_money_is_spent(
 
 
 def test_a_video_is_put_into_a_store_with_a_manifest_beside_it(memory: Any) -> None:
-    prediction = told(
+    prediction = succeeded(
         model="prunaai/vace-14b",
         version="1.0",
         created_at="2026-11-22T10:00:00Z",
@@ -275,33 +272,31 @@ def test_a_video_is_put_into_a_store_with_a_manifest_beside_it(memory: Any) -> N
     }
 
 
-def test_what_is_there_already_is_not_fetched_again(
-    fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("airflow_vace.storage.paths._ATOMIC", {"memory"})
+def test_a_saved_file_is_not_downloaded_again(fast_emulator: Emulator, object_store: Any) -> None:
+    memory = object_store
     hook = VaceHook()
     prediction = hook.wait_for_prediction(hook.create_prediction({"prompt": "a fox", "frame_num": 5}))
     first = save_output(hook, prediction, to("memory://b/clips/"))
     fast_emulator.faults.add(path="/_delivery/*", times=None, status=404)
     assert save_output(hook, prediction, to("memory://b/clips/")) == first
-    # Without its manifest, which an attempt that was killed did not come to write:
+    # A killed attempt wrote the video, but not the manifest.
     (manifest,) = [path for path in files_in(memory) if path.endswith(".json")]
     memory.rm_file(manifest)
     assert save_output(hook, prediction, to("memory://b/clips/")) == first
     assert manifest in files_in(memory)
-    # A manifest that is none is written anew.
+    # An invalid manifest is replaced.
     memory.pipe_file(manifest, b"[")
     assert save_output(hook, prediction, to("memory://b/clips/")) == first
 
 
-def test_where_a_file_may_be_half_one_it_is_not_believed_without_its_manifest(memory: Any) -> None:
+def test_without_a_manifest_a_possibly_partial_file_is_replaced(memory: Any) -> None:
     memory.pipe_file("/b/clips/d/r/t-abc.mp4", MP4[:20])
-    (file,) = save_output(VaceHook(), told(), to("memory://b/clips/"))
+    (file,) = save_output(VaceHook(), succeeded(), to("memory://b/clips/"))
     assert file["size"] == len(MP4)
     assert files_in(memory)["/b/clips/d/r/t-abc.mp4"] == MP4
 
 
-def test_a_store_whose_connection_is_gone_after_the_money_is_no_error_of_the_input(
+def test_a_connection_deleted_after_the_payment_is_no_input_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     destination = to("memory://b/clips/")
@@ -311,33 +306,33 @@ def test_a_store_whose_connection_is_gone_after_the_money_is_no_error_of_the_inp
 
     monkeypatch.setattr("airflow.sdk.ObjectStoragePath", gone)
     with pytest.raises(OSError, match="abc succeeded, but its video could not be written") as caught:
-        save_output(VaceHook(), told(), destination)
+        save_output(VaceHook(), succeeded(), destination)
     assert "It is billed" in str(caught.value)
 
 
-def test_a_name_that_is_always_the_same_is_taken_over_by_the_next_prediction(memory: Any) -> None:
+def test_a_fixed_name_goes_to_the_next_prediction(memory: Any) -> None:
     place = to("memory://b/latest.mp4")
-    save_output(VaceHook(), told("one"), place)
+    save_output(VaceHook(), succeeded("one"), place)
     other = MP4 + b"\0\0\0\x08free"
     url = "data:video/mp4," + "".join(f"%{byte:02x}" for byte in other)
-    (file,) = save_output(VaceHook(), told("two", url), place)
+    (file,) = save_output(VaceHook(), succeeded("two", url), place)
     stored = files_in(memory)
     assert list(stored) == ["/b/latest.mp4", "/b/latest.mp4.json"]
     assert stored["/b/latest.mp4"] == other
     assert json.loads(stored["/b/latest.mp4.json"])["id"] == "two"
-    # The same prediction again, although its server has forgotten it.
-    gone = told("two", "http://127.0.0.1:1/gone.mp4")
+    # The same prediction again, after its server has deleted it.
+    gone = succeeded("two", "http://127.0.0.1:1/gone.mp4")
     assert save_output(VaceHook(), gone, place) == [file]
 
 
 def test_several_outputs_have_a_manifest_each(memory: Any) -> None:
-    save_output(VaceHook(), told(output=[DATA_URL, DATA_URL]), to("memory://b/latest.mp4"))
+    save_output(VaceHook(), succeeded(output=[DATA_URL, DATA_URL]), to("memory://b/latest.mp4"))
     names = [path.rpartition("/")[2] for path in files_in(memory)]
     assert names == ["latest-1.mp4", "latest-1.mp4.json", "latest-2.mp4", "latest-2.mp4.json"]
 
 
 class Watched:
-    """Puts files into the store under a watch: which names were there after each step."""
+    """Counts writes to a store, and lets the first ones fail halfway."""
 
     def __init__(self, store: Any, monkeypatch: pytest.MonkeyPatch, trouble: list[Exception | None]) -> None:
         self.store, self.trouble, self.calls = store, trouble, 0
@@ -354,32 +349,32 @@ class Watched:
         monkeypatch.setattr(type(store), "put_file", put_file)
 
 
-def test_a_store_that_falters_is_tried_again_and_shows_no_half_file(
+def test_a_failing_store_is_retried_and_shows_no_partial_file(
     memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = Watched(memory, monkeypatch, [ConnectionError("reset"), RuntimeError("odd")])
-    (file,) = save_output(VaceHook(), told(), to("memory://b/clips/"))
+    (file,) = save_output(VaceHook(), succeeded(), to("memory://b/clips/"))
     assert file["size"] == len(MP4)
-    assert watched.calls == 4  # twice for naught, the video, its manifest
+    assert watched.calls == 4  # two failures, the video, its manifest
     assert [path.rpartition(".")[2] for path in files_in(memory)] == ["mp4", "json"]
 
 
 @pytest.mark.parametrize(
     ("trouble", "calls"), [(RuntimeError("odd"), 3), (PermissionError("may not"), 1)], ids=["any", "refused"]
 )
-def test_a_store_that_takes_nothing_fails_with_what_it_means_for_the_bill(
+def test_a_store_that_refuses_writes_names_the_bill(
     memory: Any, monkeypatch: pytest.MonkeyPatch, trouble: Exception, calls: int
 ) -> None:
     watched = Watched(memory, monkeypatch, [trouble] * 9)
     with pytest.raises(OSError, match="abc succeeded, but its video could not be written") as caught:
-        save_output(VaceHook(), told(), to("memory://b/clips/"))
+        save_output(VaceHook(), succeeded(), to("memory://b/clips/"))
     assert watched.calls == calls
     for said in ("memory://b/clips/d/r/t-abc.mp4", "It is billed", "another save_to", str(trouble)):
         assert said in str(caught.value)
     assert files_in(memory) == {}
 
 
-def test_a_store_that_keeps_less_than_it_was_given_is_not_believed(
+def test_a_store_that_keeps_less_than_it_got_is_an_error(
     memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = type(memory).put_file
@@ -390,36 +385,36 @@ def test_a_store_that_keeps_less_than_it_was_given_is_not_believed(
 
     monkeypatch.setattr(type(memory), "put_file", half)
     with pytest.raises(OSError, match=f"4 bytes are there of {len(MP4)}"):
-        save_output(VaceHook(), told(), to("memory://b/clips/"))
+        save_output(VaceHook(), succeeded(), to("memory://b/clips/"))
 
 
-def test_an_expired_file_is_named_so_wherever_it_should_go(fast_emulator: Emulator, memory: Any) -> None:
+def test_a_deleted_output_is_expired_for_any_destination(fast_emulator: Emulator, memory: Any) -> None:
     fast_emulator.faults.add(path="/_delivery/*", status=404)
     with pytest.raises(PredictionExpired):
         save_output(
-            VaceHook(), told(output=f"{fast_emulator.url}/_delivery/abc/output.mp4"), to("memory://b/c/")
+            VaceHook(), succeeded(output=f"{fast_emulator.url}/_delivery/abc/output.mp4"), to("memory://b/c/")
         )
     assert files_in(memory) == {}
 
 
-def test_whoever_may_not_look_puts_the_file_there_anew(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_may_only_write_writes_again(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def info(*_: object, **__: object) -> None:
         raise PermissionError("may not look")
 
     monkeypatch.setattr(type(memory), "info", info)
     for _ in range(2):
-        (file,) = save_output(VaceHook(), told(), to("memory://b/clips/"))
+        (file,) = save_output(VaceHook(), succeeded(), to("memory://b/clips/"))
         assert file["size"] == len(MP4)
 
 
-def test_a_long_transfer_tells_how_far_it_is(
+def test_a_long_transfer_logs_its_progress(
     fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hook = VaceHook()
     prediction = hook.wait_for_prediction(hook.create_prediction({"prompt": "a fox", "frame_num": 5}))
     save_output(hook, prediction, to("memory://b/quick/"))
     assert "Fetched" not in capfd.readouterr().out
-    monkeypatch.setattr("airflow_vace.storage.download._TELL_SECONDS", 0.0)
+    scale_waits(monkeypatch, 1.0, slow_download_seconds=0.0)
     save_output(hook, prediction, to("memory://b/slow/"))
     logged = capfd.readouterr().out
     assert re.search(r"Fetched \d+ of \d+ MB", logged)
@@ -432,7 +427,7 @@ def test_a_long_transfer_tells_how_far_it_is(
 # --- local files -----------------------------------------------------------------------------------
 
 
-def test_what_a_killed_attempt_has_left_is_swept_up_and_what_a_running_one_writes_is_not(
+def test_only_old_temporary_files_are_deleted(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "d" / "r"
@@ -441,14 +436,14 @@ def test_what_a_killed_attempt_has_left_is_swept_up_and_what_a_running_one_write
     for part in (old, fresh):
         part.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)
-    save_output(VaceHook(), told(), to(f"{tmp_path}/"))
+    save_output(VaceHook(), succeeded(), to(f"{tmp_path}/"))
     assert sorted(path.name for path in folder.iterdir()) == [fresh.name, "t-abc.mp4", "t-abc.mp4.json"]
 
 
-def test_a_place_reads_from_where_it_is_told(tmp_path: Path, memory: Any) -> None:
+def test_a_place_reads_at_any_offset(tmp_path: Path, memory: Any) -> None:
     (tmp_path / "a").write_bytes(b"0123456789")
     memory.pipe_file("/b/a", b"0123456789")
-    for place in (Place.of(str(tmp_path / "a"), "x"), Place.of("memory://b/a", "x")):
+    for place in (place_of(str(tmp_path / "a"), "x"), place_of("memory://b/a", "x")):
         assert (place.size(), place.read(2, 3), place.read(8, 99)) == (10, b"234", b"89")
         with place.open() as file:
             assert file.read(4) == b"0123"

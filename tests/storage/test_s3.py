@@ -1,4 +1,4 @@
-"""Faults on the way of a video to S3 and to a local directory, each in processes of their own."""
+"""Faults between a server, S3 and a local directory, each in a separate process."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.sensors import VacePredictionSensor
 from airflow_vace.storage.destination import Destination
-from airflow_vace.storage.manifests import find_saved
+from airflow_vace.storage.find import find_saved
 from airflow_vace.storage.save import save_output
-from airflow_vace.storage.upload import Sources
+from airflow_vace.storage.upload import InputFiles
 from cluster import table
 from support.films import MP4, box, film
 from support.s3 import S3
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
     from airflow_vace.prediction import Prediction
 
-    # Where to save to, and what is there.
+    # Directory to save to, and a function that returns the files there.
     Place = tuple[str, Callable[[], dict[str, bytes]]]
 
 NEEDED = ("moto", "s3fs", "boto3")
@@ -46,15 +46,15 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"the dependency group stores brings {', '.join(MISSING)}"),
 ]
 
-# Larger than what is put at once, so that it goes to S3 in parts.
+# Larger than one chunk, so uploads to S3 have several parts.
 EXTRA = box(b"free", os.urandom(24_000_000))
 
 SAVE = """
 import json, sys
 from airflow_vace.sensors import VacePredictionSensor
-from airflow_vace import polling
-polling.backoff.SHORTEST_INTERVAL = 0.1
-polling.backoff.LONGEST_INTERVAL = 0.2
+from airflow_vace.core.timing import Timing
+from airflow_vace.hooks import VaceHook
+VaceHook.timing = Timing(min_retry_seconds=0.1, max_retry_seconds=0.2)
 task = VacePredictionSensor(task_id="t", prediction=sys.argv[1], save_to=sys.argv[2], poke_interval=1)
 print("RESULT " + json.dumps(task.execute({"ti": None})["files"]))
 """
@@ -72,7 +72,7 @@ def s3() -> Iterator[S3]:
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, s3: S3
 ) -> tuple[str, Callable[[], dict[str, bytes]]]:
-    """Where to save to, and what is there."""
+    """Directory to save to, and a function that returns the files there."""
     if request.param == "s3":
         prefix = f"{tmp_path.name}/"
         return f"s3://store@clips/{prefix}", lambda: s3.files(prefix)
@@ -81,7 +81,7 @@ def place(
 
 @pytest.fixture
 def large(fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> tuple[Prediction, bytes]:
-    """A prediction with a file of some 24 MB, and what is in it."""
+    """A prediction with a file of some 24 MB, and the content."""
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection_to(timeout=1))
     hook = VaceHook()
     prediction = hook.wait_for_prediction(hook.create_prediction({"prompt": "a fox", "frame_num": 5}))
@@ -93,7 +93,7 @@ def large(fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> tuple[Pre
 
 
 def saving(prediction: Prediction, save_to: str, **options: Any) -> subprocess.Popen[str]:
-    """Start an attempt to save, in a process of its own."""
+    """Start an attempt to save in a separate process."""
     return subprocess.Popen(
         [sys.executable, "-c", SAVE, prediction.id, save_to],
         stdout=subprocess.PIPE,
@@ -155,8 +155,8 @@ def test_the_final_name_holds_the_whole_file_or_nothing(
 
 
 def first_attempts(emulator: Emulator, prediction: Prediction, save_to: str, fault: str) -> list[str]:
-    """Let attempts meet a fault, and heal it; return how they ended."""
-    if fault == "truncated":  # the server has half of the file, and tells a length that is true of it
+    """Run attempts under a fault, then remove the fault; return the results."""
+    if fault == "truncated":  # the server has half of the file, and announces that length
         (path,) = Path(emulator._folder or "").glob("*.mp4")
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
@@ -185,8 +185,8 @@ def first_attempts(emulator: Emulator, prediction: Prediction, save_to: str, fau
 def attempted(prediction: Prediction, save_to: str) -> str:
     task = VacePredictionSensor(task_id="t", prediction=prediction.id, save_to=save_to)
     try:
-        task.execute({"ti": None})  # type: ignore[typeddict-item]  # all that is used
-    except Exception as error:  # noqa: BLE001 - which one it is, is told in the table
+        task.execute({"ti": None})  # type: ignore[typeddict-item]  # no other member is used
+    except Exception as error:  # noqa: BLE001 - the table shows the type
         return type(error.__cause__ or error).__name__
     return "saved"
 
@@ -200,7 +200,7 @@ def finished(process: subprocess.Popen[str]) -> str:
 
 
 class Monitor:
-    """Looks again and again whether there is anything but the whole file under its final name."""
+    """Polls for anything but the complete file under the final name."""
 
     def __init__(self, there: Callable[[], dict[str, bytes]], whole: bytes) -> None:
         self.there, self.whole = there, whole
@@ -212,7 +212,7 @@ class Monitor:
         while not self.over.wait(0.05):
             try:
                 found = self.there()
-            except Exception:  # noqa: BLE001, S112 - a file that went while it was read
+            except Exception:  # noqa: BLE001, S112 - a file may disappear during the read
                 continue
             self.wrong += [
                 len(content)
@@ -231,13 +231,13 @@ class Monitor:
 def test_a_path_in_s3_goes_out_as_a_signed_url(fast_emulator: Emulator, s3: S3) -> None:
     assert fast_emulator.url
     path = s3.put("in/a.mp4", MP4)
-    found = Sources(VaceHook(), seconds=7200).reachable({"prompt": "x", "src_video": path})
+    found = InputFiles(VaceHook(), seconds=7200).reachable({"prompt": "x", "src_video": path})
     assert "X-Amz-Expires=7200" in found["src_video"]
     assert "AWS4-HMAC-SHA256" in found["src_video"]
     assert requests.get(found["src_video"], timeout=5).content == MP4
 
 
-def test_what_is_in_s3_is_looked_at_in_few_and_small_requests(
+def test_files_in_s3_are_checked_with_few_small_requests(
     fast_emulator: Emulator, s3: S3, tmp_path: Path
 ) -> None:
     assert fast_emulator.url
@@ -245,10 +245,10 @@ def test_what_is_in_s3_is_looked_at_in_few_and_small_requests(
     larger = film(tmp_path / "b.mp4", 96, 48).read_bytes()
     values = {"src_video": s3.put("in/v.mp4", video), "src_mask": s3.put("in/m.mp4", larger)}
     with pytest.raises(Exception, match=r"\(96, 48\) and \(64, 48\)"):
-        Sources(VaceHook(), seconds=60).reachable(values)
+        InputFiles(VaceHook(), seconds=60).reachable(values)
 
 
-def test_s3_tells_what_cannot_be_written_to_before_money_is_spent(s3: S3) -> None:
+def test_a_missing_bucket_in_s3_is_refused_before_any_payment(s3: S3) -> None:
     destination = Destination.of("s3://store@no-such-bucket/clips/")
     assert destination is not None
     assert s3.url
@@ -259,7 +259,7 @@ def test_s3_tells_what_cannot_be_written_to_before_money_is_spent(s3: S3) -> Non
     assert good.check() is None
 
 
-def test_a_video_in_s3_says_what_it_is(s3: S3, large: tuple[Prediction, bytes]) -> None:
+def test_a_video_in_s3_has_its_media_type(s3: S3, large: tuple[Prediction, bytes]) -> None:
     destination = Destination.of("s3://store@clips/said/clip.mp4")
     assert destination is not None
     (file,) = save_output(VaceHook(), large[0], destination)
@@ -278,13 +278,12 @@ def test_a_video_in_s3_is_found_by_its_manifest(
 ) -> None:
     destination = Destination.of(f"s3://store@clips/{save_to}")
     assert destination is not None
-    log = VaceHook().log
-    assert find_saved(destination, large[0].id, log) is None
+    assert find_saved(VaceHook(), destination, large[0].id) is None
     files = save_output(VaceHook(), large[0], destination)
-    assert find_saved(destination, large[0].id, log) == files
+    assert find_saved(VaceHook(), destination, large[0].id) == files
     key = str(files[0]["uri"]).removeprefix("s3://clips/")
     s3.client.put_object(Bucket="clips", Key=f"{key}.json", Body=b"")
-    assert find_saved(destination, large[0].id, log) is None
+    assert find_saved(VaceHook(), destination, large[0].id) is None
 
 
 def test_the_longest_key_that_is_accepted_is_saved_in_s3(s3: S3, large: tuple[Prediction, bytes]) -> None:

@@ -1,8 +1,11 @@
+"""Downloads and local saves: retries, resumption, expiry, and refusal of incomplete files."""
+
 from __future__ import annotations
 
 import base64
 import hashlib
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+from airflow_vace.core.timing import Timing
 from airflow_vace.exceptions import (
     PredictionExpired,
     VaceAPIError,
@@ -19,31 +23,26 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
-from airflow_vace.prediction import Prediction
-from airflow_vace.storage import download as fetching
-from airflow_vace.storage import save as saving
+from airflow_vace.storage import save
 from airflow_vace.storage.destination import Destination
 from airflow_vace.storage.media_types import SUFFIXES
+from conftest import scale_waits
 from support.films import GIF, MP4, WEBM, box
+from support.saving import succeeded, to
 
 if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
+    from airflow_vace.prediction import Prediction
 
 pytestmark = pytest.mark.usefixtures("hurry", "any_connection")
 
 
 def save_output(hook: VaceHook, prediction: Prediction, folder: Path) -> list[dict[str, Any]]:
-    destination = Destination.of(f"{folder}/")
-    assert destination is not None
-    return saving.save_output(hook, prediction, destination)
+    return save.save_output(hook, prediction, to(f"{folder}/"))
 
 
 def saved_in(folder: Path) -> list[str]:
     return sorted(path.suffix for path in folder.iterdir())
-
-
-def told(output: Any) -> Prediction:
-    return Prediction.from_json({"id": "abc", "status": "succeeded", "output": output})
 
 
 def done(emulator: Emulator) -> Prediction:
@@ -69,14 +68,14 @@ def test_save_to_names_a_local_directory(save_to: str | None, folder: str | None
         assert destination is None
     else:
         assert destination is not None
-        assert destination.place_of("abc", None, ".mp4").local == Path(folder, "abc.mp4")
+        assert destination.place_of("abc", None, ".mp4").uri == Path(folder, "abc.mp4").as_uri()
 
 
 def test_a_home_and_a_directory_without_a_slash_are_known(tmp_path: Path) -> None:
     for save_to, folder in (("~/clips/", Path.home() / "clips"), (str(tmp_path), tmp_path)):
         destination = Destination.of(save_to)
         assert destination is not None
-        assert destination.place_of("abc", None, ".mp4").local == folder / "abc.mp4"
+        assert destination.place_of("abc", None, ".mp4").uri == (folder / "abc.mp4").as_uri()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,9 @@ def test_several_outputs_are_numbered_and_keep_their_kind(fast_emulator: Emulato
     video = f"data:video/mp4;base64,{base64.b64encode(MP4).decode()}"
     webm = f"data:video/webm;base64,{base64.b64encode(WEBM).decode()}"
     untold = f"data:;base64,{base64.b64encode(MP4).decode()}"
-    files = save_output(VaceHook(), told([video, webm, untold, "data:image/gif,%47IF89a"]), tmp_path)
+    files = save_output(
+        VaceHook(), succeeded(output=[video, webm, untold, "data:image/gif,%47IF89a"]), tmp_path
+    )
     assert fast_emulator.requests == []
     assert [Path(f["uri"]).name for f in files] == ["abc-1.mp4", "abc-2.webm", "abc-3.mp4", "abc-4.gif"]
     assert [f["content_type"] for f in files] == ["video/mp4", "video/webm", "video/mp4", "image/gif"]
@@ -120,7 +121,7 @@ def test_several_outputs_are_numbered_and_keep_their_kind(fast_emulator: Emulato
     ],
     ids=str,
 )
-def test_what_passes_is_fetched_again(fast_emulator: Emulator, tmp_path: Path, fault: dict[str, Any]) -> None:
+def test_a_transient_fault_is_retried(fast_emulator: Emulator, tmp_path: Path, fault: dict[str, Any]) -> None:
     prediction = done(fast_emulator)
     fast_emulator.faults.add(path="/_delivery/*", times=3, **fault)
     (file,) = save_output(VaceHook(), prediction, tmp_path)
@@ -145,16 +146,26 @@ def test_a_refusal_within_the_files_hour_is_not_taken_for_its_end(
     fast_emulator: Emulator, tmp_path: Path, status: int
 ) -> None:
     prediction = done(fast_emulator)
-    fast_emulator.faults.add(path="/_delivery/*", times=fetching._MOST_ATTEMPTS, status=status)
+    fast_emulator.faults.add(path="/_delivery/*", times=Timing().max_download_attempts, status=status)
     with pytest.raises(VaceTransportError, match="although its hour is not over"):
         save_output(VaceHook(), prediction, tmp_path)
     fast_emulator.faults.add(path="/_delivery/*", times=2, status=status)
     assert save_output(VaceHook(), prediction, tmp_path)[0]["size"] > 0
 
 
-def test_without_a_time_of_its_end_a_refusal_that_stays_is_the_end(
+def test_a_refusal_within_the_hour_by_the_servers_clock_is_no_expiry(
     fast_emulator: Emulator, tmp_path: Path
 ) -> None:
+    prediction = done(fast_emulator)
+    ended = datetime.now(UTC) - timedelta(hours=2)
+    behind = {"clock": -7200.0, "patch": {"completed_at": ended.isoformat()}}
+    fast_emulator.faults.add(method="GET", path="*/predictions/*", times=None, **behind)
+    fast_emulator.faults.add(path="/_delivery/*", times=None, status=404)
+    with pytest.raises(VaceTransportError, match="although its hour is not over"):
+        save_output(VaceHook(), prediction, tmp_path)
+
+
+def test_without_an_end_time_a_lasting_refusal_means_expired(fast_emulator: Emulator, tmp_path: Path) -> None:
     prediction = replace(done(fast_emulator), completed_at=None)
     fast_emulator.faults.add(path="*/predictions/*", times=None, status=503)
     fast_emulator.faults.add(path="/_delivery/*", times=None, status=404)
@@ -162,16 +173,14 @@ def test_without_a_time_of_its_end_a_refusal_that_stays_is_the_end(
         save_output(VaceHook(), prediction, tmp_path)
 
 
-def test_an_address_that_is_refused_is_asked_for_anew(fast_emulator: Emulator, tmp_path: Path) -> None:
+def test_a_refused_url_is_requested_again(fast_emulator: Emulator, tmp_path: Path) -> None:
     prediction = done(fast_emulator)
     old = replace(prediction, output=f"{fast_emulator.url}/_delivery/none/output.mp4?sig=expired")
     assert save_output(VaceHook(), old, tmp_path)[0]["size"] > 0
 
 
 @pytest.mark.parametrize("body", ["<html>Sign in", ""])
-def test_a_page_that_came_once_in_place_of_the_file_is_no_end(
-    fast_emulator: Emulator, tmp_path: Path, body: str
-) -> None:
+def test_one_page_instead_of_the_file_is_retried(fast_emulator: Emulator, tmp_path: Path, body: str) -> None:
     prediction = done(fast_emulator)
     fast_emulator.faults.add(path="/_delivery/*", status=200, body=body)
     assert save_output(VaceHook(), prediction, tmp_path)[0]["size"] > 0
@@ -186,19 +195,19 @@ def test_a_page_that_came_once_in_place_of_the_file_is_no_end(
         ("data:video/webm,", MP4, ".mp4", "video/mp4"),
     ],
 )
-def test_a_file_is_called_by_what_it_is_whatever_was_announced(
+def test_the_content_decides_about_the_suffix(
     tmp_path: Path, url: str, content: bytes, suffix: str, kind: str
 ) -> None:
     output = url + "".join(f"%{byte:02x}" for byte in content)
-    (file,) = save_output(VaceHook(), told(output), tmp_path)
+    (file,) = save_output(VaceHook(), succeeded(output=output), tmp_path)
     assert (tmp_path / f"abc{suffix}").read_bytes() == content
     assert file["content_type"] == kind
 
 
 @pytest.mark.usefixtures("fast_emulator")
-def test_an_output_at_no_address_is_an_error_that_shows_it(tmp_path: Path) -> None:
+def test_an_output_without_a_valid_url_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(VaceProtocolError, match=r"at no http\(s\) address: https://\[torn/a\.mp4"):
-        save_output(VaceHook(), told("https://[torn/a.mp4"), tmp_path)
+        save_output(VaceHook(), succeeded(output="https://[torn/a.mp4"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,14 +223,14 @@ def test_an_output_at_no_address_is_an_error_that_shows_it(tmp_path: Path) -> No
     ],
     ids=str,
 )
-def test_what_is_no_file_never_appears_under_its_name(
+def test_a_failed_download_never_appears_under_the_final_name(
     fast_emulator: Emulator,
     tmp_path: Path,
     fault: dict[str, Any],
     kind: type[VaceError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fetching, "_MOST_ATTEMPTS", 2)
+    scale_waits(monkeypatch, 0.01, max_download_attempts=2, stalled_download_seconds=30.0)
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection_to(timeout=0.5))
     prediction = done(fast_emulator)
     fast_emulator.faults.add(path="/_delivery/*", times=None, **fault)
@@ -241,12 +250,12 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
     fast_emulator.faults.add(path="/_delivery/*", truncate=at)
     (file,) = save_output(VaceHook(), prediction, tmp_path)
     assert file["sha256"] == hashlib.sha256(whole).hexdigest()
-    # What is still in the socket when it breaks may be lost, the rest is not asked for again.
+    # Bytes in the socket at the break may be lost, earlier ones are not requested again.
     assert saved_in(tmp_path) == [".json", ".mp4"]
 
 
 class Watched(VaceHook):
-    """Remembers from where it was asked to go on, and with which mark."""
+    """Records offset and use of an ETag for each download request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,14 +266,14 @@ class Watched(VaceHook):
         return super().open_file(url, start=start, etag=etag)
 
 
-BREAK = 300_000  # more than what can be lost in a socket's buffer when it breaks
+BREAK = 300_000  # more than a socket's buffer, whose content may be lost at the break
 
 
 def large(emulator: Emulator) -> Prediction:
     """Return a prediction whose file is large enough to break off in the middle."""
     prediction = done(emulator)
     with VaceHook().open_file(prediction.output_urls[0]) as download:
-        b"".join(download.chunks)  # so that it is drawn
+        b"".join(download.chunks)  # the emulator renders the file with the first request
     (path,) = Path(emulator._folder or "").glob("*.mp4")
     path.write_bytes(path.read_bytes() + box(b"free", b"x" * 2_000_000))
     return prediction
@@ -275,7 +284,7 @@ def content_of(emulator: Emulator) -> bytes:
     return path.read_bytes()
 
 
-def test_only_the_rest_of_the_same_file_is_asked_for(fast_emulator: Emulator, tmp_path: Path) -> None:
+def test_only_the_missing_rest_is_requested(fast_emulator: Emulator, tmp_path: Path) -> None:
     prediction = large(fast_emulator)
     fast_emulator.faults.add(path="/_delivery/*", truncate=BREAK)
     hook = Watched()
@@ -288,7 +297,7 @@ def test_only_the_rest_of_the_same_file_is_asked_for(fast_emulator: Emulator, tm
 
 
 @pytest.mark.parametrize("refusal", [{"status": 416}, {"status": 403}], ids=str)
-def test_a_server_that_refuses_to_go_on_is_asked_from_the_start(
+def test_a_refused_range_restarts_the_download(
     fast_emulator: Emulator, tmp_path: Path, refusal: dict[str, Any]
 ) -> None:
     prediction = large(fast_emulator)
@@ -300,9 +309,7 @@ def test_a_server_that_refuses_to_go_on_is_asked_from_the_start(
     assert [start == 0 for start, _ in hook.seen] == [True, False, True]
 
 
-def test_a_file_that_has_become_another_is_fetched_from_its_start(
-    fast_emulator: Emulator, tmp_path: Path
-) -> None:
+def test_a_changed_file_is_downloaded_from_its_start(fast_emulator: Emulator, tmp_path: Path) -> None:
     prediction = large(fast_emulator)
     fast_emulator.faults.add(path="/_delivery/*", truncate=BREAK)
 
@@ -317,22 +324,20 @@ def test_a_file_that_has_become_another_is_fetched_from_its_start(
     assert file["sha256"] == hashlib.sha256(content_of(fast_emulator)).hexdigest()
 
 
-def test_a_server_that_always_breaks_off_at_the_same_place_is_left(
-    fast_emulator: Emulator, tmp_path: Path
-) -> None:
+def test_a_server_that_breaks_off_at_one_place_is_given_up(fast_emulator: Emulator, tmp_path: Path) -> None:
     prediction = large(fast_emulator)
     fast_emulator.faults.add(path="/_delivery/*", times=None, truncate=BREAK)
     hook = Watched()
     with pytest.raises(VaceTransportError):
         save_output(hook, prediction, tmp_path)
-    assert len(hook.seen) <= 2 * fetching._MOST_ATTEMPTS
+    assert len(hook.seen) <= 2 * Timing().max_download_attempts
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_a_file_with_a_length_that_is_true_of_it_is_no_file(
+def test_half_a_file_of_the_announced_length_is_refused(
     fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_MOST_ATTEMPTS", 2)
+    scale_waits(monkeypatch, 0.01, max_download_attempts=2, stalled_download_seconds=30.0)
     prediction = large(fast_emulator)
     (path,) = Path(fast_emulator._folder or "").glob("*.mp4")
     whole = path.read_bytes()
@@ -344,14 +349,13 @@ def test_half_a_file_with_a_length_that_is_true_of_it_is_no_file(
     assert save_output(VaceHook(), prediction, tmp_path)[0]["size"] == len(whole)
 
 
-def test_a_server_that_trickles_is_left(
+def test_a_download_that_is_too_slow_is_given_up(
     fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_SLOW_SECONDS", 0.2)
-    monkeypatch.setattr(fetching, "_MOST_ATTEMPTS", 1)
+    scale_waits(monkeypatch, 0.01, max_download_attempts=1, stalled_download_seconds=0.2)
     prediction = done(fast_emulator)
     fast_emulator.faults.add(path="/_delivery/*", times=None, drip=0.01)
-    with pytest.raises(VaceTransportError, match="it trickles"):
+    with pytest.raises(VaceTransportError, match="the transfer is too slow"):
         save_output(VaceHook(), prediction, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -372,18 +376,16 @@ def test_a_server_that_trickles_is_left(
         (b"", "gif", "empty file"),
     ],
 )
-def test_what_is_not_what_its_name_says_is_no_file(
-    tmp_path: Path, content: bytes, kind: str, said: str
-) -> None:
+def test_a_file_of_another_type_is_refused(tmp_path: Path, content: bytes, kind: str, said: str) -> None:
     media_type = next(t for t, suffix in SUFFIXES.items() if suffix == f".{kind}")
     url = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
     with pytest.raises(VaceProtocolError, match=said):
-        save_output(VaceHook(), told(url), tmp_path)
+        save_output(VaceHook(), succeeded(output=url), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 class Closing(BaseHTTPRequestHandler):
-    """Tells no length: the file ends where the connection does, the first time too early."""
+    """Sends files without a length: the end of the connection is the end of the file."""
 
     films: ClassVar[list[bytes]] = []
 
@@ -402,7 +404,7 @@ def test_a_file_without_a_length_is_whole_if_its_last_box_is(fast_emulator: Emul
     with HTTPServer(("127.0.0.1", 0), Closing) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/a.mp4"
-        (file,) = save_output(VaceHook(), told(url), tmp_path)
+        (file,) = save_output(VaceHook(), succeeded(output=url), tmp_path)
         server.shutdown()
     assert file["sha256"] == hashlib.sha256(MP4).hexdigest()
     assert Closing.films == []
@@ -412,9 +414,9 @@ def test_boxes_of_more_than_four_gigabytes_are_measured_by_their_long_form(tmp_p
     long = (1).to_bytes(4) + b"moov" + (16).to_bytes(8)
     content = box(b"ftyp", b"isom") + long
     url = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
-    assert save_output(VaceHook(), told(url), tmp_path)[0]["size"] == len(content)
+    assert save_output(VaceHook(), succeeded(output=url), tmp_path)[0]["size"] == len(content)
 
 
 def test_a_data_url_that_is_broken_is_named(tmp_path: Path) -> None:
     with pytest.raises(VaceProtocolError, match="can't be decoded"):
-        save_output(VaceHook(), told("data:video/mp4;base64,%%%"), tmp_path)
+        save_output(VaceHook(), succeeded(output="data:video/mp4;base64,%%%"), tmp_path)

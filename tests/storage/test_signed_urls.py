@@ -1,4 +1,4 @@
-"""What opens an address stands in no payload, link, view or rendered field; videos are saved all the same."""
+"""Secrets in URLs appear in no payload, link, view or rendered field; their videos are saved nevertheless."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG
-from airflow.sdk.log import redact  # type: ignore[attr-defined]  # Airflow tells of no other
+from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the public module hides the name
 
 from airflow_vace.core.requests import read_known
 from airflow_vace.decorators import vace_task
@@ -19,9 +19,8 @@ from airflow_vace.hooks import VaceHook
 from airflow_vace.links import PredictionOutputLink, PredictionPageLink
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.prediction import Prediction
-from airflow_vace.redaction import unsigned
+from airflow_vace.redaction import unsigned, without_secrets
 from airflow_vace.sensors import VacePredictionSensor
-from airflow_vace.storage.destination import without_secrets
 from airflow_vace.storage.upload import mask_signatures
 from airflow_vace.triggers import VacePredictionTrigger
 from support.attempts import MODES, billed, waiting
@@ -48,11 +47,11 @@ SIGNED = [
 ADDRESSES = pytest.mark.parametrize(("url", "kept"), SIGNED)
 
 
-def told(**more: Any) -> Prediction:
+def succeeded(**more: Any) -> Prediction:
     return Prediction.from_json({"id": "p1", "status": "succeeded", **more})
 
 
-# --- what is kept ----------------------------------------------------------------------------------
+# --- payloads and links ----------------------------------------------------------------------------------
 
 
 @ADDRESSES
@@ -62,7 +61,7 @@ def test_a_payload_keeps_the_place_and_says_that_it_is_shortened(url: str, kept:
         ([url, "x"], [kept, "x"]),
         ({"video": {"url": url}}, {"video": {"url": kept}}),
     ):
-        fresh = told(output=output, urls={"get": url, "web": url}, metrics={"note": url})
+        fresh = succeeded(output=output, urls={"get": url, "web": url}, metrics={"note": url})
         payload = fresh.payload()
         assert payload["output"] == expected
         assert "secret" not in json.dumps(payload, ensure_ascii=False).lower()
@@ -78,16 +77,16 @@ def test_plain_addresses_and_text_stay_as_they_are() -> None:
         ["https://h:80/@me/x"],
         {"n": 1},
     ):
-        assert told(output=output).payload()["output"] == output
-        assert not told(output=output).is_shortened
+        assert succeeded(output=output).payload()["output"] == output
+        assert not succeeded(output=output).is_shortened
 
 
 @ADDRESSES
 def test_links_show_only_addresses_that_work_as_they_stand(url: str, kept: str) -> None:
     for address in (url, kept):
-        shown = told(output=address, urls={"web": address})
+        shown = succeeded(output=address, urls={"web": address})
         assert (PredictionOutputLink.of(shown), PredictionPageLink.of(shown)) == ("", "")
-    plain = told(output="https://cdn.example/a.mp4", urls={"web": "https://web.example/p1"})
+    plain = succeeded(output="https://cdn.example/a.mp4", urls={"web": "https://web.example/p1"})
     assert PredictionOutputLink.of(plain) == "https://cdn.example/a.mp4"
     assert PredictionPageLink.of(plain) == "https://web.example/p1"
 
@@ -104,7 +103,7 @@ def test_a_shortened_status_address_is_not_asked_as_it_stands(slow_emulator: Emu
 
 @pytest.fixture
 def signed_video(fast_emulator: Emulator) -> str:
-    """A video that is served, at an address that is signed."""
+    """A video whose prediction has a signed URL."""
     plain = str(VaceHook().wait_for_prediction(VaceHook().create_prediction({"prompt": "x"}), 20).output)
     path = "*/predictions/*"
     runs = {"status": "processing", "output": None, "completed_at": None}
@@ -117,7 +116,7 @@ def signed_video(fast_emulator: Emulator) -> str:
 
 @MODES
 @pytest.mark.parametrize("save_in", ["worker", "triggerer"])
-def test_a_signed_video_is_saved_and_its_signature_is_kept_nowhere(
+def test_a_signed_video_is_saved_and_its_signature_is_not(
     signed_video: str, tmp_path: Path, *, deferrable: bool, save_in: str
 ) -> None:
     if save_in == "triggerer" and not deferrable:
@@ -227,7 +226,7 @@ SECRETS = ("SECRETsecret", "SECRET/secret", "SECRET secret")
     ],
     ids=["plain", "list", "nested", "json", "text", "set"],
 )
-def test_what_opens_an_inputs_address_is_masked(url: str, wrapped: Any) -> None:
+def test_secrets_in_an_inputs_url_are_masked(url: str, wrapped: Any) -> None:
     if " " in url and not isinstance(wrapped(url), dict | list | set) and wrapped is not str:
         pytest.skip("where an address with a space ends in a text, nobody knows")
     mask_signatures(wrapped(url))
@@ -235,7 +234,7 @@ def test_what_opens_an_inputs_address_is_masked(url: str, wrapped: Any) -> None:
     assert not any(secret in shown for secret in SECRETS)
 
 
-def test_each_form_of_what_opens_an_address_is_masked() -> None:
+def test_each_spelling_of_a_secret_is_masked() -> None:
     mask_signatures("https://c.example/a.mp4?hdnts=exp=17~acl=/*~hmac=ab%2Fcdef&st=0a1b2c&e=a+b+c+d")
     for form in ("ab%2Fcdef", "ab/cdef", "exp=17~acl=/*~hmac=ab/cdef", "0a1b2c", "a+b+c+d", "a b c d"):
         assert form not in redact(f"<{form}>")
@@ -245,7 +244,7 @@ def test_each_form_of_what_opens_an_address_is_masked() -> None:
     assert "aws_default" in redact("s3://aws_default@bucket/a.mp4")
 
 
-def test_what_opens_a_files_address_is_masked_before_it_is_asked(
+def test_secrets_in_a_files_url_are_masked_before_the_request(
     fast_emulator: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     opens = {name: f"{name}-opens-it" for name in ("first", "second", "third")}
@@ -282,9 +281,9 @@ def test_rendered_fields_of_all_tasks_are_masked(url: str) -> None:
 @ADDRESSES
 def test_manifest_and_view_keep_the_place_of_an_input(url: str, kept: str) -> None:
     whole = kept if "?" in url or "#" in url else kept.removesuffix("?…")
-    assert without_secrets({"a": [url]}) == {"a": [whole]}
+    assert without_secrets({"a": [url]}, redact) == {"a": [whole]}
     assert unsigned(kept) == kept
-    assert without_secrets("s3://aws_default@bucket/a.mp4") == "s3://aws_default@bucket/a.mp4"
+    assert without_secrets("s3://aws_default@bucket/a.mp4", redact) == "s3://aws_default@bucket/a.mp4"
 
 
 def test_a_long_text_is_searched_in_time() -> None:
@@ -297,7 +296,7 @@ def test_a_long_text_is_searched_in_time() -> None:
 
 
 def kept_in(database: str) -> str:
-    """Return what Airflow's tables hold, but for the DAG's own text, which is its author's."""
+    """Return all rows of Airflow's tables, except the DAG's source text."""
     with sqlite3.connect(database) as base:
         tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         rows = [

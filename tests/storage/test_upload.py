@@ -1,3 +1,5 @@
+"""Input files: ways to the back-end, checks before any payment, and allowed local directories."""
+
 from __future__ import annotations
 
 import base64
@@ -14,8 +16,8 @@ import requests
 from airflow_vace.exceptions import VaceAPIError, VaceInputError, VaceTransportError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.inputs import normalize_input
-from airflow_vace.storage import upload as sources
-from airflow_vace.storage.upload import Sources, mask_signatures
+from airflow_vace.storage import upload
+from airflow_vace.storage.upload import InputFiles, mask_signatures
 from support.films import GIF, MP4, film
 
 if TYPE_CHECKING:
@@ -31,11 +33,11 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(8) + (64).to_bytes(4) + (48).to_bytes(4)
 
 def reachable(**values: Any) -> dict[str, Any]:
     normalised, _ = normalize_input({"prompt": "a fox", **values}, paths=True)
-    return Sources(VaceHook(), seconds=3600).reachable(normalised)
+    return InputFiles(VaceHook(), seconds=3600).reachable(normalised)
 
 
 class Signing(BaseHTTPRequestHandler):
-    """Serves the store to whoever has a signature."""
+    """Serves files of the store to requests with a signature."""
 
     store: ClassVar[Any] = None
     status: ClassVar[int] = 206
@@ -55,7 +57,7 @@ class Signing(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def signing(memory: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The store signs URLs, at a loopback address; yields for how long each."""
+    """Let the store sign URLs at a loopback address; yield the seconds of each signature."""
     Signing.store, Signing.status = memory, 206
     Signing.headers_seen.clear()
     asked: list[int] = []
@@ -75,7 +77,7 @@ def signing(memory: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]
 # --- the ways, in their order ----------------------------------------------------------------------
 
 
-def test_a_store_that_signs_gives_a_url_for_as_long_as_it_may_take(
+def test_a_store_signs_a_url_for_the_whole_wait(
     fast_emulator: Emulator, memory: Any, signing: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     memory.pipe_file("/b/in.mp4", MP4)
@@ -102,7 +104,7 @@ def test_a_signature_is_valid_long_enough_but_not_longer_than_stores_allow(
 ) -> None:
     assert fast_emulator.url
     memory.pipe_file("/b/in.mp4", MP4)
-    Sources(VaceHook(), seconds=seconds).reachable({"src_video": "memory://b/in.mp4"})
+    InputFiles(VaceHook(), seconds=seconds).reachable({"src_video": "memory://b/in.mp4"})
     assert signing == [asked]
 
 
@@ -115,7 +117,7 @@ def uploading(
 
 
 @pytest.mark.usefixtures("uploading")
-def test_what_is_not_signed_is_uploaded(fast_emulator: Emulator, memory: Any) -> None:
+def test_a_file_without_a_signed_url_is_uploaded(fast_emulator: Emulator, memory: Any) -> None:
     content = MP4 + os.urandom(300_000)
     memory.pipe_file("/b/in put.mp4", content)
     found = reachable(src_video="memory://b/in put.mp4")
@@ -146,7 +148,7 @@ def test_an_upload_is_tried_again_while_that_may_help(fast_emulator: Emulator, m
 @pytest.mark.parametrize(
     "body", [{"id": "x"}, {"urls": {"get": 5}}, {"urls": {"get": "file:///etc"}}], ids=str
 )
-def test_an_upload_whose_answer_names_no_file_is_an_error_that_says_what_came(
+def test_an_upload_without_a_file_in_its_response_is_an_error(
     fast_emulator: Emulator, memory: Any, body: dict[str, Any]
 ) -> None:
     memory.pipe_file("/b/in.mp4", MP4)
@@ -156,7 +158,7 @@ def test_an_upload_whose_answer_names_no_file_is_an_error_that_says_what_came(
 
 
 @pytest.mark.usefixtures("fast_emulator")
-def test_a_small_file_goes_along_to_a_back_end_that_takes_no_uploads(memory: Any) -> None:
+def test_a_small_file_becomes_a_data_url_without_uploads(memory: Any) -> None:
     memory.pipe_file("/b/in.mp4", MP4)
     head, _, data = reachable(src_video="memory://b/in.mp4")["src_video"].partition(",")
     assert head == "data:video/mp4;base64"
@@ -164,8 +166,8 @@ def test_a_small_file_goes_along_to_a_back_end_that_takes_no_uploads(memory: Any
 
 
 @pytest.mark.usefixtures("fast_emulator")
-def test_what_can_be_brought_no_way_says_why_of_each(memory: Any) -> None:
-    memory.pipe_file("/b/in.mp4", MP4 + bytes(sources.LARGEST_DATA))
+def test_an_unreachable_file_gets_a_reason_for_each_way(memory: Any) -> None:
+    memory.pipe_file("/b/in.mp4", MP4 + bytes(upload.MAX_DATA_URL_BYTES))
     with pytest.raises(VaceInputError) as caught:
         reachable(src_video="memory://b/in.mp4")
     for said in ("signs no URL", "'gateway' takes no uploads", "256 kB", "give an http(s) URL"):
@@ -174,13 +176,16 @@ def test_what_can_be_brought_no_way_says_why_of_each(memory: Any) -> None:
 
 
 @pytest.mark.usefixtures("uploading")
-def test_what_is_too_large_to_be_uploaded_is_not(
-    fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_file_above_the_upload_limit_is_refused(
+    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sources, "LARGEST_UPLOAD", 300_000)
-    memory.pipe_file("/b/in.mp4", MP4 + bytes(300_000))
-    with pytest.raises(VaceInputError, match="more than the"):
-        reachable(src_video="memory://b/in.mp4")
+    connection = fast_emulator.connection_to(backend="replicate", input_roots=[str(tmp_path)])
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", connection)
+    path = tmp_path / "in.mp4"
+    path.write_bytes(MP4)
+    os.truncate(path, upload.MAX_UPLOAD_BYTES + 1)  # a sparse file takes no space on the disk
+    with pytest.raises(VaceInputError, match="100 MB are more than the 100 MB limit of an upload"):
+        reachable(src_video=str(path))
     assert fast_emulator.requests == []
 
 
@@ -192,18 +197,18 @@ def test_a_signed_url_that_its_store_refuses_is_not_sent(
     memory.pipe_file("/b/in.mp4", MP4)
     assert reachable(src_video="memory://b/in.mp4")["src_video"].startswith("data:")
     assert len(signing) == 1
-    memory.pipe_file("/b/in.mp4", MP4 + bytes(sources.LARGEST_DATA))
+    memory.pipe_file("/b/in.mp4", MP4 + bytes(upload.MAX_DATA_URL_BYTES))
     with pytest.raises(VaceInputError, match=rf"refuses its own signed URL \({status}\)"):
         reachable(src_video="memory://b/in.mp4")
     assert fast_emulator.requests == []
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
-def test_a_store_that_stumbles_over_its_signed_url_may_not_do_so_later(
+def test_a_store_with_a_transient_fault_may_sign_later(
     fast_emulator: Emulator, memory: Any, signing: list[int], status: int
 ) -> None:
     Signing.status = status
-    memory.pipe_file("/b/in.mp4", MP4 + bytes(sources.LARGEST_DATA))
+    memory.pipe_file("/b/in.mp4", MP4 + bytes(upload.MAX_DATA_URL_BYTES))
     with pytest.raises(VaceTransportError, match="Nothing was submitted") as caught:
         reachable(src_video="memory://b/in.mp4")
     assert not caught.value.sent
@@ -220,7 +225,7 @@ def test_a_store_that_cannot_sign_for_now_may_sign_later(
         raise ConnectionError("the signer is away")
 
     monkeypatch.setattr(type(memory), "sign", broken)
-    memory.pipe_file("/b/in.mp4", MP4 + bytes(sources.LARGEST_DATA))
+    memory.pipe_file("/b/in.mp4", MP4 + bytes(upload.MAX_DATA_URL_BYTES))
     with pytest.raises(VaceTransportError, match="the signer is away"):
         reachable(src_video="memory://b/in.mp4")
     assert fast_emulator.requests == []
@@ -250,7 +255,7 @@ def test_a_private_store_is_no_use_to_a_public_back_end(
         ("src_ref_images", MP4, "is no image by its content"),
     ],
 )
-def test_a_file_is_looked_at_before_money_is_spent(
+def test_a_file_is_checked_before_any_payment(
     memory: Any, field: str, content: bytes | None, said: str
 ) -> None:
     memory.pipe_file("/b/other", MP4)
@@ -290,7 +295,7 @@ def test_a_mask_is_of_the_kind_and_the_dimensions_of_its_video(memory: Any, tmp_
         (RuntimeError("odd"), VaceTransportError, "nothing was submitted"),
     ],
 )
-def test_a_store_in_trouble_is_told_from_one_that_refuses(
+def test_a_store_in_trouble_differs_from_one_that_refuses(
     memory: Any, monkeypatch: pytest.MonkeyPatch, trouble: Exception, kind: type[Exception], said: str
 ) -> None:
     def info(*_: object, **__: object) -> None:
@@ -320,7 +325,7 @@ def test_a_store_that_breaks_off_while_a_file_is_read_submits_nothing(
 
 @pytest.fixture
 def rooted(fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A directory that tasks may send from, beside one that they may not."""
+    """An allowed directory beside a forbidden one."""
     allowed, secret = tmp_path / "allowed", tmp_path / "secret"
     for folder in (allowed, secret, allowed / "sub"):
         folder.mkdir()
@@ -337,20 +342,21 @@ def test_a_plain_absolute_path_names_a_local_file_too(rooted: Path) -> None:
     assert reachable(src_video=f"{rooted}/a clip.mp4")["src_video"].startswith("data:video/mp4")
 
 
-def test_a_file_that_is_swapped_after_it_was_looked_at_is_not_sent(
-    rooted: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_is_swapped_after_its_check_is_not_sent(
+    rooted: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, secret = rooted / "inner.mp4", rooted.parent / "secret" / "a clip.mp4"
-    real = Sources._url_of
 
-    def swapped(self: Sources, source: Any) -> str:
+    def swap(*_: object, **__: object) -> str:
+        """Attack between the checks of all files and the use of the second one."""
         (rooted / "sub" / "a clip.mp4").unlink()
         (rooted / "sub" / "a clip.mp4").symlink_to(secret)
-        return real(self, source)
+        raise NotImplementedError
 
-    monkeypatch.setattr(Sources, "_url_of", swapped)
-    with pytest.raises(VaceTransportError, match="Another file than was looked at"):
-        reachable(src_video=f"file://{path}")
+    monkeypatch.setattr(type(memory), "sign", swap)
+    memory.pipe_file("/b/in.mp4", MP4)
+    with pytest.raises(VaceTransportError, match="The file was replaced after its check"):
+        reachable(src_video="memory://b/in.mp4", src_mask=f"file://{path}")
 
 
 @pytest.mark.parametrize("name", ["a%20clip.mp4", "sub/a%20clip.mp4", "inner.mp4", "sub/../a clip.mp4"])
@@ -395,7 +401,7 @@ def test_path_objects_name_local_files_too(rooted: Path) -> None:
         "../a.mp4",
     ],
 )
-def test_nothing_else_of_the_machine_is_sent(rooted: Path, fast_emulator: Emulator, path: str) -> None:
+def test_no_other_file_of_the_machine_is_sent(rooted: Path, fast_emulator: Emulator, path: str) -> None:
     with pytest.raises(VaceInputError) as caught:
         reachable(src_video=path.format(root=rooted))
     assert caught.value.field == "src_video"
@@ -421,7 +427,7 @@ def test_without_allowed_directories_no_local_file_is_sent(fast_emulator: Emulat
         ([], ()),
     ],
 )
-def test_allowed_directories_are_said_in_a_list_or_in_text(
+def test_input_roots_are_a_list_or_text(
     fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, said: Any, roots: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection_to(input_roots=said))
@@ -429,7 +435,7 @@ def test_allowed_directories_are_said_in_a_list_or_in_text(
 
 
 @pytest.mark.parametrize("said", ["relative", ["/a", 5], {"a": 1}, 7])
-def test_directories_that_are_none_are_named(
+def test_invalid_input_roots_are_named(
     fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, said: Any
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection_to(input_roots=said))
@@ -437,11 +443,11 @@ def test_directories_that_are_none_are_named(
         _ = VaceHook().settings
 
 
-# --- what must not be seen -------------------------------------------------------------------------
+# --- secrets -------------------------------------------------------------------------
 
 
 def test_signatures_are_masked_wherever_they_may_be_written() -> None:
-    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # Airflow tells of no other
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the public module hides the name
 
     url = "https://x.example/a.mp4?X-Amz-Signature=0123456789abcdef01&X-Amz-Expires=3600&sig=ab%2Fcdefghijklmnop"
     mask_signatures({"src_video": url, "src_ref_images": [url], "prompt": "https://[", "seed": 7})

@@ -13,8 +13,6 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     TaskDeferred,
 )
-from airflow.sdk.io import attach
-from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_vace.core.requests import read_known
 from airflow_vace.emulator import Emulator
@@ -40,6 +38,7 @@ from support.attempts import (
     task,
     waiting,
 )
+from support.stores import fail_writes
 from support.tasks import Run, Store
 
 if TYPE_CHECKING:
@@ -226,17 +225,6 @@ def test_another_connection_cancels_the_old_prediction_at_the_old_server(
     assert "could not be canceled and may run, and be billed, to its end" in capfd.readouterr().out
 
 
-class FullDisk(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
-    """A file system that takes no file while `is_full`."""
-
-    is_full = True
-
-    def put_file(self, *args: Any, **kwargs: Any) -> None:
-        if self.is_full:
-            raise OSError(28, "No space left on device")
-        super().put_file(*args, **kwargs)
-
-
 # --- saved, and expired ----------------------------------------------------------------------------
 
 
@@ -267,15 +255,14 @@ def test_an_expired_unsaved_prediction_is_submitted_again(
     assert billed(fast_emulator) == 2
 
 
-@pytest.mark.usefixtures("memory")
-def test_a_file_that_could_not_be_saved_is_saved_by_the_retry(fast_emulator: Emulator) -> None:
-    disk = FullDisk(skip_instance_cache=True)
-    attach(protocol="memory", fs=disk)
-    disk.mkdir("/bucket")
-    run = waiting(save_to="memory://bucket/clips/")
-    with pytest.raises(OSError, match="No space left"):
-        run.result()
-    disk.is_full = False
+def test_a_file_that_could_not_be_saved_is_saved_by_the_retry(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = waiting(save_to=f"{tmp_path}/")
+    with monkeypatch.context() as patch:
+        fail_writes(patch, OSError(28, "No space left on device"))
+        with pytest.raises(OSError, match="No space left"):
+            run.result()
     assert run.retried().result()["files"][0]["size"] > 0
     assert billed(fast_emulator) == 1
 

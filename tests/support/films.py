@@ -1,4 +1,4 @@
-"""The smallest files that pass for media, and small real films."""
+"""Smallest valid media files, and small real films."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An S3 server on loopback, in a process of its own."""
+"""An S3 server on loopback, in a separate process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airflow_vace import demo
 class S3:
     """A moto server with one bucket, `clips`; `conn_id@` is `store`.
 
-    :param home: where it works
+    :param home: working directory of the process
     """
 
     def __init__(self, home: Path = Path("/")) -> None:
@@ -64,7 +64,7 @@ class S3:
             return False
 
     def put(self, key: str, content: bytes) -> str:
-        """Put a file there and return its address, as a task names it."""
+        """Upload a file and return its address for tasks."""
         self.client.put_object(Bucket="clips", Key=key, Body=content)
         return f"s3://store@clips/{key}"
 
@@ -77,6 +77,6 @@ class S3:
         return content
 
     def unfinished(self) -> list[str]:
-        """Keys of uploads in parts that nobody has completed or aborted."""
+        """Return the keys of multipart uploads that are neither complete nor aborted."""
         found = self.client.list_multipart_uploads(Bucket="clips").get("Uploads", [])
         return [item["Key"] for item in found]

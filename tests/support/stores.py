@@ -1,7 +1,8 @@
-"""Object stores for tests: fsspec's in memory, known to Airflow, and a directory of films."""
+"""Object stores in memory for tests, known to Airflow, and a local disk that refuses writes."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def memory() -> Iterator[Any]:
-    """A store `memory://` that Airflow knows; empty."""
+    """An empty store at `memory://`, known to Airflow."""
     from airflow.sdk.io import attach
     from fsspec.implementations.memory import MemoryFileSystem
 
@@ -23,6 +24,27 @@ def memory() -> Iterator[Any]:
     yield store
     store.store.clear()
     store.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def object_store(memory: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The store at `memory://` with the bucket `b`, and with the atomic writes of an object store."""
+    monkeypatch.setattr(type(memory), "protocol", ("memory", "gs"))
+    memory.mkdir("/b")
+    return memory
+
+
+def fail_writes(patch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let the file system fail each time that a finished temporary file becomes a final one."""
+    rename = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        # The emulator renames files too, but none with a hidden name.
+        if path.name.startswith(".") and path.suffix == ".part":
+            raise error
+        return rename(path, target)
+
+    patch.setattr(Path, "replace", replace)
 
 
 def files_in(store: Any) -> dict[str, bytes]:

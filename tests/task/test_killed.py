@@ -24,6 +24,7 @@ from airflow_vace.sensors import VacePredictionSensor
 from airflow_vace.submission.ledger import Ledger
 from airflow_vace.submission.record import Phase, Record
 from support.attempts import Killed, billed, statuses, task, waiting
+from support.stores import fail_writes
 from support.tasks import Run, Store
 
 if TYPE_CHECKING:
@@ -387,12 +388,9 @@ def test_an_attempt_that_was_superseded_leaves_the_new_ones_intent_alone(server:
 def test_an_execution_timeout_while_it_saves_is_left_to_a_retry_that_saves(
     fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(*_: object) -> None:
-        raise AirflowTaskTimeout
-
     run = waiting(save_to=f"{tmp_path}/")
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_vace.storage.paths.Place.take", late)
+        fail_writes(patch, AirflowTaskTimeout())
         with pytest.raises(AirflowTaskTimeout):
             run.result()
     assert run.retried().result()["files"]
