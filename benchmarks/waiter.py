@@ -38,10 +38,10 @@ def ours(url: str, interval: float | None, backend: str = "gateway") -> Way:
     extra = {"backend": backend, "verify": os.environ["SSL_CERT_FILE"]}
     connection = {"conn_type": "vace", "host": url, "password": KEY, "extra": extra}
     os.environ["AIRFLOW_CONN_VACE_DEFAULT"] = json.dumps(connection)
-    from airflow_vace import hooks
+    from airflow_vace import connection as connections
     from airflow_vace.triggers import VacePredictionTrigger
 
-    known = vars(hooks)["get_async_connection"]
+    known = vars(connections)["get_async_connection"]
 
     async def slow(*args: Any, **kwargs: Any) -> Any:
         global look_ups  # noqa: PLW0603 - a counter
@@ -49,7 +49,7 @@ def ours(url: str, interval: float | None, backend: str = "gateway") -> Way:
         await asyncio.sleep(LOOK_UP_SECONDS)
         return await known(*args, **kwargs)
 
-    setattr(hooks, "get_async_connection", slow)  # noqa: B010 - counted, and as slow as Airflow's
+    setattr(connections, "get_async_connection", slow)  # noqa: B010 - counted, and as slow as Airflow's
 
     async def wait(number: int) -> Any:
         trigger = VacePredictionTrigger({"id": f"p{number}", "status": "starting"}, poll_interval=interval)

@@ -1,4 +1,4 @@
-"""Both faces of the hook meet the same server in the same tests: `call` runs one or the other."""
+"""The hook against a server; the fixture `call` runs each test with blocking and with awaitable calls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from support.faces import FOX, Call, final
 # --- the whole way, on each back-end ---------------------------------------------------------------
 
 
-def test_a_prediction_is_created_and_looked_at(
+def test_a_prediction_is_created_and_polled(
     call: Call, backend: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection_to(backend=backend))
@@ -57,7 +57,7 @@ def test_a_prediction_is_created_and_looked_at(
 
 @pytest.mark.parametrize("reference", ["payload", "id", "urls.get", "prediction"])
 @pytest.mark.usefixtures("slow")
-def test_a_prediction_is_found_by_whatever_refers_to_it(call: Call, reference: str) -> None:
+def test_a_prediction_is_found_by_any_reference(call: Call, reference: str) -> None:
     created = call("create", FOX)
     forms = {
         "payload": created.payload(),
@@ -69,14 +69,14 @@ def test_a_prediction_is_found_by_whatever_refers_to_it(call: Call, reference: s
     assert call("get", forms[reference]).id == created.id
 
 
-def test_a_running_prediction_is_canceled_and_one_that_has_ended_stays(call: Call, slow: Emulator) -> None:
+def test_a_running_prediction_is_canceled_and_a_terminal_one_stays(call: Call, slow: Emulator) -> None:
     created = call("create", FOX)
     assert call("cancel", created).status == "canceled"
     assert call("cancel", created.payload()).status == "canceled"
     assert slow.bill["predictions"][0]["status"] == "canceled"
 
 
-def test_a_cancel_that_is_answered_in_other_words_is_looked_up(call: Call, slow: Emulator) -> None:
+def test_a_cancel_with_another_answer_is_checked_by_a_poll(call: Call, slow: Emulator) -> None:
     created = call("create", FOX)
     slow.faults.add(path="*/cancel", accept=True, status=202, body={"ok": True})
     assert call("cancel", created).status == "canceled"
@@ -109,7 +109,7 @@ def test_a_server_that_ignores_created_after_is_filtered_here(
     assert [p.id for p in call("list", created_after="2025-01-01T12:00:00Z")] == ["new"]
 
 
-def test_a_list_that_goes_on_for_ever_is_an_error_and_a_foreign_page_is_not_asked_for(
+def test_an_endless_list_and_a_foreign_page_are_errors(
     call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", slow.connection_to(backend="replicate"))
@@ -136,7 +136,7 @@ def test_bad_input_costs_no_request(call: Call, emulator: Emulator) -> None:
     assert emulator.requests == []
 
 
-def test_a_doubt_about_the_input_is_a_warning_in_the_log(
+def test_a_doubtful_input_is_a_warning_in_the_log(
     call: Call, emulator: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     call("create", {"prompt": "a fox", "sample_steps": 100, "frame_num": 82})
@@ -201,7 +201,7 @@ def test_the_connections_model_and_version_are_the_defaults(
         ({"status": 200, "headers": {"Content-Type": "text/html"}, "body": "<html>"}, VaceProtocolError),
     ],
 )
-def test_a_refused_create_is_raised_at_once_and_not_sent_again(
+def test_a_refused_create_is_not_sent_again(
     call: Call, emulator: Emulator, fault: dict[str, Any], kind: type[VaceError]
 ) -> None:
     emulator.faults.add(times=None, **fault)
@@ -230,7 +230,7 @@ def test_a_refused_create_is_raised_at_once_and_not_sent_again(
     ],
     ids=lambda fault: ",".join(f"{k}={v}" for k, v in fault.items()),
 )
-def test_a_create_that_may_have_been_accepted_is_never_sent_again(
+def test_a_create_that_may_be_accepted_is_never_sent_again(
     call: Call, emulator: Emulator, fault: dict[str, Any]
 ) -> None:
     emulator.faults.add(method="POST", **fault)
@@ -242,7 +242,7 @@ def test_a_create_that_may_have_been_accepted_is_never_sent_again(
     assert caught.value.__cause__ is not None
 
 
-def test_a_reset_before_acceptance_cannot_be_told_from_one_after_it(call: Call, emulator: Emulator) -> None:
+def test_a_reset_before_acceptance_looks_like_a_reset_after_it(call: Call, emulator: Emulator) -> None:
     emulator.faults.add(method="POST", reset="before")
     with pytest.raises(SubmissionUnknown):
         call("create", FOX)
@@ -250,7 +250,7 @@ def test_a_reset_before_acceptance_cannot_be_told_from_one_after_it(call: Call, 
 
 
 @pytest.mark.parametrize("form", ["seconds", "decimal", "date", "body", "text", "none"])
-def test_a_create_that_was_turned_away_waits_as_told_and_is_paid_once(
+def test_a_rate_limited_create_waits_as_asked_and_is_paid_once(
     call: Call, emulator: Emulator, form: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scale_waits(monkeypatch, 1.0, min_retry_seconds=0.3)
@@ -263,7 +263,7 @@ def test_a_create_that_was_turned_away_waits_as_told_and_is_paid_once(
     assert emulator.bill["charged"] == 1
 
 
-def test_a_create_that_is_turned_away_again_and_again_says_so(call: Call, emulator: Emulator) -> None:
+def test_a_create_over_a_long_rate_limit_fails_at_once(call: Call, emulator: Emulator) -> None:
     emulator.faults.add(rate_limited("seconds", 1000.0, method="POST", times=None))
     with pytest.raises(VaceRateLimited) as caught:
         call("create", FOX)
@@ -271,7 +271,7 @@ def test_a_create_that_is_turned_away_again_and_again_says_so(call: Call, emulat
     assert len(emulator.requests) == 1
 
 
-def test_a_server_that_is_not_there_is_an_error_that_says_that_nothing_was_sent(
+def test_an_unreachable_server_is_an_error_with_nothing_sent(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scale_waits(monkeypatch, 1.0, max_create_attempts=2, min_retry_seconds=0.01)
@@ -303,7 +303,7 @@ def test_a_server_that_is_not_there_is_an_error_that_says_that_nothing_was_sent(
     ],
     ids=str,
 )
-def test_one_look_is_one_request_and_its_failure_has_a_name(
+def test_one_poll_is_one_request_and_fails_with_a_named_error(
     call: Call, slow: Emulator, fault: dict[str, Any], kind: type[VaceError]
 ) -> None:
     created = call("create", FOX)
@@ -339,9 +339,7 @@ def test_huge_logs_do_not_get_into_a_payload(call: Call, patient: Emulator) -> N
     assert len(json.dumps(told.payload())) < 2000
 
 
-def test_the_deadline_is_told_to_the_server(
-    call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_server_gets_the_deadline(call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", slow.connection_to(backend="replicate"))
     created = call("create", FOX, deadline=time.time() + 0.5)
     (run,) = slow.world.runs.values()
@@ -362,7 +360,7 @@ def test_the_connection_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert hook.fresh().get_prediction(created).id == created.id
 
 
-def test_trouble_with_the_secrets_back_end_is_told_as_such(
+def test_a_failed_secrets_back_end_is_a_transport_error(
     call: Call, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -380,7 +378,7 @@ def test_trouble_with_the_secrets_back_end_is_told_as_such(
 # --- waiting, testing, files -----------------------------------------------------------------------
 
 
-def test_waiting_returns_the_end_whatever_it_is(emulator: Emulator) -> None:
+def test_waiting_returns_success_and_failure_alike(emulator: Emulator) -> None:
     hook = VaceHook()
     done = hook.wait_for_prediction(hook.create_prediction(FOX), poll_interval=0.05)
     assert done.status == "succeeded"
@@ -389,7 +387,7 @@ def test_waiting_returns_the_end_whatever_it_is(emulator: Emulator) -> None:
     assert (done.status, done.error) == ("failed", "E1001")
 
 
-def test_waiting_ends_at_its_time_out_without_a_cancel(slow: Emulator) -> None:
+def test_a_wait_ends_at_its_timeout_without_a_cancel(slow: Emulator) -> None:
     hook = VaceHook()
     created = hook.create_prediction(FOX)
     with pytest.raises(PredictionTimeout):
@@ -397,7 +395,7 @@ def test_waiting_ends_at_its_time_out_without_a_cancel(slow: Emulator) -> None:
     assert slow.bill["predictions"][0]["status"] == "starting"
 
 
-def test_waiting_gives_up_on_a_key_that_stays_refused(slow: Emulator) -> None:
+def test_a_wait_ends_with_a_key_that_stays_refused(slow: Emulator) -> None:
     hook = VaceHook()
     created = hook.create_prediction(FOX)
     slow.faults.add(method="GET", status=401, body={"detail": "no"}, times=None)
@@ -451,7 +449,7 @@ def test_a_failed_test_of_a_connection_says_which_part_failed(
     ],
     ids=str,
 )
-def test_a_server_that_is_no_such_api_or_in_trouble_is_told_apart(
+def test_a_connection_test_distinguishes_other_servers_from_failing_ones(
     slow: Emulator, fault: dict[str, Any], verdict: str
 ) -> None:
     slow.faults.add(method="GET", times=None, **fault)
@@ -461,7 +459,7 @@ def test_a_server_that_is_no_such_api_or_in_trouble_is_told_apart(
     assert slow.bill["charged"] == 0
 
 
-def test_a_session_is_httphooks_with_the_connections_habits_and_no_key(
+def test_a_session_has_the_settings_of_the_connection(
     slow: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     one, two = str(tmp_path / "a.pem"), str(tmp_path / "b.pem")
@@ -480,7 +478,7 @@ def test_a_session_is_httphooks_with_the_connections_habits_and_no_key(
 
 
 @pytest.mark.usefixtures("slow")
-def test_the_asynchronous_face_works_without_a_context_too() -> None:
+def test_awaitable_calls_work_without_a_context_too() -> None:
     async def run() -> str:
         created = await VaceHook().acreate_prediction(FOX)
         return str((await VaceHook().aget_prediction(created)).status)
@@ -488,7 +486,7 @@ def test_the_asynchronous_face_works_without_a_context_too() -> None:
     assert asyncio.run(run()) == "starting"
 
 
-def test_calls_at_once_share_one_session_which_is_closed(
+def test_concurrent_calls_share_one_session_and_close_it(
     slow: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []

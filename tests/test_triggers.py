@@ -12,7 +12,7 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.execution_time.comms import TaskStatesResult
 
-from airflow_vace import hooks
+from airflow_vace import connection
 from airflow_vace.core.timing import Timing
 from airflow_vace.emulator.faults import PRESETS, rate_limited
 from airflow_vace.exceptions import VaceInputError
@@ -296,7 +296,7 @@ def test_a_wait_takes_one_look_up_and_one_session_and_closes_it(
         looked_up.append(args)
         return await real(*args, **kwargs)
 
-    monkeypatch.setattr(hooks, "get_async_connection", counted)
+    monkeypatch.setattr(connection, "get_async_connection", counted)
     created = submitted()
     event_of(VacePredictionTrigger(created.payload(), deadline=time.time() + 150 * SCALE))
     assert len(slow_emulator.requests) > 3
@@ -338,7 +338,7 @@ def test_the_connection_may_fail_to_be_read_for_a_while(
             raise RuntimeError("the supervisor is away")
         return await real(*args, **kwargs)
 
-    monkeypatch.setattr(hooks, "get_async_connection", flaky)
+    monkeypatch.setattr(connection, "get_async_connection", flaky)
     event = event_of(VacePredictionTrigger(created.payload(), poll_interval=0.05))
     assert event["status"] == "succeeded"
     assert len(calls) == 3
@@ -358,7 +358,7 @@ def test_a_connection_that_is_said_not_to_be_there_may_come_back(
             raise AirflowNotFoundException("The conn_id `vace_default` isn't defined")
         return await real(*args, **kwargs)
 
-    monkeypatch.setattr(hooks, "get_async_connection", away)
+    monkeypatch.setattr(connection, "get_async_connection", away)
     event = event_of(VacePredictionTrigger(created.payload(), poll_interval=0.05))
     assert event["status"] == "succeeded"
     assert fast_emulator.bill["charged"] == 1

@@ -1,4 +1,4 @@
-"""The API's clients, without Airflow: one blocking, one asynchronous, both drivers of the same calls.
+"""The API's clients without Airflow, blocking and asynchronous: two drivers of the same calls.
 
 The calls themselves are in :mod:`airflow_vace.core.calls`.
 """
@@ -18,10 +18,10 @@ from airflow_vace.client.addresses import refuse_private
 from airflow_vace.client.asynchronous import AsyncClient
 from airflow_vace.client.blocking import Session, read_whole, send, streamed
 from airflow_vace.client.downloads import Download
-from airflow_vace.core.calls import Connect, Note, Pause
 from airflow_vace.core.clock import Clock
 from airflow_vace.core.errors import read_error, served_at
 from airflow_vace.core.requests import Request
+from airflow_vace.core.steps import Connect, Note, Pause
 from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError, excerpt
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import requests
 
     from airflow_vace.client.settings import Settings
-    from airflow_vace.core.calls import Call, Step
     from airflow_vace.core.requests import Response
+    from airflow_vace.core.steps import Call, Step
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class Surroundings:
 class VaceClient:
     """Run calls over requests, blocking.
 
-    `is_create_open` is True from the moment in which a create is sent until a pause between two attempts: if
+    `is_create_open` is True from the sending of a create until the pause before the next attempt: if
     an exception from outside ends the call meanwhile, the create may have been accepted.
 
     :param connect: returns the connection's settings
@@ -80,7 +80,7 @@ class VaceClient:
         self.is_create_open = False
 
     def run(self, call: Call[T]) -> T:
-        """Run a call to its end, and return its result.
+        """Run a call to the end, and return the result.
 
         :raises VaceError: the call's failure
         """
@@ -165,7 +165,7 @@ class VaceClient:
 class AsyncVaceClient:
     """Run calls over aiohttp.
 
-    Inside `async with` all calls share one session; outside of it each call opens and closes a session.
+    Inside `async with` all calls share a session; otherwise each call opens and closes a session.
 
     :param connect: awaits the connection's settings
     """
@@ -179,7 +179,7 @@ class AsyncVaceClient:
         self._client: AsyncClient | None = None
 
     async def run(self, call: Call[T]) -> T:
-        """Await a call's end, and return its result.
+        """Await the end of a call, and return the result.
 
         :raises VaceError: the call's failure
         """
@@ -244,7 +244,7 @@ class AsyncVaceClient:
 
 
 def open_session(settings: Settings) -> Session:
-    """Return a session with the connection's TLS and proxies, without a key: each request brings it."""
+    """Return a session with the connection's TLS and proxies, without a key: each request brings the key."""
     session = Session()
     session.verify = settings.verify
     session.cert = settings.cert

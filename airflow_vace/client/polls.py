@@ -1,4 +1,4 @@
-"""The parts of the shared poller: one wait, the queue of next polls, the polls in flight, the log lines."""
+"""The parts of the shared poller: member, queue of next polls, polls in flight, log lines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LINES_SECONDS = 0.1
 
 
 class Member:
-    """One wait among those of a poller.
+    """A wait in a poller.
 
     :param wait: decides after each poll
     :param write: writes a line to the log of the wait's own task; True as second argument for a warning
@@ -65,7 +65,7 @@ class Member:
         return self.poll is None and not self.over.done()
 
     def request(self, settings: Settings) -> Request:
-        """Return the request of a poll; it is described once for each state of the connection."""
+        """Return the request of a poll, described once for each state of the connection."""
         if self._request is None or settings is not self._settings:
             self._settings, self._request = settings, settings.api.get(self.wait.prediction)
         return self._request
@@ -80,7 +80,7 @@ class Member:
 class PollQueue:
     """Waits in the order of their next polls, in seconds of the event loop's clock.
 
-    To move a wait, a new entry is pushed; the old one stays until it comes to the front.
+    To move a wait, a new entry is pushed; the old entry stays until the front of the queue reaches it.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class PollQueue:
         return len(self._entries)
 
     def put(self, member: Member, due: float, waits: int) -> bool:
-        """Set the next poll of a wait; return True if it is the first one in the queue.
+        """Set the next poll of a wait; return True if the wait is now first in the queue.
 
         :param waits: number of waits in the poller
         """
@@ -104,7 +104,7 @@ class PollQueue:
         return self._entries[0][2] is member
 
     def first(self) -> tuple[float, Member] | None:
-        """Return the next poll, None if no wait needs one."""
+        """Return moment and wait of the next poll; None for an empty queue."""
         while self._entries:
             due, turn, member = self._entries[0]
             if turn == member.turn and member.is_idle:
@@ -117,18 +117,18 @@ class PollQueue:
         heapq.heappop(self._entries)
 
     def pop_due(self, until: float) -> Iterator[Member]:
-        """Remove and yield all waits that are due at a moment."""
+        """Remove and yield all waits with a poll due at a moment."""
         while (first := self.first()) is not None and first[0] <= until:
             self.pop()
             yield first[1]
 
     def due(self, now: float) -> list[Member]:
-        """Return all waits that are due, and leave them in the queue."""
+        """Return all waits with a due poll, without removal."""
         return [m for due, turn, m in self._entries if due <= now and turn == m.turn and m.is_idle]
 
 
 class PollsInFlight:
-    """The places for polls at a time; a slow poll gives up its place."""
+    """The places for polls at a time; a slow poll gives up the place."""
 
     def __init__(self, timing: Timing) -> None:
         self._slow_seconds = timing.slow_poll_seconds
@@ -144,7 +144,7 @@ class PollsInFlight:
         return set(self._since)
 
     def add(self, poll: asyncio.Task[None], now: float) -> None:
-        """Give a place to a poll that starts."""
+        """Give a place to a new poll."""
         self._since[poll] = now
 
     def remove(self, poll: asyncio.Task[None]) -> None:
@@ -185,7 +185,7 @@ class LogLines:
         self._waiting.append(member)
 
     async def write(self) -> None:
-        """Write all queued lines, each into its own task's log."""
+        """Write all queued lines, each into the log of the waiting task."""
         self.is_running = True
         while self._waiting:
             for _ in range(min(_LINES_AT_A_TIME, len(self._waiting))):

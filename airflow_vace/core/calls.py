@@ -1,21 +1,18 @@
 """The API's calls as generators: requests, retries and pauses, without I/O, clock or sleep.
 
-A call yields steps and receives their results: a :class:`Target` for :class:`Connect`, a
-:class:`~airflow_vace.core.requests.Response` for a :class:`~airflow_vace.core.requests.Request`, and None for
-:class:`Pause` and :class:`Note`. If a step fails, the driver throws its
-:class:`~airflow_vace.exceptions.VaceError` into the call. :mod:`airflow_vace.client.client` has a blocking
-and an asynchronous driver. The model is `auth_flow` of httpx.
+The steps of a call are in :mod:`airflow_vace.core.steps`, a blocking and an asynchronous driver in
+:mod:`airflow_vace.client.client`. The model is `auth_flow` of httpx.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from airflow_vace.core.requests import Form, Request, Response
+from airflow_vace.core.requests import Form
 from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
 from airflow_vace.core.retry import Backoff, CreateRetries, read_failed_create, verdict_of
+from airflow_vace.core.steps import Note, Pause, connected, sent
 from airflow_vace.core.wait import Final, GiveUp, PollAgain, Wait
 from airflow_vace.exceptions import (
     VaceAPIError,
@@ -33,63 +30,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import BinaryIO
 
-    from airflow_vace.core.requests import Api
+    from airflow_vace.core.steps import Call
     from airflow_vace.core.timing import Timing
 
 # Servers answer a cancel so if the prediction has ended, or if they know no cancel: its status decides then.
 _UNCANCELABLE = (400, 404, 405, 409, 410, 422)
-T = TypeVar("T")
-
 _PROBE_ID = "airflow-connection-test"
-
-
-class Target(Protocol):
-    """The server and the defaults of a connection."""
-
-    @property
-    def api(self) -> Api: ...
-
-    @property
-    def model(self) -> str: ...
-
-    @property
-    def version(self) -> str | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Connect:
-    """Read the connection, which may take a look-up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Sleep for a number of seconds; no request of the call is open meanwhile."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Write a line to the log of the caller."""
-
-    text: str
-    is_warning: bool = False
-
-
-Step = Connect | Request | Pause | Note
-Call = Generator[Step, Any, T]
-
-
-def connected() -> Call[Target]:
-    """Return the target of the connection."""
-    target: Target = yield Connect()
-    return target
-
-
-def sent(request: Request) -> Call[Response]:
-    """Return the response to a request, whatever its status."""
-    response: Response = yield request
-    return response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +61,9 @@ def create(
     now: Callable[[], float],
     before_resend: Callable[[], None] | None = None,
 ) -> Call[Prediction]:
-    """Submit a prediction, which is paid for, and return it.
+    """Submit a prediction, at a price, and return the server's answer.
 
-    The request is repeated only if the failed one was certainly not accepted.
+    The request is repeated only after a failure that rules out acceptance.
 
     :param now: returns seconds since the epoch, by this machine's clock
     :param before_resend: called before each repetition; an exception of it ends the call
@@ -151,14 +97,14 @@ def create(
 
 
 def get(prediction: object) -> Call[Prediction]:
-    """Return a prediction as the server shows it now."""
+    """Return the present state of a prediction."""
     api = (yield from connected()).api
     request = api.get(prediction)
     return read_prediction(api, request, (yield from sent(request)))
 
 
 def cancel(prediction: object) -> Call[Prediction]:
-    """Cancel a prediction and return its state; one that has ended stays as it is."""
+    """Cancel a prediction and return the new state; a terminal prediction stays terminal."""
     api = (yield from connected()).api
     request = api.cancel(prediction)
     try:
@@ -178,10 +124,11 @@ def cancel(prediction: object) -> Call[Prediction]:
 def stop(prediction: Prediction, *, timing: Timing) -> Call[Prediction | None]:
     """Cancel a prediction in several attempts, and log the consequence for the bill.
 
-    :return: its state; None if no cancel was accepted
+    :return: the new state; None if no cancel was accepted
     """
-    backoff = Backoff(timing=timing)
-    for attempt in range(1, timing.max_cancel_attempts + 1):
+    backoff, attempt = Backoff(timing=timing), 0
+    while True:
+        attempt += 1
         try:
             latest = prediction.updated((yield from cancel(prediction)))
         except VaceError as error:
@@ -190,17 +137,16 @@ def stop(prediction: Prediction, *, timing: Timing) -> Call[Prediction | None]:
                 f" {error}",
                 is_warning=True,
             )
-            if attempt == timing.max_cancel_attempts or not verdict_of(error, "cancel").now:
+            if attempt >= timing.max_cancel_attempts or not verdict_of(error, "cancel").now:
                 return None
-            yield Pause(backoff.next_delay())
         else:
             yield Note(f"Prediction {latest.id} is {latest.status}. {latest.bill}")
             return latest
-    return None
+        yield Pause(backoff.next_delay())
 
 
 class Listing:
-    """The pages of the account's predictions, newest first; `is_over` after the last one.
+    """The pages of the account's predictions, newest first; `is_over` after the last page.
 
     :param created_after: ISO 8601 time; older predictions are left out
     :param notes_unreadable: log how many items of a page cannot be read
@@ -252,7 +198,7 @@ class FileToUpload:
 
 
 def upload(file: FileToUpload, *, timing: Timing) -> Call[str]:
-    """Upload a file, which is free, and return its URL for use in an input."""
+    """Upload a file, free of charge, and return a URL for use in an input."""
     api, backoff, attempt = (yield from connected()).api, Backoff(timing=timing), 0
     while True:
         attempt += 1
@@ -271,7 +217,7 @@ def upload(file: FileToUpload, *, timing: Timing) -> Call[str]:
 
 
 def poll(wait: Wait, *, now: Callable[[], float]) -> Call[Final | PollAgain]:
-    """Poll once; a refusal is polled again here until it is settled, so it ends a wait alike in every mode.
+    """Poll once; repeat after a refusal until the refusal is settled, in every mode alike.
 
     :param now: returns seconds since the epoch, by the clock of the wait's deadline
     :raises VaceError: the reason for the end of the wait
@@ -291,7 +237,7 @@ def poll(wait: Wait, *, now: Callable[[], float]) -> Call[Final | PollAgain]:
 
 
 def wait_until_final(wait: Wait, *, now: Callable[[], float]) -> Call[Prediction]:
-    """Poll until the prediction is terminal, and return it.
+    """Poll until the prediction is terminal, and return the final state.
 
     :param now: returns seconds since the epoch, by the clock of the wait's deadline
     :raises VaceError: the reason for the end of the wait
@@ -304,7 +250,7 @@ def wait_until_final(wait: Wait, *, now: Callable[[], float]) -> Call[Prediction
 
 
 def probe() -> Call[tuple[bool, str]]:
-    """Ask for a prediction that cannot exist, which is free; return if address and key work, and a sentence.
+    """Ask for an impossible prediction, free of charge; return if address and key work, and a sentence.
 
     The answer distinguishes a wrong address from a wrong key.
     """
@@ -344,7 +290,7 @@ def _finding(error: VaceError) -> str:
 
 
 def _newer(page: Page, created_after: str | None) -> Page:
-    """Return a page without older predictions, for servers that ignore `created_after`."""
+    """Return a page without older predictions, since some servers ignore `created_after`."""
     start = parse_time(created_after)
     if start is None:
         return page

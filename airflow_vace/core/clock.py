@@ -1,4 +1,4 @@
-"""The clock that deadlines count by: no prediction is canceled on the word of one machine's clock."""
+"""The clock of deadlines: no prediction is canceled by a single machine's clock."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from airflow_vace.core.timing import Timing
 
 @dataclass(slots=True)
 class Clock:
-    """This machine's clock beside the server's, shown by the header `Date` of its answers (RFC 9110, 6.6.1).
+    """This machine's clock beside the server's, as the header `Date` of answers shows (RFC 9110, 6.6.1).
 
-    Deadlines are kept in the server's time, which all machines share. `offset` is how far the server's clock
-    is ahead, in seconds: 0.0 while both agree, None until an answer has shown it. `agreed` is the offset at
-    the submission. If it differs from today's, one of three clocks is wrong, and the later deadline holds.
+    Deadlines are kept in the server's time, because all machines share that clock.
+
+    :param offset: seconds by which the server's clock is ahead; 0.0 while both agree, None before an answer
+    :param agreed: the offset at the submission; if today's offset differs, a clock is wrong, and the later
+        deadline holds
+    :param tolerance: seconds within which two clocks agree
     """
 
     offset: float | None = None

@@ -1,4 +1,4 @@
-"""How a prediction ends: the errors for all ends but a success with its output."""
+"""The ends of a prediction: an error for each end except a success with output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_vace.prediction import Prediction, PredictionStatus
 
 
 def timed_out(prediction: Prediction, error: VaceError | None = None) -> PredictionTimeout:
-    """Return the error for a prediction that was not final at its deadline."""
+    """Return the error for a prediction without a terminal status at the deadline."""
     last = f" The last poll failed: {error}" if error else ""
     return PredictionTimeout(
         f"Prediction {prediction.id} was still {prediction.status} at its deadline. {prediction.bill}"
@@ -24,7 +24,7 @@ def timed_out(prediction: Prediction, error: VaceError | None = None) -> Predict
 
 
 def read_end(prediction: Prediction, now: float | None = None) -> Prediction:
-    """Return a prediction that succeeded and still has its output.
+    """Return a successful prediction with output; raise for any other end.
 
     :param now: seconds since the epoch, by the server's clock (default: this machine's)
     :raises PredictionFailed: for `failed`
@@ -53,12 +53,12 @@ def read_end(prediction: Prediction, now: float | None = None) -> Prediction:
     if prediction.has_expired if now is None else prediction.has_expired_at(now):
         raise PredictionExpired(
             f"Prediction {prediction.id} succeeded, but its files have been deleted: they live for an"
-            f" hour. {prediction.bill} Save them in time with save_to, and submit it anew.",
+            f" hour. {prediction.bill} Save them in time with save_to, and submit it again.",
             prediction=prediction,
         )
     if not prediction.has_output and not prediction.files:
         raise VaceProtocolError(
-            f"Prediction {prediction.id} succeeded, but brought no output. {prediction.bill} Look at"
+            f"Prediction {prediction.id} succeeded, but brought no output. {prediction.bill} See"
             f" {prediction.urls.get('web', 'it at the vendor')}, and ask the vendor for the money back.",
         )
     return prediction

@@ -1,6 +1,6 @@
-"""One table of retries: which error lets which call be sent again, by whom, and at what cost.
+"""The table of retries: after each class of error, the permission to send a call again, and the price.
 
-Everybody asks here: the calls of this package, the wait, the ledger, downloads, and Airflow's retries.
+The calls of this package, the wait, the ledger, downloads and Airflow's retries all read this table.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Failure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Who may send a call again after a failure, and whether the failed request may be billed.
+    """The permission to send a call again after a failure, and the risk that the failure is billed.
 
     :param now: the same call may repeat the request after a pause
     :param later: another Airflow attempt of the task may
@@ -124,7 +124,7 @@ _TABLE: dict[Failure, tuple[Verdict, ...]] = {
 
 
 def verdict_of(error: BaseException, call: CallName) -> Verdict:
-    """Return who may send a failed call again, and whether it may be billed."""
+    """Return the permission to send a failed call again."""
     return _TABLE[failure_of(error)][_CALLS.index(call)]
 
 
@@ -193,39 +193,37 @@ def is_lasting(error: BaseException) -> bool:
 
 
 def is_not_found(error: BaseException) -> bool:
-    """Return True if the API itself knows no such prediction."""
+    """Return True if the API itself does not know the prediction."""
     return failure_of(error) is Failure.NOT_FOUND
 
 
 def is_file_gone(error: BaseException) -> bool:
-    """Return True if a file host refuses a file: deleted, moved, or signed for a time that is over.
+    """Return True if a file host refuses a file: deleted, moved, or with an expired signature.
 
-    File hosts answer in XML or HTML, so the body is no evidence here.
+    File hosts answer in XML or HTML, hence the body is no evidence here.
     """
     return isinstance(error, VaceAPIError) and error.status_code in (403, 404, 410)
 
 
 def settling_limits(failure: Failure, timing: Timing) -> tuple[int, float] | None:
-    """Return after how many refusals in a row, and how many seconds, a poll believes one; None: never.
+    """Return the number of refusals in a row, and the seconds, after which a poll believes them.
 
-    Keys are changed, replicas lag behind a create, and a secrets back-end fails for a moment, so a single
-    refusal proves nothing.
+    A single refusal proves nothing: keys are changed, replicas lag behind a create, and a secrets back-end
+    fails for a moment. None stands for failures without an end.
     """
-    match failure:
-        case Failure.KEY_REFUSED:
-            return timing.max_auth_refusals, 0.0
-        case Failure.NOT_FOUND:
-            return timing.max_not_found, timing.not_found_grace_seconds
-        case Failure.NO_CONNECTION:
-            return timing.min_missing_connections, timing.missing_connection_grace_seconds
-    return None
+    limits = {
+        Failure.KEY_REFUSED: (timing.max_auth_refusals, 0.0),
+        Failure.NOT_FOUND: (timing.max_not_found, timing.not_found_grace_seconds),
+        Failure.NO_CONNECTION: (timing.min_missing_connections, timing.missing_connection_grace_seconds),
+    }
+    return limits.get(failure)
 
 
 def read_failed_create(error: VaceError) -> VaceError:
-    """Return the error that a failed create is to its caller: itself if the refusal is certain.
+    """Return the error of a failed create for the caller: the same error if the refusal is certain.
 
-    Time-outs, resets, 5xx and answers that break off may come after the server accepted, so they become
-    :class:`SubmissionUnknown`. A whole answer that cannot be read stays itself, since it shows what came.
+    Time-outs, resets, 5xx and truncated answers may come after the server accepted, and become
+    :class:`SubmissionUnknown`. A whole, unreadable answer keeps the error with the excerpt of the body.
     """
     if not verdict_of(error, "create").may_be_billed or failure_of(error) is Failure.UNREADABLE:
         return error
@@ -242,9 +240,9 @@ def read_failed_create(error: VaceError) -> VaceError:
 
 @dataclass(slots=True)
 class Backoff:
-    """Pauses that grow from `min_retry_seconds` to `max_retry_seconds`, or to `longest`.
+    """Growing pauses, from `min_retry_seconds` to `max_retry_seconds` or to `longest`.
 
-    Jitter only shortens them, so a bound that a DAG author gives holds.
+    Jitter only shortens a pause, to keep the bound of a DAG author.
     """
 
     longest: float | None = None
@@ -267,13 +265,13 @@ class Backoff:
         return max(delay, min(retry_after or 0.0, self.timing.max_retry_after_seconds))
 
     def delay_after(self, error: BaseException) -> float:
-        """Return the seconds until the next try after an error, which may carry a Retry-After."""
+        """Return the seconds until the next try after an error, perhaps with a Retry-After."""
         return self.next_delay(error.retry_after if isinstance(error, VaceAPIError) else None)
 
 
 @dataclass(slots=True)
 class CreateRetries:
-    """The pauses of one create, within its limits of attempts and seconds."""
+    """The pauses of a create, within the limits of attempts and seconds."""
 
     timing: Timing = Timing()
     attempt: int = field(init=False, default=0)
@@ -283,7 +281,7 @@ class CreateRetries:
         self._backoff = Backoff(timing=self.timing)
 
     def next_delay(self, error: BaseException, waited: float) -> float | None:
-        """Return the seconds after which a create is sent again; None if that is wrong, or over a limit.
+        """Return the seconds until a create is sent again; None for no further attempt.
 
         :param waited: seconds since the first request
         """

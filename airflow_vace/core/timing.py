@@ -1,4 +1,4 @@
-"""All durations and limits of repetition in one value, so that tests can scale them together."""
+"""All durations and limits of repetition in a single value, for tests to scale together."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Timing:
     max_trigger_search_seconds: float = 300.0
 
     def scaled(self, factor: float, **exceptions: Any) -> Self:
-        """Return the same limits with all durations multiplied, except those given by name."""
+        """Return the same limits with all durations multiplied, except durations given by name."""
         durations = {
             f.name: getattr(self, f.name) * factor for f in fields(self) if f.name.endswith("_seconds")
         }

@@ -41,7 +41,7 @@ Decision = PollAgain | Final | GiveUp
 
 @dataclass(slots=True)
 class _Refusals:
-    """Refusals of one class in a row, and the time of the first one."""
+    """Refusals of the same class in a row, and the time of the first."""
 
     failure: Failure
     since: float
@@ -50,10 +50,10 @@ class _Refusals:
 
 @dataclass(slots=True, kw_only=True)
 class Wait:
-    """One wait for one prediction: decides after each answer and each error.
+    """The wait for a prediction: decide after each answer and each error.
 
-    The waiting call and the shared poller both use this class, so both end a wait alike. After each decision
-    `news` holds a line for the log, or None if nothing changed, and `is_troubled` makes that line a warning.
+    The waiting call and the shared poller both use this class and end a wait alike. After each decision
+    `news` holds a line for the log, or None without a change, and `is_troubled` makes the line a warning.
 
     :param prediction: last known state, without input and logs while the prediction runs
     :param deadline: seconds since the epoch; None waits without end
@@ -83,16 +83,16 @@ class Wait:
 
     @property
     def is_refused(self) -> bool:
-        """Return True while the last error was a refusal that may yet end the wait."""
+        """Return True if the last error was a refusal, and the wait goes on."""
         return self._refusals is not None
 
     def mark_logged(self, status: object) -> None:
-        """Leave a status out of the news, because another process has logged it; an end stays news."""
+        """Leave a status out of the news after another process has logged the status; an end stays news."""
         if isinstance(status, str) and not PredictionStatus(status).is_final:
             self._logged_status = PredictionStatus(status)
 
     def answered(self, prediction: Prediction, now: float) -> Decision:
-        """Decide after an answer; any status but a terminal one is polled again until the deadline.
+        """Decide after an answer; without a terminal status, poll again until the deadline.
 
         :param now: seconds since the epoch, by the clock of the deadline
         """
@@ -137,7 +137,7 @@ class Wait:
         return GiveUp(timed_out(self.prediction))
 
     def _keep(self, latest: Prediction) -> None:
-        """Keep the latest state; thousands of waits share a process, so inputs and logs are dropped."""
+        """Keep the latest state without inputs and logs, because thousands of waits share a process."""
         known = self.prediction
         if latest.status.is_final or known.status.is_final:
             self.prediction = known.updated(latest)
@@ -164,7 +164,7 @@ class Wait:
         return None
 
     def _is_settled(self, error: VaceError, now: float) -> bool:
-        """Count a refusal; return True if it came so often in a row, for so long, that it will stay."""
+        """Count a refusal; return True after the number in a row, and the seconds, of a lasting refusal."""
         failure = failure_of(error)
         limits = settling_limits(failure, self.timing)
         if limits is None:

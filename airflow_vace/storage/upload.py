@@ -235,7 +235,7 @@ def mask_signatures(value: Any) -> None:
 
     :param value: text, or nested containers with texts
     """
-    from airflow_vace.hooks import mask_secrets_in
+    from airflow_vace.connection import mask_secrets_in
 
     mask_secrets_in(_texts_in(value))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.connection import get_async_connection
 
-from airflow_vace import hooks
+from airflow_vace import connection
 from airflow_vace.client import poller
 from airflow_vace.client.polls import MAX_POLLS
 from airflow_vace.core.requests import Api
@@ -70,7 +70,7 @@ def look_ups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         await asyncio.sleep(0.05)
         return await get_async_connection(conn_id, **kwargs)
 
-    monkeypatch.setattr(hooks, "get_async_connection", slow)
+    monkeypatch.setattr(connection, "get_async_connection", slow)
     return seen
 
 
@@ -206,10 +206,10 @@ def test_a_poll_that_is_canceled_before_its_start_frees_its_place(slow_emulator:
             wait = asyncio.create_task(found)
             await asyncio.sleep(0)  # it joins
             await asyncio.sleep(0)  # its poll is a task, and has not begun
-            assert len(mine._in_flight)
+            assert len(mine._polls.in_flight)
             wait.cancel()
             await asyncio.gather(wait, return_exceptions=True)
-            assert not len(mine._in_flight)
+            assert not len(mine._polls.in_flight)
         slow_emulator.faults.add(method="GET", patch=DONE, times=None)
         event = await event_of(second)
         await poller.leave(mine)
@@ -480,8 +480,8 @@ def test_the_queue_does_not_grow_with_replaced_entries(slow_emulator: Emulator) 
         await settled(slow_emulator, lambda: all(looked_at(slow_emulator, each) for each in created))
         for _ in range(100):
             for member in [each for same in mine._members.values() for each in same]:
-                mine._put(member, 60.0)
-        longest = len(mine._queue)
+                mine._polls.put(member, 60.0)
+        longest = len(mine._polls.queue)
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import pytest
 
 from airflow_vace.core import calls
-from airflow_vace.core.calls import Connect, Note, Pause, Step
 from airflow_vace.core.requests import Api, Request, Response
+from airflow_vace.core.steps import Connect, Note, Pause, Step
 from airflow_vace.core.timing import Timing
 from airflow_vace.core.wait import Final, PollAgain, Wait
 from airflow_vace.exceptions import (
@@ -29,7 +29,7 @@ from airflow_vace.exceptions import (
 from airflow_vace.prediction import Prediction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
     from contextlib import AbstractContextManager
 
 T = TypeVar("T")
@@ -348,8 +348,11 @@ def test_a_wait_ends_at_its_deadline() -> None:
 
 def test_a_wait_survives_a_connection_that_is_missing_for_a_moment() -> None:
     driver = Driver(known("succeeded"), target=VaceConnectionMissing("c"))
-    healed: Callable[[], float] = lambda: setattr(driver, "target", Target()) or driver.now  # noqa: E731
-    wait = Wait(prediction=STARTED)
-    decision = driver.run(calls.poll(wait, now=healed))
+
+    def now() -> float:
+        driver.target = Target()  # the connection is back by the next poll
+        return driver.now
+
+    decision = driver.run(calls.poll(Wait(prediction=STARTED), now=now))
     assert isinstance(decision, Final)
     assert decision.prediction.status == "succeeded"

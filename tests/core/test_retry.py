@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
@@ -39,6 +39,9 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.prediction import Prediction
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 def refused(status: int, **evidence: Any) -> VaceAPIError:
     kind = {401: VaceAuthError, 403: VaceAuthError, 402: VaceBillingError, 429: VaceRateLimited}
@@ -49,7 +52,7 @@ FAILED = PredictionFailed("m", prediction=Prediction.from_json({"id": "abc", "st
 
 # What each call may do after an error: AGAIN (this call and the next attempt of the task), NOW (this call),
 # LATER (the next attempt alone), NEVER, or UNCLEAR (never, and the create may be billed).
-ROWS: list[tuple[Failure, list[BaseException], tuple[Verdict, ...]]] = [
+ROWS: list[tuple[Failure, Sequence[BaseException], tuple[Verdict, ...]]] = [
     # class, errors of the class,        create,  poll,  cancel, list, upload, download
     (Failure.INVALID, [VaceInputError("m", field="prompt")], (NEVER, NEVER, NEVER, NEVER, NEVER, NEVER)),
     (Failure.NO_CONNECTION, [VaceConnectionMissing("c")], (LATER, AGAIN, NEVER, AGAIN, LATER, LATER)),

@@ -1,3 +1,5 @@
+"""The decisions of a wait: pauses, ends, log lines, and the errors of each end."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -27,12 +29,12 @@ from airflow_vace.prediction import Prediction
 TIMING = Timing()
 
 
-def told(status: str = "processing", **members: Any) -> Prediction:
+def prediction_of(status: str = "processing", **members: Any) -> Prediction:
     return Prediction.from_json({"id": "abc", "status": status, **members})
 
 
 def waiting(status: str = "unknown", **kwargs: Any) -> Wait:
-    return Wait(prediction=told(status), **kwargs)
+    return Wait(prediction=prediction_of(status), **kwargs)
 
 
 def refused(status: int, **more: Any) -> VaceAPIError:
@@ -43,7 +45,7 @@ def refused(status: int, **more: Any) -> VaceAPIError:
 # --- when ------------------------------------------------------------------------------------------
 
 
-def test_intervals_grow_from_two_to_fifteen_seconds_with_jitter_that_only_shortens() -> None:
+def test_pauses_grow_to_fifteen_seconds_and_jitter_shortens_them() -> None:
     backoff = Backoff()
     delays = [backoff.next_delay() for _ in range(12)]
     assert TIMING.min_retry_seconds * 0.8 <= delays[0] <= TIMING.min_retry_seconds
@@ -59,7 +61,7 @@ def test_the_authors_interval_bounds_the_pauses(interval: float) -> None:
     assert min(delays[15:]) >= interval * 0.8
 
 
-def test_an_interval_of_nought_is_no_loop_without_a_pause() -> None:
+def test_an_interval_of_zero_still_pauses() -> None:
     backoff = Backoff(0.0)
     assert all(backoff.next_delay() >= TIMING.min_poll_interval_seconds * 0.8 for _ in range(5))
 
@@ -74,15 +76,15 @@ def test_the_server_may_ask_for_more_time() -> None:
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "canceled", "aborted", "Cancelled"])
 def test_a_final_answer_ends_the_wait(status: str) -> None:
-    assert waiting(deadline=0.0).answered(told(status), now=10.0) == Final(told(status))
+    assert waiting(deadline=0.0).answered(prediction_of(status), now=10.0) == Final(prediction_of(status))
 
 
 @pytest.mark.parametrize("status", ["starting", "processing", "warming-up"])
-def test_any_other_answer_is_looked_at_again_until_the_deadline(status: str) -> None:
+def test_any_other_answer_is_polled_again_until_the_deadline(status: str) -> None:
     wait = waiting(deadline=100.0)
-    assert isinstance(wait.answered(told(status), now=10.0), PollAgain)
-    assert wait.answered(told(status), now=99.5) == PollAgain(0.5)
-    decision = wait.answered(told(status), now=100.0)
+    assert isinstance(wait.answered(prediction_of(status), now=10.0), PollAgain)
+    assert wait.answered(prediction_of(status), now=99.5) == PollAgain(0.5)
+    decision = wait.answered(prediction_of(status), now=100.0)
     assert isinstance(decision, GiveUp)
     assert isinstance(decision.error, PredictionTimeout)
     assert decision.error.prediction.status == status
@@ -90,16 +92,25 @@ def test_any_other_answer_is_looked_at_again_until_the_deadline(status: str) -> 
     assert "billed" in str(decision.error)
 
 
+def test_a_deadline_ends_a_wait_without_a_poll_too() -> None:
+    wait = waiting(deadline=100.0)
+    assert wait.overdue(99.0) is None
+    decision = wait.overdue(100.0)
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, PredictionTimeout)
+    assert wait.news is None
+
+
 def test_without_a_deadline_there_is_no_end() -> None:
-    assert isinstance(waiting().answered(told(), now=1e12), PollAgain)
+    assert isinstance(waiting().answered(prediction_of(), now=1e12), PollAgain)
 
 
-def test_statuses_that_run_backwards_are_lived_with_but_an_end_is_an_end() -> None:
+def test_a_status_may_go_back_but_an_end_stays() -> None:
     wait = waiting()
-    assert isinstance(wait.answered(told("processing"), 1.0), PollAgain)
-    assert isinstance(wait.answered(told("starting"), 2.0), PollAgain)
-    assert isinstance(wait.answered(told("succeeded"), 3.0), Final)
-    assert wait.answered(told("processing"), 4.0) == Final(told("succeeded"))
+    assert isinstance(wait.answered(prediction_of("processing"), 1.0), PollAgain)
+    assert isinstance(wait.answered(prediction_of("starting"), 2.0), PollAgain)
+    assert isinstance(wait.answered(prediction_of("succeeded"), 3.0), Final)
+    assert wait.answered(prediction_of("processing"), 4.0) == Final(prediction_of("succeeded"))
 
 
 # --- what an error means ---------------------------------------------------------------------------
@@ -115,7 +126,7 @@ PASSING: list[VaceError] = [
 @pytest.mark.parametrize(
     "error", PASSING, ids=lambda e: f"{type(e).__name__} {getattr(e, 'status_code', '')}"
 )
-def test_an_error_that_may_heal_ends_nothing_before_the_deadline(error: VaceError) -> None:
+def test_a_transient_error_ends_no_wait_before_the_deadline(error: VaceError) -> None:
     wait = waiting(deadline=1000.0)
     assert all(isinstance(wait.failed(error, now=1.0), PollAgain) for _ in range(100))
     decision = wait.failed(error, now=1000.0)
@@ -124,7 +135,7 @@ def test_an_error_that_may_heal_ends_nothing_before_the_deadline(error: VaceErro
     assert str(error) in str(decision.error)
 
 
-def test_at_the_deadline_without_any_answer_the_error_is_told_too() -> None:
+def test_a_timeout_names_the_last_error() -> None:
     decision = waiting(deadline=5.0).failed(refused(500), now=5.0)
     assert isinstance(decision, GiveUp)
     assert isinstance(decision.error, PredictionTimeout)
@@ -140,37 +151,37 @@ def test_at_the_deadline_without_any_answer_the_error_is_told_too() -> None:
         (410, TIMING.max_not_found),
     ],
 )
-def test_what_cannot_heal_ends_the_wait_only_in_a_row(status: int, most: int) -> None:
+def test_refusals_end_the_wait_only_in_a_row(status: int, most: int) -> None:
     error = refused(status)
     wait = waiting(timing=Timing(not_found_grace_seconds=0.0))
     for _ in range(3):
         assert all(isinstance(wait.failed(error, 1.0), PollAgain) for _ in range(most - 1))
-        wait.answered(told(), 1.0)
+        wait.answered(prediction_of(), 1.0)
     for _ in range(most - 1):
         wait.failed(error, 1.0)
     assert wait.failed(error, 1.0) == GiveUp(error)
 
 
-def test_a_404_is_given_some_time_however_often_it_comes() -> None:
+def test_a_404_ends_the_wait_only_after_some_time() -> None:
     wait = waiting()
     for _ in range(100):
         assert isinstance(wait.failed(refused(404), 1.0), PollAgain)
     assert isinstance(wait.failed(refused(404), 1.0 + TIMING.not_found_grace_seconds), GiveUp)
 
 
-def test_another_kind_of_error_between_breaks_the_row() -> None:
+def test_another_error_in_between_starts_the_count_again() -> None:
     wait = waiting()
     for _ in range(50):
         assert isinstance(wait.failed(refused(401), 1.0), PollAgain)
         assert isinstance(wait.failed(refused(500), 1.0), PollAgain)
 
 
-def test_a_reference_that_is_no_prediction_ends_the_wait_at_once() -> None:
+def test_a_reference_to_no_prediction_ends_the_wait_at_once() -> None:
     error = VaceInputError("no prediction", field="prediction")
     assert waiting().failed(error, 1.0) == GiveUp(error)
 
 
-def test_the_time_that_the_server_names_is_kept_but_not_beyond_the_deadline() -> None:
+def test_a_retry_after_holds_up_to_the_deadline() -> None:
     wait = waiting(deadline=100.0)
     assert wait.failed(refused(429, retry_after=50.0), now=10.0) == PollAgain(50.0)
     assert wait.failed(refused(429, retry_after=500.0), now=10.0) == PollAgain(90.0)
@@ -192,15 +203,15 @@ def test_a_status_is_news_once_and_progress_in_tenths() -> None:
     said = []
     for number, prediction in enumerate(
         (
-            told("starting"),
-            told("starting"),
-            told("processing"),
-            told("processing", logs="Loading: 60%|█| 3/5 [00:01<00:01, 1.00s/it]"),
-            told("processing", logs=bar(2)),
-            told("processing", logs=bar(4)),
-            told("processing", logs=bar(6)),
-            told("processing", logs=bar(9)),
-            told("succeeded"),
+            prediction_of("starting"),
+            prediction_of("starting"),
+            prediction_of("processing"),
+            prediction_of("processing", logs="Loading: 60%|█| 3/5 [00:01<00:01, 1.00s/it]"),
+            prediction_of("processing", logs=bar(2)),
+            prediction_of("processing", logs=bar(4)),
+            prediction_of("processing", logs=bar(6)),
+            prediction_of("processing", logs=bar(9)),
+            prediction_of("succeeded"),
         )
     ):
         wait.answered(prediction, float(number))
@@ -218,55 +229,55 @@ def test_a_status_is_news_once_and_progress_in_tenths() -> None:
     ]
 
 
-def test_a_bar_without_a_rate_tells_what_it_knows() -> None:
+def test_a_bar_without_a_rate_shows_its_steps() -> None:
     wait = waiting("processing")
-    wait.answered(told(logs="10%|█| 5/50 [00:01<?, ?it/s]"), 1.0)
+    wait.answered(prediction_of(logs="10%|█| 5/50 [00:01<?, ?it/s]"), 1.0)
     assert wait.news == "Prediction abc: processing, 10 %, step 5 of 50"
-    wait.answered(told(logs="20%|█| 10/50 [00:01<00:40, ?it/s]"), 2.0)
+    wait.answered(prediction_of(logs="20%|█| 10/50 [00:01<00:40, ?it/s]"), 2.0)
     assert wait.news == "Prediction abc: processing, 20 %, step 10 of 50, 40 s left"
 
 
-def test_what_somebody_has_told_before_is_no_news_but_an_end_is() -> None:
+def test_a_logged_status_is_no_news_but_an_end_is() -> None:
     wait = waiting()
     wait.mark_logged("starting")
-    wait.answered(told("starting"), 1.0)
+    wait.answered(prediction_of("starting"), 1.0)
     assert wait.news is None
     wait.mark_logged("succeeded")
     wait.mark_logged(None)
-    wait.answered(told("succeeded"), 2.0)
+    wait.answered(prediction_of("succeeded"), 2.0)
     assert wait.news == "Prediction abc: succeeded"
 
 
-def test_starting_for_long_is_told_ever_more_seldom() -> None:
+def test_a_long_start_is_logged_at_growing_intervals() -> None:
     wait = waiting("starting")
     said = []
     for now in range(0, 400, 10):
-        wait.answered(told("starting"), float(now))
+        wait.answered(prediction_of("starting"), float(now))
         if wait.news:
             said.append((now, wait.news))
     assert [now for now, _ in said] == [30, 60, 120, 240]
     assert said[0][1] == "Prediction abc: starting for 30 s, a cold boot or a queue"
 
 
-def test_a_prediction_that_runs_is_kept_without_its_input_and_logs() -> None:
+def test_a_running_prediction_is_kept_without_input_and_logs() -> None:
     wait = waiting()
-    wait.answered(told("processing", logs=bar(2), input={"src_video": "data:" + "x" * 9999}), 1.0)
+    wait.answered(prediction_of("processing", logs=bar(2), input={"src_video": "data:" + "x" * 9999}), 1.0)
     assert (wait.prediction.logs, wait.prediction.input) == (None, {})
-    decision = wait.answered(told("succeeded", logs="all", input={"seed": 7}), 2.0)
+    decision = wait.answered(prediction_of("succeeded", logs="all", input={"seed": 7}), 2.0)
     assert isinstance(decision, Final)
     assert decision.prediction.input == {"seed": 7}
 
 
 def test_an_unknown_status_warns_once() -> None:
     wait = waiting()
-    wait.answered(told("warming-up"), 1.0)
+    wait.answered(prediction_of("warming-up"), 1.0)
     assert wait.is_troubled
     assert "not known" in (wait.news or "")
-    wait.answered(told("warming-up"), 1.0)
+    wait.answered(prediction_of("warming-up"), 1.0)
     assert wait.news is None
 
 
-def test_trouble_is_told_once_and_its_end_too() -> None:
+def test_trouble_and_its_end_are_logged_once() -> None:
     wait = waiting("processing")
     wait.failed(refused(500), 1.0)
     assert wait.is_troubled
@@ -274,7 +285,7 @@ def test_trouble_is_told_once_and_its_end_too() -> None:
     wait.failed(refused(500), 1.0)
     said = [(wait.news, wait.is_troubled)]
     for _ in range(2):
-        wait.answered(told(), 1.0)
+        wait.answered(prediction_of(), 1.0)
         said.append((wait.news, wait.is_troubled))
     again = "Prediction abc: processing, answers come again"
     assert said == [(None, True), (again, False), (None, False)]
@@ -303,7 +314,7 @@ def test_a_refused_create_is_sent_again_a_few_times_and_not_for_long() -> None:
     assert first < later
 
 
-def test_a_limit_that_names_no_time_is_waited_for_all_the_same() -> None:
+def test_a_rate_limit_without_a_time_is_waited_for_too() -> None:
     delay = delays(refused(429))[0]
     assert delay is not None
     assert delay >= TIMING.min_retry_seconds
@@ -315,21 +326,25 @@ def test_a_limit_that_names_no_time_is_waited_for_all_the_same() -> None:
 def test_a_success_with_output_or_files_is_returned() -> None:
     outputs: list[dict[str, Any]] = [{"output": "https://a/b"}, {"output": "text"}, {"output": {"a": 0}}]
     for members in (*outputs, {"files": [{}]}):
-        prediction = told("succeeded", **members)
+        prediction = prediction_of("succeeded", **members)
         assert read_end(prediction) is prediction
 
 
 @pytest.mark.parametrize(
     ("prediction", "kind", "said"),
     [
-        (told("failed", error="E1001 memory"), PredictionFailed, "failed: E1001 memory. It may be billed"),
-        (told("failed"), PredictionFailed, "failed without saying why"),
-        (told("failed", error="E6716"), PredictionFailed, "may well succeed in another run"),
-        (told("canceled"), PredictionCanceled, "was canceled by somebody"),
-        (told("aborted"), PredictionCanceled, "not billed"),
-        (told("succeeded", data_removed=True), PredictionExpired, "have been deleted"),
-        (told("succeeded"), VaceProtocolError, "brought no output"),
-        (told("succeeded", output=["", None, {}]), VaceProtocolError, "brought no output"),
+        (
+            prediction_of("failed", error="E1001 memory"),
+            PredictionFailed,
+            "failed: E1001 memory. It may be billed",
+        ),
+        (prediction_of("failed"), PredictionFailed, "failed without saying why"),
+        (prediction_of("failed", error="E6716"), PredictionFailed, "may well succeed in another run"),
+        (prediction_of("canceled"), PredictionCanceled, "was canceled by somebody"),
+        (prediction_of("aborted"), PredictionCanceled, "not billed"),
+        (prediction_of("succeeded", data_removed=True), PredictionExpired, "have been deleted"),
+        (prediction_of("succeeded"), VaceProtocolError, "brought no output"),
+        (prediction_of("succeeded", output=["", None, {}]), VaceProtocolError, "brought no output"),
     ],
 )
 def test_any_other_end_is_an_error_with_id_bill_and_remedy(

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("hurry", "any_connection")
 
 
 def save_output(hook: VaceHook, prediction: Prediction, folder: Path) -> list[dict[str, Any]]:
-    return save.save_output(hook, prediction, to(f"{folder}/"))
+    return save.save_output(hook, prediction, to(f"{folder}/", ti=None))
 
 
 def saved_in(folder: Path) -> list[str]:

@@ -406,7 +406,7 @@ def test_an_execution_timeout_between_two_tries_of_a_create_leaves_no_intent(
     store = Store()
     server.faults.add(method="POST", status=429, body={"detail": "slow down"})
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_vace.hooks.time.sleep", late)
+        patch.setattr("airflow_vace.client.client.time.sleep", late)
         with pytest.raises(AirflowTaskTimeout):
             task(store).result()
     assert store.rows == {}

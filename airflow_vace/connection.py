@@ -1,0 +1,243 @@
+"""The connection of type `vace`: settings, clients, and the session of inherited HTTP calls."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.providers.http.hooks.http import HttpHook
+from requests.auth import AuthBase
+
+from airflow_vace.client.client import AsyncVaceClient, Surroundings, VaceClient, open_session
+from airflow_vace.client.failures import shown_cause
+from airflow_vace.client.settings import Settings
+from airflow_vace.core import calls
+from airflow_vace.core.clock import Clock
+from airflow_vace.core.timing import Timing
+from airflow_vace.exceptions import VaceConnectionMissing, VaceTransportError
+from airflow_vace.inputs import normalize_input
+from airflow_vace.redaction import secrets_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    import requests
+
+    from airflow_vace.core.requests import Api
+    from airflow_vace.core.steps import Call
+
+T = TypeVar("T")
+
+
+class ConnectionHook(HttpHook):
+    """Read a connection of type `vace` and run calls; base of :class:`airflow_vace.hooks.VaceHook`.
+
+    The first call reads and keeps the connection. Awaitable calls share a session inside `async with`;
+    otherwise each call opens and closes a session.
+    """
+
+    conn_name_attr = "vace_conn_id"
+    default_conn_name = "vace_default"
+    conn_type = "vace"
+    hook_name = "VACE"
+    # Clients, poller, tasks and storage take all durations from here, so a test scales them in one place.
+    timing: ClassVar[Timing] = Timing()
+    # Seconds since the epoch by this machine's clock, in one place so that tests can set another clock.
+    wall_clock = staticmethod(time.time)
+
+    def __init__(self, vace_conn_id: str = default_conn_name) -> None:
+        super().__init__(method="GET", http_conn_id=vace_conn_id)
+        self.vace_conn_id = vace_conn_id
+        self.clock = Clock(tolerance=self.timing.clock_tolerance_seconds)
+        self._known_settings: Settings | None = None
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Check address and key by a request for an impossible prediction, free of charge."""
+        return self._run(calls.probe())
+
+    @property
+    def settings(self) -> Settings:
+        """The connection's fields, read once.
+
+        :raises AirflowNotFoundException: if Airflow knows no such connection
+        :raises VaceInputError: for the first field that cannot work
+        :raises VaceTransportError: if the connection could not be read
+        """
+        if self._known_settings is None:
+            with _named_lookup_errors(self.vace_conn_id):
+                connection = self.get_connection(self.vace_conn_id)
+                extra = connection.extra_dejson
+            self._known_settings = Settings.of(connection, extra, timing=self.timing)
+        return self._known_settings
+
+    async def asettings(self) -> Settings:
+        """Await :attr:`settings`."""
+        if self._known_settings is None:
+            with _named_lookup_errors(self.vace_conn_id):
+                connection = await get_async_connection(self.vace_conn_id, hook=self)
+                extra = await get_async_extra_dejson(connection)
+            self._known_settings = Settings.of(connection, extra, timing=self.timing)
+        return self._known_settings
+
+    @property
+    def lists_predictions(self) -> bool:
+        """True if the back-end of the connection lists predictions."""
+        return self.settings.api.backend.list is not None
+
+    def resolved(
+        self,
+        input: Mapping[str, Any] | str,  # noqa: A002 - the API's own word
+        *,
+        model: str | None = None,
+        version: str | None = None,
+    ) -> tuple[dict[str, Any], str, str | None]:
+        """Return input, model and version of a create, without sending.
+
+        Files may be paths; :class:`~airflow_vace.storage.upload.InputFiles` makes URLs of paths.
+
+        :raises VaceInputError: for an input that cannot work
+        """
+        settings = self.settings
+        model = model or settings.model
+        values, _ = normalize_input(input, model=model, paths=True)
+        return values, model, version or settings.version
+
+    def fresh(self, settings: Settings | None = None) -> Self:
+        """Return a hook of the same connection with a new session, without another look-up.
+
+        For signal handlers: the signal may have interrupted this hook during a request.
+
+        :param settings: a later state of the connection (default: this hook's)
+        """
+        twin = type(self)(self.vace_conn_id)
+        twin._known_settings = settings or self._known_settings  # noqa: SLF001 - its own class
+        twin.clock = self.clock
+        return twin
+
+    def get_conn(
+        self,
+        headers: dict[Any, Any] | None = None,
+        extra_options: dict[str, Any] | None = None,
+    ) -> requests.Session:
+        """Return a session with the connection's TLS and proxies; requests to the own origin get the key.
+
+        Inherited calls like `run` use this session, without redirects.
+
+        :param headers: further headers
+        :param extra_options: of `run`, such as `check_response`; the connection's extra says the rest
+        """
+        settings = self.settings
+        # HttpHook would read these from the connection's fields, whose host may hold no scheme.
+        self.base_url = settings.api.base_url
+        self._base_url_initialized = True
+        self.merged_extra = {"timeout": settings.timeout, **(extra_options or {})}
+        session = open_session(settings)
+        session.auth = _KeyForOwnOrigin(settings.api)
+        session.headers.update(headers or {})
+        return session
+
+    @cached_property
+    def client(self) -> VaceClient:
+        """The blocking client."""
+        return VaceClient(self._connect, self._around)
+
+    @cached_property
+    def _async_client(self) -> AsyncVaceClient:
+        return AsyncVaceClient(self._aconnect, self._around)
+
+    @property
+    def _around(self) -> Surroundings:
+        return Surroundings(clock=self.clock, now=self.wall_clock, log=self.log, mask=mask_secrets_in)
+
+    async def __aenter__(self) -> Self:
+        await self._async_client.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._async_client.__aexit__(*exc)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _airflows_own_errors() -> Iterator[None]:
+        """Raise Airflow's error for a missing connection, as all hooks do."""
+        try:
+            yield
+        except VaceConnectionMissing as error:
+            if isinstance(error.__cause__, AirflowNotFoundException):
+                raise error.__cause__ from None
+            raise
+
+    def _run(self, call: Call[T]) -> T:
+        with self._airflows_own_errors():
+            return self.client.run(call)
+
+    async def _arun(self, call: Call[T]) -> T:
+        with self._airflows_own_errors():
+            return await self._async_client.run(call)
+
+    def _connect(self) -> Settings:
+        """Return the settings; a missing connection becomes a VaceError, for a wait to survive."""
+        try:
+            return self.settings
+        except AirflowNotFoundException as error:
+            raise VaceConnectionMissing(self.vace_conn_id) from error
+
+    async def _aconnect(self) -> Settings:
+        try:
+            return await self.asettings()
+        except AirflowNotFoundException as error:
+            raise VaceConnectionMissing(self.vace_conn_id) from error
+
+    async def connect_again(self) -> Settings:
+        """Read the connection again, because pollers live longer than keys.
+
+        :raises VaceConnectionMissing: if Airflow knows no such connection
+        """
+        return await type(self)(self.vace_conn_id)._aconnect()  # noqa: SLF001 - its own class
+
+
+class _KeyForOwnOrigin(AuthBase):
+    """Add the key to requests to the connection's own origin only."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # A described download has the key only for the own origin, so one rule decides for all requests.
+        header = self.api.backend.key_header
+        key = self.api.file(request.url or "").headers.get(header)
+        if key is not None:
+            request.headers[header] = key
+        return request
+
+
+@contextlib.contextmanager
+def _named_lookup_errors(conn_id: str) -> Iterator[None]:
+    """Name the connection in a secrets back-end's error: nothing was sent, and another attempt may work."""
+    try:
+        yield
+    except AirflowNotFoundException:
+        raise
+    except Exception as error:  # noqa: BLE001 - secrets back-ends are third-party code and raise anything
+        raise VaceTransportError(
+            f"The connection {conn_id!r} could not be read ({type(error).__name__}); nothing was sent",
+            sent=False,
+        ) from shown_cause(error)
+
+
+def mask_secrets_in(texts: Iterable[str]) -> None:
+    """Let Airflow mask the signatures and passwords of URLs in texts, in all logs.
+
+    Airflow masks nothing shorter than `[logging] min_length_masked_secret` (5).
+    """
+    from airflow.providers.common.compat.sdk import conf
+    from airflow.sdk.log import mask_secret
+
+    shortest = conf.getint("logging", "min_length_masked_secret", fallback=5)
+    for secret in sorted({secret for text in texts for secret in secrets_in(text)}):
+        if len(secret) >= shortest:
+            mask_secret(secret)
