@@ -83,7 +83,7 @@ def read_verify(extra: Extra, name: str) -> bool | str:
         return value
     if isinstance(value, str):
         meant = {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
-        # A missing bundle would fail each request later, and look like a server without a valid certificate.
+        # A missing bundle would fail each request later, and resemble an invalid certificate of the server.
         if isinstance(meant, bool) or Path(meant).exists():
             return meant
     raise unusable(name, value, "true, false or the path of a CA bundle that is there")
