@@ -1,4 +1,4 @@
-"""`@task.vace`: a function that returns the inputs of a prediction is the task that makes it."""
+"""`@task.vace`: turns a function into a task for the video of the returned inputs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from airflow.providers.common.compat.sdk import (
     determine_kwargs,
     task_decorator_factory,
 )
-from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import VaceInput
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.submission.order import digest_of_arguments
+from airflow_vace.task.airflow_internals import is_set_during_execution, set_during_execution
 from airflow_vace.task.arguments import handed_over
-from airflow_vace.task.view import KEY
-from airflow_vace.task.waiting import translated
+from airflow_vace.task.errors import translated
+from airflow_vace.task.view import VIEW_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from airflow.sdk.bases.decorator import Task
 
     from airflow_vace.submission.decision import OnOrphanedIntent
-    from airflow_vace.task.waiting import SaveIn
+    from airflow_vace.task.operator_run import OperatorRun
+    from airflow_vace.task.run import SaveIn
 
     FParams = ParamSpec("FParams")
 
@@ -38,13 +39,14 @@ __all__ = ("VaceInput", "vace_task")
 
 
 class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
-    """Submit what a function returns; the function runs once in each attempt, on a worker.
+    """Submit the return value of a function, called once in each attempt.
 
-    What it returns is no template: text from outside must not reach Airflow's variables and connections.
+    The return value is not rendered: text from outside must not reach Airflow's variables and connections.
 
     :param python_callable: returns the inputs, or a prompt
-    :param op_args: its positional arguments (templated)
-    :param op_kwargs: its keyword arguments (templated)
+    :param op_args: positional arguments (templated)
+    :param op_kwargs: keyword arguments (templated)
+    :raises TypeError: for a coroutine or a generator function
     """
 
     template_fields: Sequence[str] = (
@@ -55,8 +57,11 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
         **DecoratedOperator.template_fields_renderers,
         **VacePredictionOperator.template_fields_renderers,
     }
+    # The graph shows this name in place of the class name.
     custom_operator_name = "@task.vace"
+    # `input` exists only after the function has run, so Airflow stores the rendered fields again at the end.
     overwrite_rtif_after_execution = True
+    # The function's arguments, rather than `input`, say which order this is.
     argument_fields: ClassVar[tuple[str, ...]] = ("op_args", "op_kwargs")
 
     def __init__(
@@ -67,6 +72,7 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
         op_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        # Such a function returns an object without inputs, which would fail only when the task runs.
         if inspect.iscoroutinefunction(python_callable) or inspect.isgeneratorfunction(python_callable):
             raise TypeError(
                 f"@task.vace needs a plain function that returns the inputs; {python_callable.__name__!r} is"
@@ -76,45 +82,49 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
             python_callable=python_callable,
             op_args=op_args,
             op_kwargs=op_kwargs,
-            input=SET_DURING_EXECUTION,
+            input=set_during_execution(),
             **kwargs,
         )
 
     def execute(self, context: Context) -> Any:
         from airflow_vace.storage.upload import mask_signatures
 
-        if self._arguments is None:  # nothing was rendered
-            self._arguments = digest_of_arguments([self.op_args, self.op_kwargs])
+        # Rendering digests the arguments; a direct call of `execute` skips rendering.
+        if self.arguments_digest is None:
+            self.arguments_digest = digest_of_arguments([self.op_args, self.op_kwargs])
+        # The return value must not be rendered, since text from outside would read Airflow's secrets.
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
         returned = self.python_callable(*self.op_args, **kwargs)
         with translated():
             self.input = _input_of(returned, self.python_callable)
+        # Rendering masks secrets in fields, but this value appears after rendering.
         mask_signatures(self.input)
         return VacePredictionOperator.execute(self, context)
 
     def _argument(self, name: str, given: Any, resolved: set[int]) -> Any:
         return handed_over(given, getattr(self, name), resolved, literals=True)
 
-    def enter(self, context: Context) -> None:
-        """Take up, after a deferral, what the function has returned in this attempt, as it was noted."""
-        super().enter(context)
-        if not isinstance(self.input, type(SET_DURING_EXECUTION)):
+    def _restore_input(self, run: OperatorRun) -> None:
+        """Note the return value of the function again after a deferral."""
+        if not is_set_during_execution(self.input):
+            super()._restore_input(run)
             return
-        ti = self._ti
+        # The function runs once in each attempt, so its value comes from the snapshot of this attempt.
+        ti = run.ti
         try:
-            view = ti.xcom_pull(task_ids=ti.task_id, key=KEY, map_indexes=ti.map_index)
-        except Exception as error:  # noqa: BLE001 - Airflow's own, of any kind: what was paid for matters more
+            view = ti.xcom_pull(task_ids=ti.task_id, key=VIEW_KEY, map_indexes=ti.map_index)
+        except Exception as error:  # noqa: BLE001 - Airflow may raise any error; the paid video matters more
             self.log.warning("What the function has returned could not be read again: %s", error)
-            view = None
+            return
         if isinstance(view, dict) and isinstance(view.get("input"), dict):
-            self.input = self._known_input = view["input"]
+            self.input = run.input = view["input"]
 
 
 def _input_of(returned: object, function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the inputs that a function has returned.
+    """Return the inputs in the return value of a function.
 
-    :raises VaceInputError: if it has returned neither inputs nor a prompt
+    :raises VaceInputError: for a value that is neither inputs nor a prompt
     """
     if isinstance(returned, str) and returned.strip():
         return {"prompt": returned}
@@ -164,17 +174,18 @@ def vace_task(
 def vace_task(
     python_callable: Callable[..., Any] | None = None, *, multiple_outputs: bool = False, **kwargs: Any
 ) -> Any:
-    """Make of a function that returns inputs a task that makes the video; `@task.vace` is this.
+    """Turn a function into a task for the video of the returned inputs.
 
-    The parameters are those of :class:`~airflow_vace.operators.VacePredictionOperator` but `input`, and a
-    task's own (`retries`, `pool`, ...). The function gets a task's context by name, as in `@task`; it
-    returns a :class:`VaceInput`, or a prompt as text, which is not rendered as a template.
+    The function gets the context of the task by name, as in `@task`. The return value is a
+    :class:`VaceInput`, or a prompt as text; neither is rendered as a template.
 
-    It runs once in each attempt, so let it return the same for the same arguments: no clock, no chance.
-    An attempt that Airflow retries by itself goes on with the prediction that the one before has paid
-    for, and warns if the function has returned something else since.
+    The function runs once in each attempt and must return the same value for the same arguments: no clock, no
+    chance. A retry goes on with the prediction that the earlier attempt has paid for, and logs a warning if
+    the return value has changed.
 
-    :param multiple_outputs: push each member of the payload as an XCom of its own
+    :param multiple_outputs: push each member of the payload as a separate XCom
+    :param kwargs: parameters of :class:`~airflow_vace.operators.VacePredictionOperator` except `input`, and
+        Airflow's (`retries`, `pool`, ...)
     :raises TypeError: for a coroutine or a generator function
     """
     return task_decorator_factory(

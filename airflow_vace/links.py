@@ -1,4 +1,4 @@
-"""Links from a task to its prediction: its page at the vendor, and its output."""
+"""Links from a task to the prediction: page at the vendor, and output."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def _prediction_of(operator: Any) -> Prediction | None:
-    # Links are worked out on the worker, on the very operator that ran, after each leg of its way.
+    # Airflow computes links on the worker, after each leg, from the operator object that ran.
     prediction: Prediction | None = getattr(operator, "linked_prediction", None)
     return prediction
 
 
 class PredictionPageLink(BaseOperatorLink):
-    """The prediction's page at the vendor (`urls.web`)."""
+    """Page of the prediction at the vendor (`urls.web`)."""
 
     name = "Prediction"
 
@@ -33,9 +33,10 @@ class PredictionPageLink(BaseOperatorLink):
 
 
 class PredictionOutputLink(BaseOperatorLink):
-    """The video, at the vendor, as long as it lives there; empty if its address is signed.
+    """Address of the video at the vendor; empty for a signed address.
 
-    Airflow keeps links in its database, and a signature must not stand there.
+    Airflow keeps links in a database, where a signature must not stand. The vendor deletes the file after an
+    hour.
     """
 
     name = "Video"

@@ -1,4 +1,4 @@
-"""VacePredictionSensor: waits for a prediction that somebody submitted."""
+"""VacePredictionSensor: waits for the prediction of another task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
-    AirflowSensorTimeout,
     AirflowSkipException,
     BaseSensorOperator,
     PokeReturnValue,
@@ -18,55 +17,55 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_vace.core.requests import read_known
-from airflow_vace.core.retry import is_not_found
+from airflow_vace.core.timing import Timing
 from airflow_vace.core.wait import PollAgain, Wait
-from airflow_vace.exceptions import PredictionTimeout, VaceAPIError, VaceError
-from airflow_vace.prediction import Prediction, PredictionStatus
+from airflow_vace.exceptions import VaceError
+from airflow_vace.prediction import Prediction
+from airflow_vace.task.airflow_internals import TRIGGER_FAILED, TRIGGER_TIMEOUT, post_execute_hook_of
+from airflow_vace.task.base import WaitingOperator
+from airflow_vace.task.claim import SensorClaim
+from airflow_vace.task.ending import closing
+from airflow_vace.task.errors import can_poll_later, translated
+from airflow_vace.task.parameters import check_saving
 from airflow_vace.task.rendering import label_text
+from airflow_vace.task.result import result_of
+from airflow_vace.task.run import TaskRun
+from airflow_vace.task.saving import check_destination
+from airflow_vace.task.sensor_wait import poll, wait_for_result
 from airflow_vace.task.triggerer import MappedStart, can_end_tasks, is_plain, source_of
-from airflow_vace.task.waiting import (
-    DEFERRAL_GRACE_SECONDS,
-    MOST_DEFERRALS,
-    WaitsForPrediction,
-    can_be_looked_at_again,
-    checked_end,
-    checked_save_in,
-    translated,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import ClassVar
 
     from airflow.sdk import Context, ObjectStoragePath
+    from airflow.triggers.base import BaseTrigger
 
-    from airflow_vace.task.waiting import SaveIn
-
-
-_LONGEST_HOLD_SECONDS = 60.0
+    from airflow_vace.task.run import SaveIn
 
 
-class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
-    """Wait until a prediction is final; return its payload if it succeeded, fail if it did not.
+class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
+    """Wait for the end of a prediction; return the payload of a success.
 
-    Poking, rescheduling and deferring give the same result and the same failures; `soft_fail`,
-    `never_fail` and `timeout` (from this task's first look) hold in all of them.
+    Any other end is a failure. Poking, rescheduling and deferring give the same result and the same
+    failures; `soft_fail`, `never_fail` and `timeout` (from the first poll of the task) hold in each mode.
 
     :param prediction: payload of :class:`~airflow_vace.operators.VacePredictionOperator`
         (`submit.output`), a prediction's id, or its `urls.get` (templated)
     :param vace_conn_id: connection of type `vace` (templated)
     :param deferrable: wait in the triggerer (default: `[operators] default_deferrable`)
     :param cancel_on_kill: cancel the prediction when this task is killed
-    :param save_to: where the video goes: a directory, with a slash at the end, or a file's name; local, or
-        `s3://bucket/...` as Airflow's object stores have it (templated)
+    :param save_to: a directory, with a slash at the end, or a file's name for the video; local, or
+        `s3://bucket/...` as in Airflow's object stores (templated)
     :param save_in: `worker`, or `triggerer` to save at once although all workers may be busy
     :param start_from_trigger: begin in the triggerer, without a worker (Airflow 3.3+; needs `deferrable`)
     :param end_from_trigger: end with a success in the triggerer, without a worker (Airflow 3.3+; default:
-        whenever nothing is lost by it)
-    :param poke_interval: seconds between two looks; when deferred, at most so many (default: 60 s,
-        deferred 10 s, or 5 % of the time waited)
-    :param label: whom the video is for; the payload, the manifest and the asset's event hold it (templated;
-        default: the rendered `map_index_template`, else the label in the payload that is waited for)
+        if the task loses nothing by this)
+    :param poke_interval: seconds between two polls; when deferred, the maximum (default: 60 s, deferred
+        10 s, or 5 % of the time waited)
+    :param label: the customer or product of the video, for payload, manifest and asset event (templated;
+        default: the rendered `map_index_template`, else the label in `prediction`)
+    :raises ValueError: for parameters that cannot work together
     """
 
     template_fields: Sequence[str] = ("prediction", "vace_conn_id", "save_to", "video_label")
@@ -92,6 +91,7 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         if poke_interval is not None:
             kwargs["poke_interval"] = poke_interval
         super().__init__(**kwargs)
+        check_saving(save_to, save_in, end_from_trigger, is_deferrable=deferrable)
         self.prediction = prediction
         self.vace_conn_id = vace_conn_id
         self.deferrable = deferrable
@@ -100,15 +100,16 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         self.save_in = save_in
         self.end_from_trigger = end_from_trigger
         self.video_label = label
-        checked_save_in(save_in, save_to, defers=deferrable)
-        self._bound = None if poke_interval is None else self.poke_interval
+        # The author's interval alone limits the gap between polls; Airflow's default does not.
+        self._poll_interval = None if poke_interval is None else self.poke_interval
         self._wait: Wait | None = None
-        self._is_deadline_shared = False
-        checked_end(end_from_trigger, save_to, save_in)
-        self.start_from_trigger = start_from_trigger and self._can_start_there(label)
+        self.start_from_trigger = start_from_trigger and self._prepare_start(label)
 
-    def _can_start_there(self, label: Any) -> bool:
-        """Prepare to begin in the triggerer, where that can be; warn where this Airflow can't."""
+    def _prepare_start(self, label: Any) -> bool:
+        """Set the starting trigger; return False if a worker must begin the task.
+
+        :raises ValueError: for parameters that need a worker
+        """
         if not self.deferrable or self.save_in == "triggerer":
             raise ValueError("start_from_trigger needs deferrable=True and save_in='worker'")
         if not can_end_tasks():
@@ -123,63 +124,69 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
             "source": source,
             "vace_conn_id": self.vace_conn_id,
             "timeout": self.timeout,
-            "poll_interval": self._bound,
+            "poll_interval": self._poll_interval,
             "cancel_on_kill": self.cancel_on_kill,
             "end_from_trigger": self.end_from_trigger,
             "do_xcom_push": self.do_xcom_push,
-            "saves": self.save_to is not None or self._post_execute_hook is not None,
+            "saves": self.save_to is not None or post_execute_hook_of(self) is not None,
             "label": label_text(label),
         }
-        grace = timedelta(seconds=self.timeout + DEFERRAL_GRACE_SECONDS)
+        # DAG parsing must stay cheap, so the hook and its timing are not imported here.
+        grace = timedelta(seconds=self.timeout + Timing().deferral_grace_seconds)
         start = replace(type(self).start_trigger_args, trigger_kwargs=kwargs, timeout=grace)
         self.start_trigger_args = start
         return True
 
     def execute(self, context: Context) -> Any:
-        self.enter(context)
+        run = self._begin(context)
         if not self.deferrable:
-            with self.until_canceled():
+            with closing(run):
                 return super().execute(context)
-        # Through here failures become skips where soft_fail or never_fail say so.
-        return self.resume_execution("look_then_defer", None, context)
+        # Airflow's `resume_execution` turns failures into skips for `soft_fail` and `never_fail`.
+        return self.resume_execution("poll_then_defer", None, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Look for ourselves where no triggerer did until long after the deadline."""
-        self.enter(context)
-        if next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout":
-            self.log.warning("No triggerer ended this wait in time; looking for myself")
-            next_method, next_kwargs = "look_then_fail", None
+        """Go on after a deferral, on this worker after a late trigger."""
+        run = self._begin(context)
+        if next_method == TRIGGER_FAILED and (next_kwargs or {}).get("error") == TRIGGER_TIMEOUT:
+            self.log.warning("No triggerer ended this wait in time; polling on this worker")
+            next_method, next_kwargs = "poll_then_fail", None
         try:
-            with self.until_canceled():
+            with closing(run):
                 return super().resume_execution(next_method, next_kwargs, context)
         except (VaceError, OSError) as error:
-            if self.never_fail:  # as Airflow has it when poking
+            # Airflow skips a poking sensor with `never_fail`, so a deferred sensor does the same.
+            if self.never_fail:
                 raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
             raise
 
     def poke(self, context: Context) -> PokeReturnValue | bool:
-        del context  # Airflow's signature
-        with translated(can_be_looked_at_again):
+        run = self._begin(context)
+        with translated(can_poll_later):
             if self._wait is None:
-                self.check_destination()
-                self._wait = self._new_wait(None)
-            seen = self._seen(self._wait)
-            if isinstance(seen, PollAgain):
-                # A server may ask for more time than there is between two pokes.
-                time.sleep(min(max(seen.seconds - self.poke_interval, 0.0), _LONGEST_HOLD_SECONDS))
+                check_destination(run)
+                self._wait = self._new_wait(run, None)
+            polled = poll(run, self._wait)
+            if isinstance(polled, PollAgain):
+                # A server may ask for a longer pause than the interval between two pokes.
+                excess = max(polled.seconds - self.poke_interval, 0.0)
+                time.sleep(min(excess, run.hook.timing.max_poke_hold_seconds))
                 return False
-            return PokeReturnValue(is_done=True, xcom_value=self.result_of(seen))
+            return PokeReturnValue(is_done=True, xcom_value=result_of(run, polled))
 
-    def look_then_defer(self, context: Context) -> dict[str, Any]:
-        del context  # Airflow's signature
-        with translated(can_be_looked_at_again):
-            self.check_destination()
-            return self._wait_on(self._new_wait(time.time() + self.timeout))
+    def poll_then_defer(self, context: Context) -> dict[str, Any]:
+        """Poll once; defer until the prediction is final."""
+        run = self._begin(context)
+        with translated(can_poll_later):
+            check_destination(run)
+            wait = self._new_wait(run, run.hook.wall_clock() + self.timeout)
+            return wait_for_result(run, wait, _make_trigger)
 
-    def look_then_fail(self, context: Context) -> dict[str, Any]:
-        del context  # Airflow's signature
-        with translated(can_be_looked_at_again):
-            return self._wait_on(self._new_wait(time.time()))
+    def poll_then_fail(self, context: Context) -> dict[str, Any]:
+        """Poll once after the deadline; fail if the prediction is not final."""
+        run = self._begin(context)
+        with translated(can_poll_later):
+            return wait_for_result(run, self._new_wait(run, run.hook.wall_clock()), _make_trigger)
 
     def execute_complete(
         self,
@@ -188,64 +195,52 @@ class VacePredictionSensor(WaitsForPrediction, BaseSensorOperator):
         deadline: float | None = None,
         gave_up: int = 0,
     ) -> dict[str, Any]:
-        """Go on after the triggerer: with the end, or by looking for ourselves."""
+        """Go on after the triggerer.
+
+        :param event: payload of the prediction, or `{"execute": reason}` if the trigger has not begun to wait
+        :param deadline: seconds since the epoch; None takes the event's, else the deadline has passed
+        :param gave_up: number of triggers that have given up this wait
+        """
         if isinstance(event, dict) and "execute" in event:
             self.log.info("Nothing was begun in the triggerer: %s", event["execute"])
-            return self.look_then_defer(context)
-        with translated(can_be_looked_at_again):
+            return self.poll_then_defer(context)
+        run = self._begin(context)
+        with translated(can_poll_later):
             prediction = Prediction.from_json(event)
-            self._known_label = prediction.label
-            self._is_landed = bool(prediction.files)
+            run.label = prediction.label
+            run.is_saved = bool(prediction.files)
+            run.is_deadline_local = False
+            with suppress(VaceError):  # The event names the prediction, so the argument is not needed.
+                run.reference = read_known(self.prediction)
             if deadline is None and isinstance(event, dict):
                 deadline = event.get("deadline")
-            deadline = time.time() if deadline is None else deadline
-            self._is_deadline_shared = True
+            deadline = run.hook.wall_clock() if deadline is None else deadline
             wait = Wait(
                 prediction=prediction,
                 deadline=deadline,
-                poll_interval=self._bound,
-                timing=self.hook.timing,
+                poll_interval=self._poll_interval,
+                timing=run.hook.timing,
             )
-            return self._wait_on(wait, gave_up + 1)
+            return wait_for_result(run, wait, _make_trigger, gave_up + 1)
 
-    def _seen(self, wait: Wait) -> Prediction | PollAgain:
-        """Look once; a prediction that its server has forgotten is a success if it is saved."""
-        try:
-            return self.look(wait)
-        except VaceAPIError as error:
-            files = self.files_saved(wait.prediction.id) if is_not_found(error) else None
-            if not files:
-                raise
-            self.log.info("Prediction %s is not known any more, and is saved", wait.prediction.id)
-            return replace(wait.prediction, status=PredictionStatus.SUCCEEDED, files=files, data_removed=True)
+    def _begin(self, context: Context) -> TaskRun:
+        """Return the run of this process, the same for the same context."""
+        if self._run is None or self._run.context is not context:
+            self._run = TaskRun(self, context, SensorClaim(context.get("ti")))
+            # Until the task defers, this process alone knows the deadline, so no other clock counts.
+            self._run.is_deadline_local = True
+            self._wait = None
+        return self._run
 
-    def marked(self, prediction: Prediction) -> Prediction:
-        """Return a prediction with label and seed; what this task does not know, its argument may."""
-        with suppress(VaceError):
-            prediction = read_known(self.prediction).updated(prediction)
-        return super().marked(prediction)
+    def _new_wait(self, run: TaskRun, deadline: float | None) -> Wait:
+        known = run.reference = read_known(self.prediction)
+        return Wait(
+            prediction=known, deadline=deadline, poll_interval=self._poll_interval, timing=run.hook.timing
+        )
 
-    def now(self) -> float:
-        # Until it defers, this process alone knows the deadline, and has it by its own clock.
-        return super().now() if self._is_deadline_shared else time.time()
 
-    def _new_wait(self, deadline: float | None) -> Wait:
-        known = read_known(self.prediction)
-        return Wait(prediction=known, deadline=deadline, poll_interval=self._bound, timing=self.hook.timing)
+def _make_trigger(**kwargs: Any) -> BaseTrigger:
+    # DAG parsing must stay cheap, so the trigger is imported by the deferral.
+    from airflow_vace.triggers import VacePredictionTrigger
 
-    def _wait_on(self, wait: Wait, gave_up: int = 0) -> dict[str, Any]:
-        if wait.prediction.status.is_final:
-            return self.result_of(wait.prediction)
-        try:
-            seen = self._seen(wait)
-            if isinstance(seen, PollAgain) and gave_up <= MOST_DEFERRALS:
-                if wait.deadline is not None and not self._is_deadline_shared:
-                    wait.deadline = self.hook.clock.at_server(wait.deadline)
-                self._is_deadline_shared = True
-                self.defer_until_final(wait, gave_up)
-            if isinstance(seen, PollAgain):
-                left = None if wait.deadline is None else wait.deadline - self.now()
-                seen = self.hook.wait_for_prediction(wait.prediction, left, poll_interval=self._bound)
-        except PredictionTimeout as error:
-            raise AirflowSensorTimeout(str(error)) from error
-        return self.result_of(seen)
+    return VacePredictionTrigger(**kwargs)

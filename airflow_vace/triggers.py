@@ -1,29 +1,29 @@
-"""VacePredictionTrigger: a wait in the triggerer."""
+"""VacePredictionTrigger: waits for a prediction in the triggerer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from functools import cache
 from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
-from asgiref.sync import sync_to_async
 
-from airflow_vace.core.requests import read_known, read_reference
+from airflow_vace.core.requests import read_reference
+from airflow_vace.core.timing import Timing
 from airflow_vace.exceptions import excerpt
 from airflow_vace.links import LINKS, PredictionOutputLink
 from airflow_vace.prediction import PredictionStatus
+from airflow_vace.task.airflow_internals import awrite_xcom
+from airflow_vace.task.kill import acancel_if_ended
 from airflow_vace.task.rendering import label_text
-from airflow_vace.task.state import UNKNOWN, aread_state, is_ended
+from airflow_vace.task.trigger_saving import save_in_triggerer
+from airflow_vace.task.triggerer import NeedsWorker, found, is_plain, lost_by_ending, started_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,57 +32,35 @@ if TYPE_CHECKING:
     from airflow_vace.hooks import VaceHook
     from airflow_vace.links import PredictionPageLink
     from airflow_vace.prediction import Prediction
-    from airflow_vace.storage.destination import Destination
 
-# Files that one triggerer saves at a time; each takes a thread and a few megabytes.
-_MOST_SAVES = 4
-# How long a save may take, its place in the queue included, before it is left to a worker.
-LONGEST_SAVE_SECONDS = 600.0
-
-
-@cache
-def _savers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=_MOST_SAVES, thread_name_prefix="vace-save")
-
-
-def _save(
-    hook: VaceHook, prediction: Prediction, destination: Destination, *, stop: threading.Event
-) -> list[dict[str, Any]]:
-    """Save an output; the back-end is asked for one that is too large to be held until a thread is free."""
-    from airflow_vace.storage.save import save_output
-
-    if not prediction.has_output:
-        prediction = prediction.updated(hook.get_prediction(prediction))
-    return save_output(hook, prediction, destination, stop=stop)
-
-
-# Cancels under way: on_kill is cut off after a second, and nobody else holds a reference.
+# Airflow cuts `on_kill` off after a second, so this set keeps the cancels under way alive.
 _cancels: set[asyncio.Task[None]] = set()
 
 
 class VacePredictionTrigger(BaseTrigger):
-    """Wait until a prediction is final, or its deadline has passed; the event is the payload.
+    """Wait for the end or the deadline; the event is the payload.
 
-    An event whose status is not final says that waiting here is over: the task looks for itself, and
-    raises what it finds.
+    An event with a running prediction ends the wait in the triggerer: the task polls on a worker, and raises
+    the error there.
 
     :param prediction: payload, id, or `urls.get`
     :param vace_conn_id: connection of type `vace`
-    :param deadline: end of the wait by the server's clock, seconds since the epoch; None: without end
-    :param poll_interval: how late, in seconds, the end may be noticed (default: 10 s, or 5 % of
+    :param deadline: end of the wait by the server's clock, seconds since the epoch; None waits without end
+    :param poll_interval: greatest delay, in seconds, between the end and its notice (default: 10 s, or 5 % of
         the time waited)
     :param cancel_on_kill: cancel the prediction when a person ends the deferred task (Airflow 3.3+)
-    :param destination: save a success here and now; the JSON form of
+    :param destination: save a success in the triggerer; JSON form of
         :class:`~airflow_vace.storage.destination.Destination`. The event then has `files`
-    :param end_from_trigger: end the task with a success here, with its result in XCom, without a worker
-    :param do_xcom_push: whether the result goes to XCom then
-    :param not_before: hold what a worker goes on with until then, seconds since the epoch
-    :param later: what a later version has stored; it is left alone
+    :param end_from_trigger: end the task with a success here, with the result in XCom, without a worker
+    :param do_xcom_push: push the result to XCom then
+    :param not_before: earliest time of an event for a worker, seconds since the epoch
+    :param later: parameters of a later version, which stay in the row unchanged
     """
 
-    # What no worker has left before; a triggerer leaves some thirty XComs a second, and no more.
+    # A triggerer writes some thirty XComs a second and no more, so only the link that no worker has
+    # written before is worth one.
     links: tuple[PredictionPageLink | PredictionOutputLink, ...] = (PredictionOutputLink(),)
-    # Whether the deadline is by this machine's clock; a worker gives one by the server's.
+    # True for a deadline by this machine's clock; a worker gives a deadline by the server's.
     is_deadline_local = False
 
     def __init__(  # noqa: PLR0913, PLR0917 - kwargs of a stored trigger
@@ -122,35 +100,37 @@ class VacePredictionTrigger(BaseTrigger):
             "do_xcom_push": self.do_xcom_push,
             "not_before": self.not_before,
         }
-        return "airflow_vace.triggers.VacePredictionTrigger", self._needed(given)
+        return "airflow_vace.triggers.VacePredictionTrigger", self._changed(given)
 
-    def _needed(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the kwargs that are not their defaults: while a fleet is upgraded, others must load them."""
+    def _changed(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the kwargs without defaults, with the kwargs of a later version."""
+        # During an upgrade of a fleet an older triggerer loads the row, and knows only older kwargs.
         defaults = signature(type(self).__init__).parameters
         return {name: value for name, value in given.items() if value != defaults[name].default} | self.later
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         if self.later:
-            # An older triggerer waits as well as it can: the task is told the end in any case.
+            # An older triggerer waits as well as possible, because the task gets the end in any case.
             self.log.info("A later version deferred this; left alone: %s", ", ".join(sorted(self.later)))
-        # The poller is left before the event: what comes after a yield can be cut off.
+        # Airflow may cut off the code after a yield, so the trigger leaves the poller before the event.
         prediction = await self._end()
         prediction = self._marked(prediction)
-        if await self._succeeds(prediction):
+        if await self._has_ended_task(prediction):
             yield TaskSuccessEvent()
             return
-        # In dag.test() there is no worker that may not have ended yet.
+        # `dag.test()` has no worker whose first leg must end first, and no task instance here.
         if self.not_before is not None and self.task_instance is not None:
             await asyncio.sleep(max(self.not_before - time.time(), 0.0))
         yield TriggerEvent(prediction.payload())  # type: ignore[no-untyped-call]
 
     def _marked(self, prediction: Prediction) -> Prediction:
-        """Return a prediction with the map index of the task, which a row of an older version lacks."""
+        """Return a prediction with the task's map index, missing in older rows."""
         index = getattr(self.task_instance, "map_index", -1)
         return replace(prediction, map_index=index) if index >= 0 else prediction
 
     async def _end(self) -> Prediction:
-        # What this imports takes half a second, and a triggerer's loop has others to run.
+        """Wait in the shared poller; return the prediction, perhaps with saved files."""
+        # The import takes half a second, which would stop all other triggers of this event loop.
         await asyncio.to_thread(import_module, "airflow_vace.hooks")
         await asyncio.to_thread(import_module, "airflow_vace.client.poller")
         from airflow_vace.client.poller import WaitOptions, join, leave
@@ -159,7 +139,7 @@ class VacePredictionTrigger(BaseTrigger):
         hook = VaceHook(self.vace_conn_id)
         poller = join(self.vace_conn_id, hook.connect_again, timing=hook.timing, now=hook.wall_clock)
         options = WaitOptions(
-            write=self._tell,
+            write=self._log_news,
             deadline=self.deadline,
             poll_interval=self.poll_interval,
             is_deadline_local=self.is_deadline_local,
@@ -170,99 +150,65 @@ class VacePredictionTrigger(BaseTrigger):
         finally:
             await leave(poller)
 
-    async def _succeeds(self, prediction: Prediction) -> bool:
-        """Leave the result where a worker would, if the task can end with it here and now."""
+    async def _has_ended_task(self, prediction: Prediction) -> bool:
+        """Write a success to XCom; return False if a worker must end the task."""
         ti = self.task_instance
-        is_success = prediction.status is PredictionStatus.SUCCEEDED and bool(prediction.output_urls)
-        is_whole = is_success and prediction.fits_payload
-        if ti is None or not self.end_from_trigger or not is_whole:
+        if ti is None or not self.end_from_trigger:
             return False
-        if self.destination is not None and not prediction.files:
+        is_success = prediction.status is PredictionStatus.SUCCEEDED and bool(prediction.output_urls)
+        is_saved = self.destination is None or bool(prediction.files)
+        if not (is_success and prediction.fits_payload and is_saved):
             return False
         try:
-            from airflow.sdk.execution_time.xcom import XCom
-
-            results: dict[str, Any] = {link.xcom_key: link.of(prediction) for link in self.links}
+            for link in self.links:
+                await awrite_xcom(ti, link.xcom_key, link.of(prediction))
             if self.do_xcom_push:
-                results["return_value"] = prediction.payload()
-            where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id}
-            for key, value in results.items():
-                await XCom.aset(key=key, value=value, map_index=ti.map_index, **where)
-        except Exception as error:  # noqa: BLE001 - Airflow's own trouble, of any kind
+                await awrite_xcom(ti, "return_value", prediction.payload())
+        except Exception as error:  # noqa: BLE001 - Airflow may raise any error
             self.log.warning("The result could not be left here, a worker does it: %s", excerpt(str(error)))
             return False
         return True
 
-    def _tell(self, news: str, is_warning: bool) -> None:  # noqa: FBT001 - as the poller calls it
+    def _log_news(self, news: str, is_warning: bool) -> None:  # noqa: FBT001 - as the poller calls it
         self.log.log(logging.WARNING if is_warning else logging.INFO, "%s", news)
 
     async def _saved(self, hook: VaceHook, prediction: Prediction) -> Prediction:
-        """Return a success with its files saved, if that is to be done here and can be; else as it is."""
+        """Return a success with saved files, or the prediction unchanged."""
         if self.destination is None or prediction.status is not PredictionStatus.SUCCEEDED:
             return prediction
         from airflow_vace.storage.destination import Destination
 
         destination = Destination.from_json(self.destination)
-        stop = threading.Event()
-        # asgiref's threads, unlike asyncio's, can ask Airflow for connections on its older versions too.
-        save = sync_to_async(_save, thread_sensitive=False, executor=_savers())
-        try:
-            saving = save(hook, prediction, destination, stop=stop)
-            files = await asyncio.wait_for(saving, LONGEST_SAVE_SECONDS)
-        except Exception as error:  # noqa: BLE001 - stores are strangers, and may throw anything
-            what = excerpt(str(error)) or f"not done within {LONGEST_SAVE_SECONDS:g} s"
-            self.log.warning("Not saved in the triggerer, a worker tries it again: %s", what)
-            return prediction
-        finally:
-            stop.set()
-        return replace(prediction, files=files)
+        files = await save_in_triggerer(hook, prediction, destination, self.log)
+        return prediction if files is None else replace(prediction, files=files)
 
     async def on_kill(self) -> None:
-        """Cancel the prediction if a person ended the task, and leave it alone if the wait only moves."""
-        if not self.cancel_on_kill:
+        """Cancel the prediction if a person has ended the task."""
+        if not self.cancel_on_kill or self.prediction is None:
             return
-        task = asyncio.create_task(self._cancel_if_killed())
+        work = acancel_if_ended(self.task_instance, self.prediction, self.vace_conn_id, self.log)
+        task = asyncio.create_task(work)
         _cancels.add(task)
         task.add_done_callback(_cancels.discard)
         await asyncio.shield(task)
 
-    async def _cancel_if_killed(self) -> None:
-        if self.prediction is None:
-            return
-        identifier, _ = read_reference(self.prediction)
-        try:
-            state = await aread_state(self.task_instance) if self.task_instance else UNKNOWN
-        except Exception:  # noqa: BLE001 - Airflow's own trouble, of any kind: when in doubt, don't cancel
-            self.log.warning("Prediction %s is not canceled: the task's state could not be read", identifier)
-            return
-        if not is_ended(state):
-            self.log.info("Prediction %s is not canceled: the task is %s", identifier, state)
-            return
-        from airflow_vace.hooks import VaceHook
-
-        async with VaceHook(self.vace_conn_id) as hook:
-            await hook.astop_prediction(read_known(self.prediction))
-
-
-# How long a triggerer may take to be told an XCom; it tells them one by one, and at first it is slow.
-_LONGEST_SEARCH = 300.0
-
 
 class VacePredictionStartTrigger(VacePredictionTrigger):
-    """Begin a sensor in the triggerer: find its prediction, then wait as :class:`VacePredictionTrigger` does.
+    """Begin a sensor in the triggerer: find the prediction, then wait.
 
-    What can't be found here is a worker's: the event is then `{"execute": why}`.
+    If only a worker can find the prediction, the event is `{"execute": reason}`.
 
-    :param source: where the prediction is, from :func:`airflow_vace.task.triggerer.source_of`; None for a
-        mapped task, which has all the rest in its serialised form too
-    :param timeout: of the sensor, in seconds from its beginning
-    :param end_from_trigger: None for whenever nothing is lost by it
-    :param label: the sensor's own; None passes on that of the payload
+    :param source: source of the prediction, from :func:`airflow_vace.task.triggerer.source_of`; None for a
+        mapped task, whose serialised form has all arguments
+    :param timeout: time-out of the sensor, in seconds from the start of the task
+    :param end_from_trigger: None ends the task here if the task loses nothing by this
+    :param saves: the task saves a file, so a worker must end the task
+    :param label: label of the sensor; None passes on the label in the payload
     """
 
     links = LINKS
     is_deadline_local = True
-    # Set by the triggerer: when Airflow ends the wait by itself.
+    # Airflow sets the time at which it ends the wait.
     timeout_after: datetime | None = None
 
     def __init__(  # noqa: PLR0913, PLR0917 - kwargs of a stored trigger
@@ -304,19 +250,20 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
             "saves": self.saves,
             "label": self.label,
         }
-        return "airflow_vace.triggers.VacePredictionStartTrigger", self._needed(given)
+        return "airflow_vace.triggers.VacePredictionStartTrigger", self._changed(given)
 
     def render_template_fields(self, *_: Any, **__: Any) -> None:
-        """Render nothing: a template may ask Airflow what it never answers a triggerer."""
+        """Render nothing: Airflow never answers some requests of a template here."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         try:
-            async with asyncio.timeout(_LONGEST_SEARCH):
+            # Airflow sends XComs one by one, slowly at first, so this time is ample.
+            async with asyncio.timeout(Timing().max_trigger_search_seconds):
                 await self._prepare()
-        except Exception as error:  # noqa: BLE001 - whatever it is, a worker has other ways
-            why = excerpt(str(error)) or type(error).__name__
-            self.log.info("A worker begins this task: %s", why)
-            yield TriggerEvent({"execute": why})  # type: ignore[no-untyped-call]
+        except Exception as error:  # noqa: BLE001 - after any error a worker begins the task
+            reason = excerpt(str(error)) or type(error).__name__
+            self.log.info("A worker begins this task: %s", reason)
+            yield TriggerEvent({"execute": reason})  # type: ignore[no-untyped-call]
             return
         async for event in super().run():
             if event.payload and isinstance(event.payload, dict):
@@ -327,20 +274,18 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
         return replace(super()._marked(prediction), label=self.label or prediction.label)
 
     async def _prepare(self) -> None:
-        """Find out what is waited for, and how, as a worker would.
+        """Find prediction, deadline and place of the end, as a worker would.
 
-        :raises Exception: if that takes a worker
+        :raises Exception: of any kind, if only a worker can find them
         """
-        from airflow_vace.task.triggerer import NotHere, found, lost_by_ending, started_at
-
         ti = self.task_instance
         task: Any = self.task
         if ti is None or task is None:
-            raise NotHere("this Airflow does not tell a trigger its task")
+            raise NeedsWorker("this Airflow gives a trigger no task")
         if self.source is None:
             self._take_arguments(task.partial_kwargs)
         if self.label is None and getattr(task, "map_index_template", None) is not None:
-            raise NotHere("its label is a template")
+            raise NeedsWorker("its label is a template")
         prediction = await found(self.source or {}, ti)
         read_reference(prediction)
         self.prediction = prediction
@@ -352,27 +297,29 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
             self.log.warning("A worker ends this task, since %s would be lost here", ", ".join(lost))
 
     def _take_arguments(self, given: dict[str, Any]) -> None:
-        """Take from a mapped task what its operator would be made with.
+        """Take the parameters of a mapped sensor from the serialised task.
 
-        :raises Exception: if that takes a worker
+        :param given: the arguments of `partial`
+        :raises NeedsWorker: if only a worker can render them
         """
-        from airflow_vace.task.triggerer import NotHere, is_plain
-
         if not given.get("deferrable", conf.getboolean("operators", "default_deferrable", fallback=False)):
-            raise NotHere("it is not deferrable")
+            raise NeedsWorker("it is not deferrable")
         self.vace_conn_id = given.get("vace_conn_id", self.vace_conn_id)
         if not is_plain(self.vace_conn_id):
-            raise NotHere("its connection is a template")
-        timeout = given.get("timeout", conf.getfloat("sensors", "default_timeout"))
+            raise NeedsWorker("its connection is a template")
+        self.timeout = _seconds(given.get("timeout", conf.getfloat("sensors", "default_timeout")))
         interval = given.get("poke_interval")
-        self.timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
-        self.poll_interval = interval.total_seconds() if isinstance(interval, timedelta) else interval
+        self.poll_interval = None if interval is None else _seconds(interval)
         self.cancel_on_kill = bool(given.get("cancel_on_kill", False))
         self.asked_to_end = given.get("end_from_trigger")
         self.do_xcom_push = bool(given.get("do_xcom_push", True))
         self.saves = given.get("save_to") is not None
         if not is_plain(given.get("label")):
-            raise NotHere("its label is a template")
+            raise NeedsWorker("its label is a template")
         self.label = label_text(given.get("label"))
         if given.get("save_in") == "triggerer":
-            raise NotHere("it saves in the triggerer, to a place that a worker renders")
+            raise NeedsWorker("it saves in the triggerer, to a place that a worker renders")
+
+
+def _seconds(duration: timedelta | float) -> float:
+    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)

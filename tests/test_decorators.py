@@ -1,4 +1,4 @@
-"""`@task.vace`: what a function may return, that it runs once, and what a retry makes of it."""
+"""`@task.vace`: return values, calls once in each attempt, and retries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_vace.decorators import VaceInput, vace_task
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import FIELDS
 from airflow_vace.operators import VacePredictionOperator
-from airflow_vace.task.view import KEY
+from airflow_vace.task.view import VIEW_KEY
 from support.tasks import Run, Store
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def test_the_typed_input_has_the_inputs_of_the_model_and_no_others() -> None:
     assert set(get_type_hints(VaceInput)) == set(FIELDS)
 
 
-def test_an_editor_is_told_each_parameter_of_the_operator() -> None:
+def test_an_editor_shows_each_parameter_of_the_operator() -> None:
     import ast
     from pathlib import Path
 
@@ -109,7 +109,7 @@ def test_coroutines_and_generators_are_refused_at_import() -> None:
             made_of(function)()
 
 
-def test_what_a_function_returns_is_no_template(fast_emulator: Emulator) -> None:
+def test_a_return_value_is_no_template(fast_emulator: Emulator) -> None:
     prompt = "{{ conn.vace_default.password }} and {{ 7 * 7 }}"
     Run(made_of(returning(prompt)), Store()).result()
     (run,) = fast_emulator.world.runs.values()
@@ -125,7 +125,7 @@ def test_the_function_gets_arguments_and_context(fast_emulator: Emulator) -> Non
     assert run.input["prompt"] == "a shoe for t"
 
 
-def test_the_function_runs_once_though_the_task_defers_and_the_manifest_knows_its_input(
+def test_the_function_of_a_deferred_task_runs_once_and_the_manifest_has_its_input(
     fast_emulator: Emulator, tmp_path: Path
 ) -> None:
     calls: list[str] = []
@@ -145,7 +145,7 @@ def test_the_function_runs_once_though_the_task_defers_and_the_manifest_knows_it
     assert fast_emulator.bill["charged"] == 1
     # What Airflow renders for the page of the task, after the last leg too.
     assert run.legs[-1].input["prompt"] == "a fox"  # type: ignore[attr-defined]
-    assert "SIGNED" not in str(run.ti.xcoms[KEY])
+    assert "SIGNED" not in str(run.ti.xcoms[VIEW_KEY])
 
 
 def test_a_payload_is_one_xcom_though_it_is_a_dict() -> None:
@@ -166,7 +166,7 @@ def unsteady() -> tuple[Callable[[], VaceInput], list[str]]:
     return clip, calls
 
 
-def test_a_retry_goes_on_with_what_was_paid_and_warns_that_the_function_is_unsteady(
+def test_a_retry_goes_on_with_the_paid_prediction_and_warns_about_changed_inputs(
     fast_emulator: Emulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     clip, calls = unsteady()
@@ -196,7 +196,7 @@ def test_a_steady_function_is_not_warned_of(
     assert "another input" not in capfd.readouterr().out
 
 
-def test_a_clear_is_a_wish_for_what_the_function_returns_now(fast_emulator: Emulator) -> None:
+def test_a_clear_submits_the_present_return_value(fast_emulator: Emulator) -> None:
     clip, _ = unsteady()
     run = Run(made_of(clip, wait_for_completion=True), Store())
     first = run.result()
@@ -237,7 +237,7 @@ def test_a_long_prompt_is_whole_in_the_manifest_after_a_deferral(
     assert prompt.strip() in manifest.read_text()
 
 
-def test_what_was_noted_and_cannot_be_read_again_costs_nothing(
+def test_an_unreadable_snapshot_costs_no_video(
     fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = made_of(
@@ -248,7 +248,7 @@ def test_what_was_noted_and_cannot_be_read_again_costs_nothing(
     pulled = run.ti.xcom_pull
 
     def pull(*, key: str, **more: Any) -> Any:
-        if key == KEY:
+        if key == VIEW_KEY:
             raise RuntimeError("the API server is away")
         return pulled(key=key, **more)
 
@@ -258,7 +258,7 @@ def test_what_was_noted_and_cannot_be_read_again_costs_nothing(
     assert fast_emulator.bill["charged"] == 1
 
 
-def test_a_time_out_while_the_view_is_noted_is_not_retried_where_that_would_pay_again(
+def test_a_timeout_during_the_snapshot_is_not_retried_if_a_retry_pays(
     fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(made_of(returning("a fox"), wait_for_completion=True, durable=False))

@@ -1,3 +1,5 @@
+"""The operator: submitting, waiting, saving, deadlines, and kills."""
+
 from __future__ import annotations
 
 import hashlib
@@ -38,7 +40,7 @@ from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
 from conftest import scale_waits
 from support.films import DATA_URL, MP4
-from support.stores import fail_writes
+from support.interrupts import interrupting, raising
 from support.tasks import NOBODY, Run
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def test_an_empty_model_and_version_from_a_template_mean_the_default(slow_emulat
     assert slow_emulator.bill["charged"] == 1
 
 
-def test_the_server_is_asked_to_stop_by_itself_some_time_after_the_deadline(
+def test_the_server_gets_a_deadline_of_its_own(
     slow_emulator: Emulator, connect: Callable[[str], None]
 ) -> None:
     connect(slow_emulator.connection_to(backend="replicate"))
@@ -133,7 +135,7 @@ def test_a_directory_that_is_none_fails_before_money_is_spent(slow_emulator: Emu
     ],
     ids=str,
 )
-def test_where_another_attempt_cannot_help_or_would_pay_twice_airflow_does_not_retry(
+def test_airflow_does_not_retry_a_useless_or_expensive_attempt(
     slow_emulator: Emulator, connect: Callable[[str], None], fault: dict[str, Any], kind: type[Exception]
 ) -> None:
     connect(slow_emulator.connection_to(timeout=0.5))
@@ -144,13 +146,13 @@ def test_where_another_attempt_cannot_help_or_would_pay_twice_airflow_does_not_r
     assert slow_emulator.bill["charged"] <= 1
 
 
-def test_a_limit_or_a_server_that_is_not_there_is_left_to_airflows_retries(
+def test_a_rate_limit_and_an_absent_server_are_retried_by_airflow(
     slow_emulator: Emulator, connect: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow_emulator.faults.add(rate_limited("seconds", 1000, method="POST"))
     with pytest.raises(VaceRateLimited):
         run().result()
-    scale_waits(monkeypatch, 1.0, max_create_attempts=2)
+    scale_waits(monkeypatch, 0.01, max_create_attempts=2)
     connect('{"conn_type": "vace", "host": "http://127.0.0.1:1", "password": "xxxxxxxx"}')
     with pytest.raises(VaceTransportError, match="nothing was sent"):
         run().result()
@@ -171,7 +173,7 @@ def test_it_waits_for_the_final_payload(fast_emulator: Emulator, *, deferrable: 
         assert task.ti.xcoms["vace_prediction"]["prediction"]["id"] == payload["id"]
 
 
-def test_what_is_final_after_one_look_is_not_deferred(slow_emulator: Emulator) -> None:
+def test_a_prediction_final_after_the_first_poll_is_not_deferred(slow_emulator: Emulator) -> None:
     output = "https://example.com/a.mp4"
     slow_emulator.faults.add(method="GET", patch={"status": "succeeded", "output": output})
     task = waiting(deferrable=True)
@@ -180,7 +182,7 @@ def test_what_is_final_after_one_look_is_not_deferred(slow_emulator: Emulator) -
     assert [r.method for r in slow_emulator.requests] == ["POST", "GET"]
 
 
-def test_an_answer_to_the_create_that_is_final_is_not_even_looked_at(slow_emulator: Emulator) -> None:
+def test_a_final_response_to_the_create_needs_no_poll(slow_emulator: Emulator) -> None:
     output = "https://example.com/a.mp4"
     slow_emulator.faults.add(method="POST", patch={"status": "succeeded", "output": output})
     task = waiting(deferrable=True)
@@ -188,7 +190,7 @@ def test_an_answer_to_the_create_that_is_final_is_not_even_looked_at(slow_emulat
     assert [r.method for r in slow_emulator.requests] == ["POST"]
 
 
-def test_a_look_that_fails_before_the_deferral_does_not_matter(fast_emulator: Emulator) -> None:
+def test_a_failed_poll_before_the_deferral_does_not_matter(fast_emulator: Emulator) -> None:
     fast_emulator.faults.add(method="GET", status=500)
     task = waiting(deferrable=True)
     assert task.result()["status"] == "succeeded"
@@ -209,7 +211,7 @@ def test_the_row_of_the_trigger_holds_no_key_and_an_absolute_deadline(
     assert row["cancel_on_kill"] is True
     (deferred,) = task.deferred
     assert deferred.timeout is not None
-    assert 300 < deferred.timeout.total_seconds() < 410
+    assert deferred.timeout.total_seconds() > 100
 
 
 ENDS: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -227,7 +229,7 @@ ENDS: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 @MODES
 @pytest.mark.parametrize(("end", "kind", "said"), ENDS)
-def test_an_end_without_a_video_fails_for_good_since_a_retry_would_pay_again(
+def test_an_end_without_a_video_is_not_retried(
     slow_emulator: Emulator,
     end: dict[str, Any],
     kind: type[Exception],
@@ -244,7 +246,7 @@ def test_an_end_without_a_video_fails_for_good_since_a_retry_would_pay_again(
 
 
 @MODES
-def test_a_failure_that_another_run_may_mend_is_left_to_airflows_retries(
+def test_a_failure_worth_another_run_is_retried_by_airflow(
     slow_emulator: Emulator, *, deferrable: bool
 ) -> None:
     slow_emulator.faults.add(method="GET", skip=2, times=None, patch={"status": "failed", "error": "E6716"})
@@ -254,14 +256,12 @@ def test_a_failure_that_another_run_may_mend_is_left_to_airflows_retries(
 
 
 @MODES
-def test_an_output_that_is_told_a_moment_later_is_waited_for(
-    fast_emulator: Emulator, *, deferrable: bool
-) -> None:
+def test_a_late_output_is_waited_for(fast_emulator: Emulator, *, deferrable: bool) -> None:
     fast_emulator.faults.add(method="GET", patch={"status": "succeeded", "output": None})
     assert waiting(deferrable=deferrable).result()["output"].startswith(fast_emulator.url)
 
 
-def test_a_server_in_trouble_when_it_should_tell_its_output_is_asked_again(fast_emulator: Emulator) -> None:
+def test_a_server_in_trouble_is_polled_again_for_the_output(fast_emulator: Emulator) -> None:
     fast_emulator.faults.add(method="GET", patch={"status": "succeeded", "output": None})
     fast_emulator.faults.add("bad_gateway", method="GET", times=2)
     assert waiting().result()["output"].startswith(fast_emulator.url)
@@ -275,13 +275,11 @@ def test_a_refused_key_ends_the_wait_with_its_own_name(slow_emulator: Emulator, 
     assert slow_emulator.api_key not in str(error)
 
 
-def test_a_wait_that_the_triggerer_gave_up_goes_on_if_the_worker_sees_it_run(
+def test_a_wait_given_up_by_the_triggerer_goes_on_while_the_prediction_runs(
     fast_emulator: Emulator,
 ) -> None:
     fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
-    fast_emulator.faults.add(
-        method="GET", times=Timing().max_auth_refusals, status=401, body={"detail": "no"}
-    )
+    fast_emulator.faults.add(method="GET", times=Timing().max_auth_refusals, status=401)
     fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
     task = waiting(deferrable=True, timeout=60)
     assert task.result()["status"] == "succeeded"
@@ -293,7 +291,7 @@ def test_a_wait_that_the_triggerer_gave_up_goes_on_if_the_worker_sees_it_run(
 
 
 @MODES
-def test_at_the_deadline_it_cancels_and_says_what_that_means(
+def test_the_deadline_cancels_and_the_error_names_the_bill(
     slow_emulator: Emulator, *, deferrable: bool
 ) -> None:
     _, error = failure_of(waiting(deferrable=deferrable, timeout=0.3))
@@ -336,7 +334,7 @@ def test_a_success_that_refuses_the_cancel_is_a_success(slow_emulator: Emulator,
 
 
 @pytest.mark.parametrize("status", [404, 405, 409, 422])
-def test_a_cancel_that_is_refused_for_what_runs_on_says_what_it_means(
+def test_a_refused_cancel_of_a_running_prediction_warns_of_the_bill(
     slow_emulator: Emulator, capfd: pytest.CaptureFixture[str], status: int
 ) -> None:
     slow_emulator.faults.add(path="*/cancel", times=None, status=status, body={"detail": "no such call"})
@@ -350,7 +348,7 @@ def test_a_cancel_that_is_refused_for_what_runs_on_says_what_it_means(
 
 
 @MODES
-def test_a_back_end_that_cannot_cancel_is_told_apart(
+def test_a_back_end_without_cancel_has_its_own_message(
     slow_emulator: Emulator,
     connect: Callable[[str], None],
     capfd: pytest.CaptureFixture[str],
@@ -390,7 +388,7 @@ def test_a_trigger_that_crashed_leaves_the_deadline_as_it_is(slow_emulator: Emul
     task = waiting(deferrable=True, timeout=0.5)
     with pytest.raises(TaskDeferred):
         task.leg().execute(task.context)
-    with pytest.raises(AirflowFailException, match="was told to stop") as caught:
+    with pytest.raises(AirflowFailException, match="its cancel was accepted") as caught:
         task.leg().resume_execution("__fail__", {"error": "Trigger failure"}, task.context)
     assert isinstance(caught.value.__cause__, PredictionTimeout)
     assert slow_emulator.bill["predictions"][0]["status"] == "canceled"
@@ -453,7 +451,7 @@ def test_a_data_url_is_saved_or_refused_but_never_pushed(
 
 
 @MODES
-def test_a_directory_that_cannot_be_written_to_is_told_before_money_is_spent(
+def test_a_directory_without_write_access_is_reported_before_money_is_spent(
     slow_emulator: Emulator, tmp_path: Path, *, deferrable: bool
 ) -> None:
     (tmp_path / "clips").write_text("not a directory")
@@ -464,18 +462,22 @@ def test_a_directory_that_cannot_be_written_to_is_told_before_money_is_spent(
 
 
 @MODES
-def test_a_file_that_cannot_be_saved_fails_without_a_retry_that_would_pay_again(
-    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+def test_a_failed_save_is_not_retried_if_a_retry_would_pay(
+    fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
 ) -> None:
-    fail_writes(monkeypatch, OSError(28, "No space left on device"))
-    failure, error = failure_of(waiting(save_to=f"{tmp_path}/", deferrable=deferrable), same_words=False)
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    memory.mkdir("/b")
+    monkeypatch.setattr(type(memory), "put_file", full)
+    failure, error = failure_of(waiting(save_to="memory://b/", deferrable=deferrable), same_words=False)
     assert isinstance(error, OSError)
     (charged,) = fast_emulator.bill["predictions"]
     for said in (charged["id"], "No space left", "It is billed", "VacePredictionSensor on this id"):
         assert said in str(failure)
 
 
-def test_an_output_that_is_no_file_is_handed_on_but_cannot_be_saved(
+def test_an_output_without_a_file_is_returned_but_cannot_be_saved(
     slow_emulator: Emulator, tmp_path: Path
 ) -> None:
     slow_emulator.faults.add(method="GET", times=None, patch={"status": "succeeded", "output": "a poem"})
@@ -501,31 +503,24 @@ def test_an_xcom_that_cannot_be_pushed_costs_nothing(fast_emulator: Emulator) ->
     assert fast_emulator.bill["charged"] == 1
 
 
-def test_whatever_goes_wrong_after_the_create_is_not_retried(
-    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise KeyError("surprise")
-
-    monkeypatch.setattr(VaceHook, "wait_for_prediction", broken)
-    failure, error = failure_of(waiting(), same_words=False)
+def test_whatever_goes_wrong_after_the_create_is_not_retried(slow_emulator: Emulator) -> None:
+    with interrupting(raising(KeyError), lambda: len(slow_emulator.requests) > 1):
+        failure, error = failure_of(waiting(), same_words=False)
     assert isinstance(error, KeyError)
-    assert fast_emulator.bill["predictions"][0]["id"] in str(failure)
+    assert slow_emulator.bill["predictions"][0]["id"] in str(failure)
     assert "a new attempt would pay again" in str(failure)
 
 
 @pytest.mark.parametrize("surprise", [AirflowTaskTimeout, KeyError])
 def test_whatever_breaks_the_create_off_is_not_retried(
-    slow_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, surprise: type[BaseException]
+    slow_emulator: Emulator, surprise: type[BaseException]
 ) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise surprise
-
-    monkeypatch.setattr("airflow_vace.client.client.send", broken)
-    _, error = failure_of(run())
+    slow_emulator.faults.add(method="POST", hang="before")
+    with interrupting(raising(surprise), lambda: slow_emulator.requests):
+        _, error = failure_of(run())
     assert isinstance(error, SubmissionUnknown)
     assert surprise.__name__ in str(error)
-    assert slow_emulator.requests == []
+    assert len(slow_emulator.requests) == 1
 
 
 @pytest.mark.usefixtures("slow_emulator")
@@ -541,7 +536,7 @@ def test_an_execution_timeout_in_the_wait_cancels_and_is_not_retried(slow_emulat
     assert slow_emulator.bill["predictions"][0]["status"] == "canceled"
 
 
-def test_a_server_in_trouble_at_the_deadline_is_still_told_to_stop(slow_emulator: Emulator) -> None:
+def test_a_server_in_trouble_at_the_deadline_still_gets_the_cancel(slow_emulator: Emulator) -> None:
     slow_emulator.faults.add("bad_gateway", method="GET", times=None)
     _, error = failure_of(waiting(timeout=0.3))
     assert isinstance(error, PredictionTimeout)
@@ -559,7 +554,7 @@ def test_a_kill_cancels_and_says_so(slow_emulator: Emulator, capfd: pytest.Captu
     assert "is canceled. It is billed for the time that it ran" in capfd.readouterr().out
 
 
-def test_a_kill_leaves_alone_what_it_should_and_says_what_it_costs(
+def test_a_kill_with_cancel_on_kill_false_warns_of_the_bill(
     slow_emulator: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     operator().on_kill()
@@ -571,7 +566,7 @@ def test_a_kill_leaves_alone_what_it_should_and_says_what_it_costs(
     assert "is left running and is billed" in capfd.readouterr().out
 
 
-def test_a_kill_whose_cancel_fails_says_what_it_costs(
+def test_a_failed_cancel_after_a_kill_warns_of_the_bill(
     slow_emulator: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     slow_emulator.faults.add(path="*/cancel", status=500)
@@ -581,28 +576,26 @@ def test_a_kill_whose_cancel_fails_says_what_it_costs(
     assert "could not be canceled and may run, and be billed" in capfd.readouterr().out
 
 
-def test_a_kill_in_the_midst_of_a_create_says_that_it_may_have_been_accepted(
-    slow_emulator: Emulator,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+def test_a_kill_during_a_create_warns_of_a_possible_bill(
+    slow_emulator: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     task = operator()
 
-    def killed(*_: object, **__: object) -> None:
+    def kill() -> None:
         task.on_kill()
         raise SystemExit
 
-    monkeypatch.setattr(VaceHook, "create_prediction", killed)
-    with pytest.raises(SystemExit):
+    slow_emulator.faults.add(method="POST", hang="before")
+    with pytest.raises(SystemExit), interrupting(kill, lambda: slow_emulator.requests):
         task.execute(NOBODY)
     assert "may have been accepted" in capfd.readouterr().out
-    assert slow_emulator.requests == []
+    assert len(slow_emulator.requests) == 1
 
 
 # --- the author's side -----------------------------------------------------------------------------
 
 
-def test_what_is_templated_is_taken_as_it_comes_and_checked_when_it_runs() -> None:
+def test_templated_parameters_are_checked_when_the_task_runs() -> None:
     task = operator(input="{{ no }}", model="{{ no }}", version=5, vace_conn_id="{{ no }}", deferrable=True)
     assert set(task.template_fields) == {
         "input",
@@ -629,7 +622,7 @@ def test_what_is_templated_is_taken_as_it_comes_and_checked_when_it_runs() -> No
     ],
     ids=str,
 )
-def test_what_is_not_templated_is_checked_when_the_dag_is_imported(kwargs: dict[str, Any]) -> None:
+def test_parameters_without_templates_are_checked_at_import(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(kwargs))):
         operator(**kwargs)
 

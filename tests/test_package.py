@@ -1,4 +1,4 @@
-"""What others hold on to: class paths, the provider's description, the cost of an import, the wheel."""
+"""The package for others: class paths, provider description, imports, wheel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import airflow
 import jsonschema
 import pytest
-from airflow.sdk.bases import operator
 
 import airflow_vace
 from airflow_vace.provider_info import get_provider_info
@@ -107,7 +106,7 @@ def test_class_paths_that_dags_and_databases_hold_do_not_move(path: str) -> None
 # --- the provider ----------------------------------------------------------------------------------
 
 
-def test_the_description_is_what_airflow_accepts() -> None:
+def test_airflow_accepts_the_description() -> None:
     schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
     jsonschema.validate(get_provider_info(), schema)
 
@@ -181,11 +180,6 @@ def test_airflow_knows_the_settings(airflow_db: str) -> None:
 def test_airflow_tests_the_connection(slow_emulator: Emulator) -> None:
     assert "Connection success" in airflow_says("connections", "test", "vace_default")
     assert {request.method for request in slow_emulator.requests} == {"GET"}
-
-
-def test_airflows_words_for_a_wait_that_nobody_ended_are_those_that_we_look_for() -> None:
-    assert operator.TRIGGER_FAIL_REPR == "__fail__"
-    assert operator.TriggerFailureReason.TRIGGER_TIMEOUT.value == "Trigger timeout"
 
 
 # --- the distribution ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The sensor in its three modes: each test runs in all of them and wants the same."""
+"""The sensor in three modes: each test expects the same result in each mode."""
 
 from __future__ import annotations
 
@@ -27,8 +27,6 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.hooks import VaceHook
 from airflow_vace.sensors import VacePredictionSensor
-from conftest import scale_waits
-from support.stores import fail_writes
 from support.tasks import Run
 
 if TYPE_CHECKING:
@@ -106,7 +104,7 @@ def test_every_mode_fails_alike_and_for_good(
 
 
 @pytest.mark.parametrize("soft", ["soft_fail", "never_fail"])
-def test_every_mode_skips_where_it_is_told_to(
+def test_every_mode_obeys_soft_fail_and_never_fail(
     slow_emulator: Emulator, mode: dict[str, Any], soft: str
 ) -> None:
     created = submitted()
@@ -152,15 +150,19 @@ def test_the_time_that_a_limit_names_is_kept_in_every_mode(
 
 
 def test_a_disk_that_is_full_is_skipped_or_retried_alike(
-    fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fast_emulator: Emulator, mode: dict[str, Any], memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_writes(monkeypatch, OSError(28, "No space left on device"))
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    memory.mkdir("/b")
+    monkeypatch.setattr(type(memory), "put_file", full)
     created = submitted()
     assert fast_emulator.bill["charged"] == 1
     with pytest.raises(OSError, match="No space left"):
-        run(created.payload(), mode, save_to=f"{tmp_path}/").result()
+        run(created.payload(), mode, save_to="memory://b/").result()
     with pytest.raises(AirflowSkipException):
-        run(created.payload(), mode, save_to=f"{tmp_path}/", never_fail=True).result()
+        run(created.payload(), mode, save_to="memory://b/", never_fail=True).result()
 
 
 def test_trouble_on_the_way_ends_no_mode(fast_emulator: Emulator, mode: dict[str, Any]) -> None:
@@ -187,7 +189,7 @@ def test_a_refusal_that_stays_ends_every_mode_with_its_name(
 
 
 @pytest.mark.parametrize("prediction", ["", None, "None", {}, "../x", [], "https://example.com/"])
-def test_nonsense_fails_at_once_without_a_request(
+def test_a_reference_to_no_prediction_fails_without_a_request(
     slow_emulator: Emulator, mode: dict[str, Any], prediction: Any
 ) -> None:
     with pytest.raises(AirflowFailException) as caught:
@@ -204,16 +206,16 @@ def test_every_mode_saves_alike(fast_emulator: Emulator, mode: dict[str, Any], t
     assert fast_emulator.bill["charged"] == 1
 
 
-def test_a_save_that_failed_is_left_to_airflows_retries_which_cost_nothing(
-    fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_save_of_a_sensor_is_retried_for_free(
+    fast_emulator: Emulator, mode: dict[str, Any], tmp_path: Path
 ) -> None:
-    scale_waits(monkeypatch, 0.01, max_download_attempts=2)
     created = submitted()
-    fast_emulator.faults.add(path="/_delivery/*", status=503, times=2)
+    fast_emulator.faults.add(path="/_delivery/*", status=503, times=None)
     task = run(created.payload(), mode, save_to=f"{tmp_path}/")
     with pytest.raises(VaceAPIError):
         task.result()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    fast_emulator.faults.clear()
     assert task.result()["files"]
 
 
@@ -228,7 +230,7 @@ def test_a_directory_that_is_none_fails_for_good(slow_emulator: Emulator, mode: 
 DEFERRED: dict[str, Any] = {"deferrable": True}
 
 
-def test_what_is_final_is_not_deferred(fast_emulator: Emulator) -> None:
+def test_a_final_prediction_is_not_deferred(fast_emulator: Emulator) -> None:
     created = submitted()
     VaceHook().wait_for_prediction(created)
     task = run(created.payload(), DEFERRED)
@@ -249,7 +251,7 @@ def test_the_row_of_the_trigger_holds_an_absolute_deadline_and_no_key(fast_emula
     assert fast_emulator.api_key not in json.dumps(row)
 
 
-def test_a_first_look_that_fails_is_no_reason_not_to_wait(fast_emulator: Emulator) -> None:
+def test_a_failed_first_poll_does_not_end_the_wait(fast_emulator: Emulator) -> None:
     created = submitted()
     for reference, urls in ((created.id, {}), (created.urls["get"], {"get": created.urls["get"]})):
         fast_emulator.faults.add(method="GET", status=500)
@@ -279,7 +281,7 @@ def test_a_wait_that_nobody_ended_and_that_still_runs_has_timed_out(slow_emulato
 # --- being killed ----------------------------------------------------------------------------------
 
 
-def test_a_kill_cancels_only_if_it_is_told_to(slow_emulator: Emulator) -> None:
+def test_a_kill_cancels_only_with_cancel_on_kill(slow_emulator: Emulator) -> None:
     created = submitted()
     for cancel, status in ((False, "starting"), (True, "canceled")):
         slow_emulator.faults.add(method="GET", status=500)
@@ -289,6 +291,6 @@ def test_a_kill_cancels_only_if_it_is_told_to(slow_emulator: Emulator) -> None:
         assert slow_emulator.bill["predictions"][0]["status"] == status
 
 
-def test_what_is_templated_is_taken_as_it_comes() -> None:
+def test_templated_parameters_are_accepted_at_import() -> None:
     task = sensor("{{ no }}", vace_conn_id="{{ no }}", save_to="{{ no }}", label="{{ no }}")
     assert set(task.template_fields) == {"prediction", "vace_conn_id", "save_to", "video_label"}

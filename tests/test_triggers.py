@@ -1,3 +1,5 @@
+"""The trigger: events, stored kwargs, sessions, and kills."""
+
 from __future__ import annotations
 
 import asyncio
@@ -12,7 +14,7 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.execution_time.comms import TaskStatesResult
 
-from airflow_vace import connection
+from airflow_vace import hooks
 from airflow_vace.core.timing import Timing
 from airflow_vace.emulator.faults import PRESETS, rate_limited
 from airflow_vace.exceptions import VaceInputError
@@ -115,9 +117,7 @@ STORED: list[tuple[type[VacePredictionTrigger], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "stored"), STORED)
-def test_what_was_stored_is_loaded_and_stored_alike_by_every_version(
-    kind: Any, stored: dict[str, Any]
-) -> None:
+def test_stored_kwargs_survive_every_version(kind: Any, stored: dict[str, Any]) -> None:
     known = set(signature(kind.__init__).parameters) - {"self", "later"}
     assert known == set(stored), "a new kwarg belongs here too"
     assert kind(**stored).serialize()[1] == stored
@@ -129,24 +129,21 @@ def test_what_was_stored_is_loaded_and_stored_alike_by_every_version(
 
 
 @pytest.mark.parametrize("kind", [VacePredictionTrigger, VacePredictionStartTrigger])
-def test_what_a_later_version_has_stored_is_left_alone(kind: Any) -> None:
+def test_kwargs_of_a_later_version_stay_unchanged(kind: Any) -> None:
     trigger = kind("abc", do_xcom_push=False, colour="red")
     assert trigger.serialize()[1]["colour"] == "red"
     assert trigger.do_xcom_push is False
 
 
 def test_a_wait_of_a_later_version_ends_as_any(
-    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    fast_emulator: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said: list[str] = []
-    log = SimpleNamespace(info=lambda text, *of: said.append(text % of), log=lambda *_: None)
-    monkeypatch.setattr(VacePredictionTrigger, "log", log)
     assert event_of(VacePredictionTrigger(submitted().payload(), colour="red"))["status"] == "succeeded"
-    assert said == ["A later version deferred this; left alone: colour"]
+    assert "A later version deferred this; left alone: colour" in capfd.readouterr().out
     assert fast_emulator.bill["charged"] == 1
 
 
-def test_nonsense_is_refused_where_the_trigger_runs(fast_emulator: Emulator) -> None:
+def test_a_reference_to_no_prediction_fails_in_the_trigger(fast_emulator: Emulator) -> None:
     with pytest.raises(VaceInputError):
         event_of(VacePredictionTrigger("../x"))
     assert fast_emulator.requests == []
@@ -176,7 +173,7 @@ def test_every_final_status_is_an_end(slow_emulator: Emulator, status: str) -> N
 
 
 @pytest.mark.usefixtures("scaled")
-def test_at_the_deadline_the_event_tells_the_last_known_state(slow_emulator: Emulator) -> None:
+def test_the_event_at_the_deadline_has_the_last_known_state(slow_emulator: Emulator) -> None:
     created = submitted()
     deadline = time.time() + 0.2
     event = event_of(VacePredictionTrigger(created.payload(), deadline=deadline))
@@ -256,9 +253,7 @@ def test_trouble_never_ends_a_prediction_that_later_succeeds(
     ("status", "most"),
     [(401, Timing().max_auth_refusals), (403, Timing().max_auth_refusals), (404, Timing().max_not_found)],
 )
-def test_a_refusal_ends_the_wait_after_some_in_a_row_and_not_before(
-    fast_emulator: Emulator, status: int, most: int
-) -> None:
+def test_only_several_refusals_in_a_row_end_a_wait(fast_emulator: Emulator, status: int, most: int) -> None:
     created = submitted()
     fast_emulator.faults.add(method="GET", status=status, body={"detail": "no"}, times=most - 1)
     assert event_of(VacePredictionTrigger(created.payload()))["status"] == "succeeded"
@@ -285,22 +280,35 @@ def test_the_time_that_a_limit_names_is_kept(slow_emulator: Emulator) -> None:
 # --- what it costs, and leaves behind --------------------------------------------------------------
 
 
+class Lookups:
+    """Airflow's reads of a connection; each of the errors is raised once, before the connection is there."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.errors: list[Exception] = []
+
+    async def answer(self, *args: Any, **kwargs: Any) -> Any:
+        self.count += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return await get_async_connection(*args, **kwargs)
+
+
+@pytest.fixture
+def lookups(monkeypatch: pytest.MonkeyPatch) -> Lookups:
+    found = Lookups()
+    monkeypatch.setattr(hooks, "get_async_connection", found.answer)
+    return found
+
+
 @pytest.mark.usefixtures("scaled")
-def test_a_wait_takes_one_look_up_and_one_session_and_closes_it(
-    slow_emulator: Emulator, sessions: list[aiohttp.ClientSession], monkeypatch: pytest.MonkeyPatch
+def test_a_wait_reads_the_connection_once_and_closes_its_session(
+    slow_emulator: Emulator, sessions: list[aiohttp.ClientSession], lookups: Lookups
 ) -> None:
-    looked_up = []
-    real = get_async_connection
-
-    async def counted(*args: Any, **kwargs: Any) -> Any:
-        looked_up.append(args)
-        return await real(*args, **kwargs)
-
-    monkeypatch.setattr(connection, "get_async_connection", counted)
     created = submitted()
     event_of(VacePredictionTrigger(created.payload(), deadline=time.time() + 150 * SCALE))
     assert len(slow_emulator.requests) > 3
-    assert len(looked_up) == 1
+    assert lookups.count == 1
     assert len(sessions) == 1
     assert sessions[0].closed
 
@@ -325,40 +333,21 @@ def test_a_wait_that_is_cut_off_closes_its_session_and_cancels_nothing(
     assert slow_emulator.bill["predictions"][0]["status"] == "starting"
 
 
-def test_the_connection_may_fail_to_be_read_for_a_while(
-    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_connection_may_fail_to_be_read_for_a_while(fast_emulator: Emulator, lookups: Lookups) -> None:
     created = submitted()
-    real = get_async_connection
-    calls = []
-
-    async def flaky(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        if len(calls) < 3:
-            raise RuntimeError("the supervisor is away")
-        return await real(*args, **kwargs)
-
-    monkeypatch.setattr(connection, "get_async_connection", flaky)
+    lookups.errors = [RuntimeError("the supervisor is away"), RuntimeError("the supervisor is away")]
     event = event_of(VacePredictionTrigger(created.payload(), poll_interval=0.05))
     assert event["status"] == "succeeded"
-    assert len(calls) == 3
+    assert lookups.count == 3
     assert fast_emulator.bill["charged"] == 1
 
 
 def test_a_connection_that_is_said_not_to_be_there_may_come_back(
-    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    fast_emulator: Emulator, lookups: Lookups
 ) -> None:
     created = submitted()
-    real = get_async_connection
-    calls = []
-
-    async def away(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        if len(calls) < 3:
-            raise AirflowNotFoundException("The conn_id `vace_default` isn't defined")
-        return await real(*args, **kwargs)
-
-    monkeypatch.setattr(connection, "get_async_connection", away)
+    missing = "The conn_id `vace_default` isn't defined"
+    lookups.errors = [AirflowNotFoundException(missing), AirflowNotFoundException(missing)]
     event = event_of(VacePredictionTrigger(created.payload(), poll_interval=0.05))
     assert event["status"] == "succeeded"
     assert fast_emulator.bill["charged"] == 1
@@ -417,7 +406,7 @@ def killed(
         (None, False),
     ],
 )
-def test_only_what_a_person_ended_is_canceled(
+def test_only_an_end_by_a_person_cancels(
     slow_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, states: Any, *, canceled: bool
 ) -> None:
     created = submitted()
@@ -445,7 +434,7 @@ def test_nothing_is_canceled_unless_asked_for_or_without_a_task(
 
 
 @pytest.mark.usefixtures("scaled")
-def test_a_cancel_is_tried_again_and_its_failure_says_what_it_means_for_the_bill(
+def test_a_failed_cancel_is_retried_and_warns_of_the_bill(
     slow_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     created = submitted()
@@ -460,7 +449,7 @@ def test_a_cancel_is_tried_again_and_its_failure_says_what_it_means_for_the_bill
     )
     slow_emulator.faults.clear()
     before = len(slow_emulator.requests)
-    slow_emulator.faults.add(path="*/cancel", status=401, body={"detail": "no"}, times=None)
+    slow_emulator.faults.add(path="*/cancel", status=401, times=None)
     killed(another, {"r": {"t": "failed"}}, monkeypatch)
     assert len(slow_emulator.requests) == before + 1
 

@@ -1,1 +1,1 @@
-"""Behaviour that operators and sensors share."""
+"""Shared behaviour of operators and sensors, in small parts around a TaskRun."""

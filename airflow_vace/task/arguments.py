@@ -1,4 +1,4 @@
-"""What was handed to a task, apart from what its own templates render: it says whom the video is for."""
+"""The values that other tasks pass to a task: a change of them is a new order."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ if TYPE_CHECKING:
 
 
 def handed_over(given: Any, rendered: Any, resolved: Container[int], *, literals: bool = False) -> Any:
-    """Return the part of a field that came from other tasks; None in the place of all else.
+    """Return a field with the values from other tasks, and None in place of the rest.
 
-    A template that renders differently in each attempt is no other order, but another element of an upstream
-    list is: the video would be another product's.
+    A template may render differently in each attempt, and the order stays the same. Another element of an
+    upstream list is another order: the video would be another product's.
 
-    :param given: the field before it was rendered; of a mapped task with its element in place
-    :param rendered: the same afterwards
-    :param resolved: ids of the values that Airflow has resolved already
-    :param literals: keep literal values too, and templates as they are written: a function's arguments
+    :param given: the field before rendering; of a mapped task with the element in place
+    :param rendered: the field after rendering
+    :param resolved: ids of the values that Airflow had resolved before
+    :param literals: keep literals and unrendered templates too, as for the arguments of a function
     """
+    # Airflow resolves mapped arguments before it renders, so these ids mark values from other tasks.
     if id(given) in resolved:
         return rendered
     if isinstance(given, Mapping) and isinstance(rendered, Mapping):
@@ -34,5 +35,6 @@ def handed_over(given: Any, rendered: Any, resolved: Container[int], *, literals
         items = [handed_over(one, other, resolved, literals=literals) for one, other in pairs]
         return items if any(item is not None for item in items) else None
     if not isinstance(given, str | PathLike) and hasattr(given, "resolve"):
-        return rendered  # an XComArg, or an argument of a mapped task group
+        # An XComArg, or an argument of a mapped task group: the resolved value came from another task.
+        return rendered
     return given if literals else None

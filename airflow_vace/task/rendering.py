@@ -1,7 +1,7 @@
-"""Templates of mapped tasks: text that came from another task is data, and is never rendered.
+"""Templates of mapped tasks: text from another task is data, and is never rendered.
 
-Airflow renders again what `expand_kwargs` takes from XCom (`ListOfDictsExpandInput.resolve`), and what a
-subclass makes of its arguments. A prompt from outside would then read variables and connections.
+Airflow renders values from XCom again after `expand_kwargs` (`ListOfDictsExpandInput.resolve`), and after a
+subclass has combined arguments. A prompt from outside would then read variables and connections.
 """
 
 from __future__ import annotations
@@ -11,23 +11,48 @@ from collections.abc import Mapping, Sequence
 from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
+from airflow_vace.inputs import literal
 from airflow_vace.redaction import unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LONGEST_LABEL = 1000
+_MAX_LABEL_LENGTH = 1000
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
-def oids_of_data(task: Any, given: Mapping[str, Any] | None, map_index: int, jinja_env: Any) -> set[int]:
-    """Return the ids of the objects in a task's fields that are data: a renderer returns them as they are.
+def protect_data(
+    task: Any, given: Mapping[str, Any] | None, map_index: int, jinja_env: Any, seen_oids: set[int]
+) -> None:
+    """Exclude data in a task's fields from rendering, and include XComArgs.
 
-    :param task: the instance of a mapped task, whose fields are to be rendered
-    :param given: the arguments that the instance was made with; None if they are not known, and all that is
-        not in the DAG's file then counts as data
-    :param map_index: of the instance
-    :param jinja_env: the environment that renders, whose delimiters say what a template is
+    :param task: the instance of a mapped task, before Airflow renders its fields
+    :param given: the arguments of the instance, None if unknown
+    :param map_index: index of the instance
+    :param jinja_env: the environment that renders
+    :param seen_oids: ids of the objects that Airflow does not render; changed in place
+    """
+    seen_oids.update(oids_of_data(task, given, map_index, jinja_env))
+    seen_oids.difference_update(oids_of_references(given))
+
+
+def mask_fields(task: Any) -> None:
+    """Mask the secrets in the URLs of rendered fields."""
+    from airflow_vace.storage.upload import mask_signatures
+
+    # Airflow keeps rendered fields in its database, where every viewer of the DAG sees them.
+    fields = [getattr(task, name, None) for name in task.template_fields]
+    mask_signatures([fields, [literal(field) for field in fields if isinstance(field, str)]])
+
+
+def oids_of_data(task: Any, given: Mapping[str, Any] | None, map_index: int, jinja_env: Any) -> set[int]:
+    """Return the ids of the data in a task's fields.
+
+    :param task: the instance of a mapped task, before Airflow renders the fields
+    :param given: the arguments of the instance; None if unknown, and then all text from outside of the DAG's
+        file counts as data
+    :param map_index: index of the instance
+    :param jinja_env: the environment that renders, with the delimiters of a template
     """
     mapped = task.dag.task_dict.get(task.task_id) if task.has_dag() else None
     if mapped is None or not mapped.is_mapped:
@@ -36,7 +61,7 @@ def oids_of_data(task: Any, given: Mapping[str, Any] | None, map_index: int, jin
     if not is_from_xcom:
         return set()
     literal_ids = {id(item) for item in _items([*literals, *_constants_of(type(task))])}
-    # A function's arguments from both places are put into one new dictionary.
+    # Airflow copies a function's arguments from both places into one new dictionary, so its id says nothing.
     roots = {**(given or {}), **((given or {}).get("op_kwargs") or {})}
     roots.pop("op_kwargs", None)
     data = {id(item): item for item in _items(list(roots.values())) if id(item) not in literal_ids}
@@ -45,7 +70,7 @@ def oids_of_data(task: Any, given: Mapping[str, Any] | None, map_index: int, jin
     marks = {start[0] for start in starts}
     has_marks = any(isinstance(item, str) and marks.intersection(item) for item in data.values())
     if has_marks or given is None:
-        # What a subclass has made of data is not known from its text, so nothing but literals is rendered.
+        # The text of a subclass does not show its sources, so nothing but literals is rendered.
         fields = [getattr(task, name, None) for name in task.template_fields]
         made = (item for item in _items(fields) if not isinstance(item, _CONTAINERS))
         data.update({id(item): item for item in made if id(item) not in literal_ids})
@@ -53,24 +78,24 @@ def oids_of_data(task: Any, given: Mapping[str, Any] | None, map_index: int, jin
 
 
 def oids_of_references(given: Mapping[str, Any] | None) -> set[int]:
-    """Return the ids of the XComArgs in a task's arguments, which are still to be resolved.
+    """Return the ids of the XComArgs in a task's arguments.
 
-    `expand_kwargs` over a list in the DAG's file counts them as resolved, so that a task would get them as
-    they are.
+    `expand_kwargs` over a list in the DAG's file counts XComArgs as resolved, and a task would get the
+    references in place of the values.
     """
     return {id(item) for item in _items(given) if _is_reference(item)}
 
 
 def label_text(label: Any) -> str | None:
-    """Return a label as the payload holds it: text that every database can store; None if it is empty."""
+    """Return a label as text for every database; None for an empty label."""
     if label is None:
         return None
     text = unsigned(str(label)).replace("\0", "").encode(errors="replace").decode()
-    return text[:_LONGEST_LABEL] or None
+    return text[:_MAX_LABEL_LENGTH] or None
 
 
 def _literals_of(mapped: Any, map_index: int) -> tuple[list[Any], bool]:
-    """Return what the DAG's file says of one instance, and whether more comes from XCom."""
+    """Return an instance's literals in the DAG's file, and True if XCom brings more."""
     # A function's arguments are mapped apart from its operator's.
     expanded = getattr(mapped, "op_kwargs_expand_input", None) or mapped.expand_input
     source, literals = expanded.value, [mapped.partial_kwargs]
@@ -83,7 +108,7 @@ def _literals_of(mapped: Any, map_index: int) -> tuple[list[Any], bool]:
 
 
 def _constants_of(made_by: type) -> Iterator[Any]:
-    """Yield the literals that a class and its bases hand to their fields."""
+    """Yield the literals in the constructors of a class and all bases."""
     for base in made_by.__mro__:
         if "__init__" in vars(base):
             code = getattr(unwrap(vars(base)["__init__"]), "__code__", None)
@@ -95,7 +120,7 @@ def _is_reference(value: Any) -> bool:
 
 
 def _items(value: Any) -> Iterator[Any]:
-    """Yield what stands in a container, its keys too, down to the last; a container may hold itself."""
+    """Yield the items and keys of nested containers; a container may hold itself."""
     todo, seen = [value], {id(value)}
     while todo:
         container = todo.pop()

@@ -1,4 +1,4 @@
-"""What a task leaves in its XCom for whoever looks at it while it runs, or after it has failed."""
+"""XCom `vace_view`: snapshot of a task for the Videos tab."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_vace.prediction import Prediction
+    from airflow_vace.task.run import TaskRun
 
-KEY = "vace_view"
-_LONGEST_ERROR = 2000
+VIEW_KEY = "vace_view"
+_MAX_ERROR_LENGTH = 2000
 
 
 def view_of(
     prediction: Prediction | None, vace_conn_id: str, values: object, error: BaseException | None
 ) -> dict[str, Any]:
-    """Return `{prediction, vace_conn_id, input, error}`.
+    """Return `{prediction, vace_conn_id, input, error}` as plain JSON.
 
-    A payload, if there is one; the input without files and signatures; what the task failed with.
+    :param prediction: the view holds the payload; None before the submission
+    :param values: input of the task; the view leaves out files and signatures
+    :param error: the failure of the task, whose message the view holds
     """
-    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the public module hides the name
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # exported nowhere else
 
     from airflow_vace.redaction import without_secrets
 
@@ -29,5 +32,23 @@ def view_of(
         "prediction": None if prediction is None else prediction.payload(),
         "vace_conn_id": vace_conn_id,
         "input": without_secrets(dict(known), redact),
-        "error": None if error is None else without_secrets(str(error), redact)[:_LONGEST_ERROR],
+        "error": None if error is None else without_secrets(str(error), redact)[:_MAX_ERROR_LENGTH],
     }
+
+
+def push_snapshot(run: TaskRun, prediction: Prediction | None, error: BaseException | None = None) -> None:
+    """Push the view to XCom after each change of status and each failure.
+
+    :param run: the run whose task the view shows
+    :param error: the failure of the task
+    """
+    status = prediction.status if prediction else None
+    if run.ti is None or not run.task.do_xcom_push or (run.pushed_status == status and error is None):
+        return
+    # The Videos tab shows running and failed tasks too, which have no result in XCom.
+    try:
+        marked = run.marked(prediction) if prediction else None
+        run.ti.xcom_push(VIEW_KEY, view_of(marked, run.task.vace_conn_id, run.input, error))
+    except Exception as trouble:  # noqa: BLE001 - the view is optional, and Airflow may raise any error
+        run.log.warning("The video tab will not show this: %s", trouble)
+    run.pushed_status = status

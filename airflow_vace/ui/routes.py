@@ -24,7 +24,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response, Streamin
 from sqlalchemy import or_, select, tuple_
 
 from airflow_vace.exceptions import VaceError
-from airflow_vace.task.view import KEY as VIEW
+from airflow_vace.task.view import VIEW_KEY as VIEW
 from airflow_vace.ui.cards import RESULT, Task, cards_of, read_value, web_urls_of
 from airflow_vace.ui.files import is_below, pieces, place_below, range_of, roots_of, type_of
 from airflow_vace.ui.plugin import OPERATOR_NAMES

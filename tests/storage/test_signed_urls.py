@@ -14,7 +14,6 @@ from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the public m
 
 from airflow_vace.core.requests import read_known
 from airflow_vace.decorators import vace_task
-from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.links import PredictionOutputLink, PredictionPageLink
 from airflow_vace.operators import VacePredictionOperator
@@ -26,7 +25,7 @@ from airflow_vace.triggers import VacePredictionTrigger
 from support.attempts import MODES, billed, waiting
 from support.runs import run, states
 from support.supervisor import DONE, Supervisor, created, events_of, needs_airflow_3_3, ti_of
-from support.tasks import Run
+from support.tasks import NOBODY, Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,10 +201,8 @@ def test_an_output_too_large_for_xcom_ends_on_a_worker(
     event = events_of(VacePredictionTrigger(created(), end_from_trigger=True), ti_of())
     assert event.payload["output"] is None
     assert supervisor.left == {}
-    with pytest.raises(VaceInputError, match="too large"):
-        VacePredictionSensor(task_id="t", prediction=event.payload).result_of(
-            Prediction.from_json(event.payload)
-        )
+    with pytest.raises(AirflowFailException, match="too large"):
+        VacePredictionSensor(task_id="t", prediction=event.payload).execute_complete(NOBODY, event.payload)
 
 
 # --- inputs ----------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_a_retry_keeps_the_deadline_of_the_submission(server: Emulator, *, defer
     run = waiting(deferrable=deferrable, timeout=0.6)
     killed_at(run, "get_prediction")
     time.sleep(0.6)  # the wall clock is what a deadline goes by
-    with pytest.raises(AirflowFailException, match="was told to stop") as caught:
+    with pytest.raises(AirflowFailException, match="its cancel was accepted") as caught:
         run.result()
     assert isinstance(caught.value.__cause__, PredictionTimeout)
     assert statuses(server) == ["canceled"]
@@ -486,7 +486,7 @@ def test_after_a_crash_of_the_trigger_the_record_continues_the_wait(server: Emul
     with pytest.raises(TaskDeferred):
         run.leg().execute(run.context)
     assert "vace_prediction" not in run.ti.xcoms, "what is in the state store need not be in XCom"
-    with pytest.raises(AirflowFailException, match="was told to stop"):
+    with pytest.raises(AirflowFailException, match="its cancel was accepted"):
         run.leg().resume_execution("__fail__", {"error": "Trigger failure"}, run.context)
     assert statuses(server) == ["canceled"]
 

@@ -17,6 +17,7 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.hooks import VaceHook
 from airflow_vace.sensors import VacePredictionSensor
+from airflow_vace.task.submitting import submit
 from support.attempts import (
     BACKENDS,
     DONE,
@@ -322,8 +323,9 @@ def test_a_test_of_a_task_saves_beside_a_file_of_the_run(
 
 def test_a_test_of_a_sensor_cancels_nothing(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_TEST_MODE", "True")
-    wait: Any = sensor(task().result(), cancel_on_kill=True).leg()
-    wait.look(wait._new_wait(None))
+    run = sensor(task().result(), cancel_on_kill=True)
+    wait: Any = run.leg()
+    assert wait.poke(run.context) is False
     wait.on_kill()
     assert not any(found.canceled for found in server.world.runs.values())
 
@@ -344,8 +346,7 @@ def test_an_adopted_prediction_of_an_authors_seed_is_never_canceled(
     assert statuses(server) == ["starting"]
     leg: Any = mine.retried().leg()
     leg.timeout = 60
-    leg._begin(mine.context)
-    leg._prediction, _ = leg._owned(leg._ledger)
+    submit(leg._begin(mine.context))
     leg.on_kill()
     assert not server.world.runs[theirs["id"]].canceled
 

@@ -1,4 +1,4 @@
-"""Waits in an event loop of their own, and what is left of them."""
+"""Waits in separate event loops, and their leftovers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
     from airflow_vace.prediction import Prediction
 
-# What a fault makes of an answer, so that a wait ends.
+# A fault with this patch makes a response final.
 DONE = {"status": "succeeded", "output": "https://example.com/a.mp4"}
 
 
@@ -36,7 +36,7 @@ async def settled(server: Emulator, condition: Callable[[], bool]) -> None:
 
 
 def end_all(server: Emulator) -> None:
-    """Let every prediction have ended."""
+    """End all predictions."""
     for each in server.world.runs.values():
         each.timeline.boot = each.timeline.step = each.timeline.load = each.timeline.decode = 0.0
 
@@ -46,7 +46,7 @@ def looked_at(server: Emulator, prediction: Prediction) -> int:
 
 
 def leftovers() -> list[str]:
-    """Return what of ours still runs in this event loop."""
+    """Return the names of the package's tasks and pollers in this event loop."""
     mine = [task.get_name() for task in asyncio.all_tasks() if "vace" in task.get_name()]
     return mine + [str(known) for known in poller._pollers.get(asyncio.get_running_loop(), {})]
 

@@ -1,4 +1,4 @@
-"""Runs of DAGs that a test makes itself, by Airflow, in this process."""
+"""Runs a test's own DAGs by Airflow, in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run(dag: DAG, **conf: Any) -> DagRun:
-    """Run a DAG that stands in no file to its end; the database is given it as the DAG processor would."""
+    """Write a DAG without a file to the database, as the DAG processor does, and run the DAG to the end."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
     try:

@@ -1,4 +1,4 @@
-"""Airflow's side of a triggerer in tests: XComs, task states, and serialised tasks."""
+"""Airflow's part of a triggerer: XComs, task states, and serialised tasks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ HERE: dict[str, Any] = {"start_from_trigger": True, "deferrable": True, "timeout
 
 
 class Supervisor:
-    """What Airflow answers a triggerer: XComs by (task, map index), and the states of tasks' instances.
+    """Responds to a triggerer as Airflow does: XComs by (task, map index), and states of task instances.
 
-    `counts` says how many instances a task has, and `states` which of them have not succeeded.
+    `counts` has the number of instances of each task, and `states` the instances without success.
     """
 
     def __init__(self, **counts: int) -> None:
@@ -55,7 +55,7 @@ class Supervisor:
                 self.asked += 1
                 names = [f"{name}_{n}" for name in question.task_ids for n in range(self.counts[name])]
                 return TaskStatesResult(task_states={"r": dict.fromkeys(names, "success") | self.states})
-        raise AssertionError(f"a triggerer is never answered this: {question}")
+        raise AssertionError(f"Airflow never answers a triggerer this request: {question}")
 
 
 def ti_of(task: Any = None, map_index: int = -1, task_id: str = "wait") -> Any:
@@ -82,7 +82,7 @@ def serialised(dag: DAG) -> Any:
 
 
 def begun(dag: DAG, task_id: str, map_index: int = -1) -> tuple[VacePredictionStartTrigger, Any]:
-    """Return the trigger with which a scheduler would begin a task, and the task instance it is told."""
+    """Return the trigger with which a scheduler begins a task, and the task instance for the trigger."""
     from airflow.serialization.decoders import smart_decode_trigger_kwargs
 
     known = serialised(dag).get_task(task_id)

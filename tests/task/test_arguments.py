@@ -1,4 +1,4 @@
-"""What is handed to a task says whom its video is for; what its own templates render does not."""
+"""Values from other tasks belong to the order; a task's own rendered templates do not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ HANDED = Reference()
     ],
     ids=repr,
 )
-def test_only_what_other_tasks_hand_over_is_kept(given: Any, rendered: Any, wanted: Any) -> None:
+def test_only_values_from_other_tasks_are_kept(given: Any, rendered: Any, wanted: Any) -> None:
     assert handed_over(given, rendered, ()) == wanted
 
 

@@ -1,4 +1,4 @@
-"""Tasks are ended in every way that Airflow knows; the cancels that reach the vendor are counted."""
+"""Airflow ends tasks in every known way; the tests count the cancels at the vendor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks with files: where inputs come from, where videos go, and who saves them."""
+"""Tasks with files: sources of inputs, destinations of videos, saves by worker and triggerer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from airflow_vace import triggers
 from airflow_vace.exceptions import VaceInputError, VaceTransportError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
 from airflow_vace.storage.destination import Destination
+from airflow_vace.task.trigger_saving import savers
 from airflow_vace.triggers import VacePredictionTrigger
+from conftest import scale_waits
 from support.films import DATA_URL, MP4
 from support.stores import files_in
 from support.tasks import Run, Store
@@ -84,7 +85,7 @@ def test_the_triggerer_saves_and_no_worker_fetches_again(
     assert fast_emulator.bill["charged"] == 1
 
 
-def test_what_the_triggerer_cannot_save_a_worker_does(
+def test_a_worker_saves_after_a_failed_save_in_the_triggerer(
     fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     memory.mkdir("/b")
@@ -127,7 +128,7 @@ def test_files_in_a_list_are_all_saved(slow_emulator: Emulator, memory: Any, giv
     assert files_in(memory)["/b/a-2.mp4"] == MP4
 
 
-def test_what_did_not_succeed_is_not_saved(slow_emulator: Emulator, memory: Any) -> None:
+def test_a_failure_saves_nothing(slow_emulator: Emulator, memory: Any) -> None:
     memory.mkdir("/b")
     slow_emulator.faults.add(method="GET", skip=1, times=None, patch={"status": "failed", "error": "E1001"})
     with pytest.raises(AirflowFailException):
@@ -135,9 +136,10 @@ def test_what_did_not_succeed_is_not_saved(slow_emulator: Emulator, memory: Any)
     assert files_in(memory) == {}
 
 
-def test_a_triggerer_saves_so_many_at_a_time_and_its_loop_goes_on(
+def test_a_triggerer_limits_its_saves_and_its_loop_goes_on(
     fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    limit = VaceHook.timing.max_trigger_saves
     at_once, most, ticks, lock = 0, 0, 0, threading.Lock()
     enough = threading.Event()
     put = type(memory).put_file
@@ -160,7 +162,7 @@ def test_a_triggerer_saves_so_many_at_a_time_and_its_loop_goes_on(
 
     async def tick() -> None:
         nonlocal ticks
-        while not (most == triggers._MOST_SAVES and ticks > 20):
+        while not (most == limit and ticks > 20):
             ticks += 1
             await asyncio.sleep(0.01)
         enough.set()
@@ -174,16 +176,16 @@ def test_a_triggerer_saves_so_many_at_a_time_and_its_loop_goes_on(
         return events
 
     events = asyncio.run(asyncio.wait_for(all_of(), 60))
-    assert most == triggers._MOST_SAVES
+    assert most == limit
     assert all(event["files"] for (event,) in events)
     assert fast_emulator.bill["charged"] == 9
 
 
-def test_a_save_that_takes_too_long_in_the_triggerer_is_left_to_a_worker(
+def test_a_save_too_slow_for_the_triggerer_goes_to_a_worker(
     fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     memory.mkdir("/b")
-    monkeypatch.setattr(triggers, "LONGEST_SAVE_SECONDS", 0.2)
+    scale_waits(monkeypatch, 0.01, max_trigger_save_seconds=0.2)
     over = threading.Event()
     put = type(memory).put_file
 
@@ -202,33 +204,30 @@ def test_a_save_that_takes_too_long_in_the_triggerer_is_left_to_a_worker(
     assert "not done within 0.2 s" in capfd.readouterr().out
 
 
+@pytest.mark.usefixtures("fast_emulator")
 def test_a_store_that_throws_anything_leaves_the_wait_its_end(
-    fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
+    memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory.mkdir("/b")
 
     def broken(*_: object, **__: object) -> None:
-        raise LookupError("a stranger's")
+        raise LookupError("of a third-party library")
 
-    later(fast_emulator)
-    with monkeypatch.context() as patch:
-        patch.setattr("airflow_vace.triggers.sync_to_async", lambda *_, **__: broken)
-        created = VaceHook().create_prediction({"prompt": "a fox", "frame_num": 5})
-        destination = Destination.of("memory://b/clips/")
-        assert destination is not None
-        trigger = VacePredictionTrigger(created.payload(), destination=destination.as_json())
+    monkeypatch.setattr(type(memory), "put_file", broken)
+    created = VaceHook().create_prediction({"prompt": "a fox", "frame_num": 5})
+    destination = Destination.of("memory://b/clips/")
+    assert destination is not None
+    trigger = VacePredictionTrigger(created.payload(), destination=destination.as_json())
 
-        async def first() -> Any:
-            return [event.payload async for event in trigger.run()]
+    async def first() -> Any:
+        return [event.payload async for event in trigger.run()]
 
-        (event,) = asyncio.run(first())
+    (event,) = asyncio.run(first())
     assert event["status"] == "succeeded"
     assert "files" not in event
 
 
-def test_a_wait_that_is_cut_off_while_it_saves_leaves_no_thread_behind(
-    fast_emulator: Emulator, memory: Any
-) -> None:
+def test_a_canceled_save_occupies_no_thread(fast_emulator: Emulator, memory: Any) -> None:
     created = VaceHook().create_prediction({"prompt": "a fox", "frame_num": 5})
     fast_emulator.faults.add(path="/_delivery/*", times=None, drip=0.01)
     destination = Destination.of("memory://b/clips/")
@@ -245,7 +244,7 @@ def test_a_wait_that_is_cut_off_while_it_saves_leaves_no_thread_behind(
 
     asyncio.run(cut_off())
     until = time.monotonic() + 20
-    while triggers._savers()._work_queue.qsize() or any(
+    while savers(VaceHook.timing.max_trigger_saves)._work_queue.qsize() or any(
         t.name.startswith("vace-save") and _is_busy(t) for t in threading.enumerate()
     ):
         assert time.monotonic() < until
@@ -302,7 +301,7 @@ def test_a_cleared_task_saves_again_where_its_file_is_not(
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_what_was_saved_elsewhere_is_told_when_it_can_be_saved_no_more(
+def test_files_at_an_earlier_place_are_returned_after_their_hour(
     fast_emulator: Emulator, tmp_path: Path, capfd: pytest.CaptureFixture[str], *, is_there: bool
 ) -> None:
     store = Store()
@@ -317,7 +316,7 @@ def test_what_was_saved_elsewhere_is_told_when_it_can_be_saved_no_more(
     assert fast_emulator.bill["charged"] == 1
 
 
-def test_trouble_with_what_is_only_told_beside_a_video_loses_none(
+def test_trouble_with_a_videos_description_loses_no_video(
     fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -362,7 +361,7 @@ def test_a_store_that_cannot_be_opened_costs_an_attempt_and_no_money(
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_sensor_waits_on_for_what_is_paid_while_its_store_is_away(
+def test_a_sensor_waits_on_while_its_store_is_away(
     slow_emulator: Emulator,
     broken_store: list[Exception],
     memory: Any,
@@ -388,7 +387,7 @@ def test_a_sensor_waits_on_for_what_is_paid_while_its_store_is_away(
 # --- inputs ----------------------------------------------------------------------------------------
 
 
-def test_a_path_goes_out_as_a_url_and_a_retry_brings_it_no_second_time(
+def test_a_file_is_uploaded_once_and_not_again_by_a_retry(
     slow_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory.pipe_file("/b/in.mp4", MP4)
@@ -406,7 +405,7 @@ def test_a_path_goes_out_as_a_url_and_a_retry_brings_it_no_second_time(
     assert "_files" not in str(store.rows)
 
 
-def test_a_create_that_was_lost_is_found_again_by_the_url_that_it_was_sent(
+def test_a_lost_create_is_found_by_the_url_of_its_input(
     slow_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory.pipe_file("/b/in.mp4", MP4)
@@ -445,9 +444,7 @@ def test_signatures_in_an_input_are_masked_before_airflow_keeps_it(fast_emulator
 # --- what Airflow is told --------------------------------------------------------------------------
 
 
-def test_an_asset_tells_where_the_video_is_and_where_it_came_from(
-    fast_emulator: Emulator, tmp_path: Path
-) -> None:
+def test_an_asset_event_has_address_and_origin_of_the_video(fast_emulator: Emulator, tmp_path: Path) -> None:
     asset, alias = Asset(name="clips", uri="x-clips://all"), AssetAlias("each_clip")
     task = clip(Store(), save_to=f"{tmp_path}/", outlets=[asset, alias])
     events = task.context["outlet_events"] = OutletEventAccessors()
@@ -471,7 +468,7 @@ def test_an_asset_tells_where_the_video_is_and_where_it_came_from(
     assert json.loads(json.dumps(extra)) == extra
 
 
-def test_without_a_file_an_asset_still_tells_the_prediction(fast_emulator: Emulator) -> None:
+def test_without_a_file_an_asset_event_names_the_prediction(fast_emulator: Emulator) -> None:
     asset, alias = Asset(name="clips", uri="x-clips://all"), AssetAlias("each_clip")
     task = sensed(fast_emulator, outlets=[asset, alias])
     events = task.context["outlet_events"] = OutletEventAccessors()
@@ -482,7 +479,7 @@ def test_without_a_file_an_asset_still_tells_the_prediction(fast_emulator: Emula
     assert events[alias].asset_alias_events == []
 
 
-def test_lineage_is_told_of_what_went_in_and_what_came_out(
+def test_lineage_gets_input_and_output_files(
     fast_emulator: Emulator, memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, str]] = []

@@ -1,9 +1,10 @@
-"""Tasks that are killed, stopped, or out of time: what becomes of their predictions."""
+"""Predictions of tasks that are killed, stopped, or out of time."""
 
 from __future__ import annotations
 
 import json
-from functools import partial
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +16,20 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_vace.emulator.faults import rate_limited
 from airflow_vace.exceptions import (
     SubmissionUnknown,
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
 from airflow_vace.sensors import VacePredictionSensor
-from airflow_vace.submission.ledger import Ledger
-from airflow_vace.submission.record import Phase, Record
-from support.attempts import Killed, billed, statuses, task, waiting
-from support.stores import fail_writes
+from conftest import scale_waits
+from support.attempts import Killed, billed, methods_of, statuses, task, waiting
+from support.interrupts import interrupting, raising
 from support.tasks import Run, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from airflow_vace.emulator import Emulator
 
@@ -90,7 +90,7 @@ def kill(leg: Any) -> None:
     ],
     ids=str,
 )
-def test_a_worker_that_is_stopped_cancels_only_what_nobody_goes_on_with(
+def test_a_stopped_worker_cancels_only_without_a_next_attempt(
     server: Emulator,
     airflow_says: Callable[[Any], None],
     capfd: pytest.CaptureFixture[str],
@@ -108,7 +108,7 @@ def test_a_worker_that_is_stopped_cancels_only_what_nobody_goes_on_with(
 
 
 @pytest.mark.parametrize(("state", "canceled"), [("running", True), ("restarting", False)])
-def test_with_no_retry_left_a_worker_that_is_stopped_cancels_unless_the_task_is_cleared(
+def test_a_stopped_worker_cancels_after_the_last_retry_unless_cleared(
     server: Emulator, airflow_says: Callable[[Any], None], state: str, *, canceled: bool
 ) -> None:
     run = task()
@@ -129,7 +129,7 @@ def killing(leg: Any, call: Callable[..., Any]) -> Callable[..., Any]:
     return interrupted
 
 
-def test_what_is_killed_before_its_create_is_sent_sends_none(
+def test_a_kill_before_the_create_sends_none(
     server: Emulator, airflow_says: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     airflow_says("running")
@@ -144,70 +144,61 @@ def test_what_is_killed_before_its_create_is_sent_sends_none(
 
 
 @pytest.mark.parametrize("state", ["failed", "running"])
-def test_what_is_killed_while_its_answer_is_recorded_is_canceled_if_a_person_did_it(
-    server: Emulator, airflow_says: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch, state: str
+def test_a_persons_kill_during_the_record_of_a_create_cancels(
+    server: Emulator, airflow_says: Callable[[Any], None], state: str
 ) -> None:
     airflow_says(state)
-    run = task()
+
+    class Interrupted(Store):
+        def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+            if value["phase"] == "submitted":
+                kill(leg)
+            super().set(key, value, retention=retention)
+
+    run = task(Interrupted())
     leg = run.leg()
-    monkeypatch.setattr(Ledger, "write", killing_on_submitted(leg, Ledger.write))
     leg.execute(run.context)
     server.wait_for(lambda: statuses(server) == ["canceled" if state == "failed" else "starting"])
 
 
-def killing_on_submitted(leg: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-    def interrupted(self: Ledger, record: Record) -> None:
-        if record.phase is Phase.SUBMITTED:
-            kill(leg)
-        call(self, record)
-
-    return interrupted
-
-
-def test_what_is_killed_while_it_asks_for_what_was_left_is_canceled_if_a_person_did_it(
-    server: Emulator, airflow_says: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+def test_a_persons_kill_during_the_poll_of_an_earlier_prediction_cancels(
+    server: Emulator, airflow_says: Callable[[Any], None]
 ) -> None:
     airflow_says("failed")
     run = task()
     run.result()
     leg = run.retried().leg()
-    monkeypatch.setattr(
-        VaceHook, "get_prediction", killing(leg, partial(VaceHook.get_prediction, VaceHook()))
-    )
-    server.faults.add(path="*/cancel", patch={"status": "canceled"})
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever becomes of the attempt
+    server.faults.add(method="GET", delay=0.5)
+    # The poll may see the cancel or not; in neither case does the attempt submit again.
+    with suppress(VaceTransportError), interrupting(leg.on_kill, lambda: "GET" in methods_of(server)):
         leg.execute(run.context)
-    assert statuses(server)[0] == "canceled"
+    server.wait_for(lambda: statuses(server) == ["canceled"])
 
 
-def test_where_a_retry_would_pay_anew_a_worker_that_is_stopped_cancels(server: Emulator) -> None:
+def test_a_stopped_worker_cancels_if_a_retry_would_pay_again(server: Emulator) -> None:
     run = task(durable=False)
     run.result()
     kill(run.legs[-1])
     assert statuses(server) == ["canceled"]
 
 
-def test_what_is_killed_while_it_submits_is_canceled_once_its_id_is_known(
-    server: Emulator, airflow_says: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+def test_a_kill_during_a_create_cancels_when_the_id_is_known(
+    server: Emulator, airflow_says: Callable[[Any], None]
 ) -> None:
     airflow_says("failed")
     run = task()
     leg = run.leg()
-    real = VaceHook.create_prediction
-
-    def interrupted(self: VaceHook, *args: Any, **kwargs: Any) -> Any:
-        leg.on_kill()
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(VaceHook, "create_prediction", interrupted)
-    leg.execute(run.context)
+    server.faults.add(method="POST", delay=0.3)
+    with interrupting(leg.on_kill, lambda: methods_of(server)):
+        leg.execute(run.context)
     server.wait_for(lambda: statuses(server) == ["canceled"])
 
 
-def poked(created: dict[str, Any], *, cancel_on_kill: bool) -> Any:
-    """Return a sensor that has looked once, in its own process."""
+def poked(created: dict[str, Any], *, cancel_on_kill: bool, try_number: int = 1) -> Any:
+    """Return a sensor that has polled once, in a process of its own."""
     sensor = VacePredictionSensor(task_id="t", prediction=created, cancel_on_kill=cancel_on_kill, timeout=0)
     run = Run(lambda: sensor, Store())
+    run.ti.try_number = try_number
     leg = run.leg()
     with pytest.raises(AirflowSensorTimeout):
         leg.execute(run.context)
@@ -216,7 +207,7 @@ def poked(created: dict[str, Any], *, cancel_on_kill: bool) -> Any:
 
 @pytest.mark.parametrize("cancel_on_kill", [True, False])
 @pytest.mark.parametrize("state", ["failed", "running"])
-def test_a_sensor_cancels_only_if_it_shall_and_only_what_a_person_has_ended(
+def test_a_sensor_cancels_on_request_and_only_after_an_end_by_a_person(
     server: Emulator, airflow_says: Callable[[Any], None], state: str, *, cancel_on_kill: bool
 ) -> None:
     created = VaceHook().create_prediction({"prompt": "a fox"})
@@ -231,15 +222,14 @@ def test_a_sensor_in_its_last_attempt_says_that_nobody_goes_on(
     server: Emulator, airflow_says: Callable[[Any], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     created = VaceHook().create_prediction({"prompt": "a fox"})
-    leg = poked(created.payload(), cancel_on_kill=True)
-    leg._ti.try_number = 3
+    leg = poked(created.payload(), cancel_on_kill=True, try_number=3)
     airflow_says("running")
     kill(leg)
     assert statuses(server) == ["starting"]
     assert "this was its last attempt; it runs on" in capfd.readouterr().out
 
 
-def test_what_could_not_be_recorded_is_canceled_when_its_worker_is_stopped(server: Emulator) -> None:
+def test_a_stopped_worker_cancels_an_unrecorded_prediction(server: Emulator) -> None:
     class Deaf(Store):
         def set(self, key: str, value: Any, *, retention: Any = None) -> None:
             if value["phase"] != "intent":
@@ -255,23 +245,19 @@ def test_what_could_not_be_recorded_is_canceled_when_its_worker_is_stopped(serve
 def test_a_task_does_not_end_before_its_cancel_has(
     server: Emulator, airflow_says: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    scale_waits(monkeypatch, 1.0)
     airflow_says("failed")
+    server.faults.add(method="POST", delay=0.3)
     server.faults.add(path="*/cancel", delay=0.5)
     run = task()
     leg = run.leg()
-    real = VaceHook.create_prediction
-
-    def interrupted(self: VaceHook, *args: Any, **kwargs: Any) -> Any:
-        leg.on_kill()
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(VaceHook, "create_prediction", interrupted)
-    leg.execute(run.context)
+    with interrupting(leg.on_kill, lambda: methods_of(server)):
+        leg.execute(run.context)
     assert statuses(server) == ["canceled"], "the process ends right after this, with all its threads"
 
 
 @pytest.mark.parametrize("cancel_on_kill", [True, False])
-def test_an_execution_timeout_of_a_sensor_cancels_if_it_shall(
+def test_an_execution_timeout_of_a_sensor_cancels_on_request(
     server: Emulator, *, cancel_on_kill: bool
 ) -> None:
     created = VaceHook().create_prediction({"prompt": "a fox"})
@@ -283,22 +269,16 @@ def test_an_execution_timeout_of_a_sensor_cancels_if_it_shall(
     assert statuses(server) == ["canceled" if cancel_on_kill else "starting"]
 
 
-def test_an_execution_timeout_of_the_operator_cancels_and_is_recorded(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_execution_timeout_of_the_operator_cancels_and_is_recorded(server: Emulator) -> None:
     store = Store()
-
-    def late(*_: object, **__: object) -> None:
-        raise AirflowTaskTimeout
-
-    monkeypatch.setattr(VaceHook, "wait_for_prediction", late)
-    with pytest.raises(AirflowFailException, match="execution_timeout"):
+    late = interrupting(raising(AirflowTaskTimeout), lambda: "GET" in methods_of(server))
+    with pytest.raises(AirflowFailException, match="execution_timeout"), late:
         waiting(store).result()
     assert statuses(server) == ["canceled"]
     assert store.record["prediction"]["status"] == "canceled"
 
 
-def test_what_was_canceled_ends_in_one_new_prediction_and_in_no_loop(server: Emulator) -> None:
+def test_a_canceled_prediction_leads_to_a_single_new_one(server: Emulator) -> None:
     run = task()
     first = run.result()
     VaceHook().cancel_prediction(first)
@@ -307,51 +287,36 @@ def test_what_was_canceled_ends_in_one_new_prediction_and_in_no_loop(server: Emu
     assert statuses(server) == ["canceled", "starting"]
 
 
-def test_an_execution_timeout_while_it_asks_what_was_left_cancels_and_is_not_retried(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_execution_timeout_during_the_first_poll_of_a_retry_cancels(server: Emulator) -> None:
     store = Store()
     run = task(store)
     run.result()
-
-    def late(*_: object) -> None:
-        raise AirflowTaskTimeout
-
-    monkeypatch.setattr(VaceHook, "get_prediction", late)
-    with pytest.raises(AirflowFailException, match="execution_timeout"):
+    server.faults.add(method="GET", delay=0.5)
+    late = interrupting(raising(AirflowTaskTimeout), lambda: "GET" in methods_of(server))
+    with pytest.raises(AirflowFailException, match="execution_timeout"), late:
         run.retried().result()
     assert statuses(server) == ["canceled"]
     assert store.record["prediction"]["status"] == "canceled"
 
 
-def test_an_execution_timeout_right_after_the_create_does_not_forget_it(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = VaceHook.create_prediction
-
-    def late(self: VaceHook, *args: Any, **kwargs: Any) -> Any:
-        real(self, *args, **kwargs)
-        raise AirflowTaskTimeout
-
+def test_an_execution_timeout_right_after_the_create_does_not_forget_it(server: Emulator) -> None:
     run = task()
-    with monkeypatch.context() as patch:
-        patch.setattr(VaceHook, "create_prediction", late)
-        with pytest.raises(SubmissionUnknown):
-            run.result()
+    server.faults.add("accepted_then_silence")
+    late = interrupting(raising(AirflowTaskTimeout), lambda: billed(server))
+    with pytest.raises(SubmissionUnknown), late:
+        run.result()
     run.retried().result()
     assert billed(server) == 1
 
 
-def test_an_execution_timeout_while_the_intent_is_written_leaves_none(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = Store()
+def test_an_execution_timeout_while_the_intent_is_written_leaves_none(server: Emulator) -> None:
+    class Late(Store):
+        def get(self, key: str) -> Any:
+            if self.rows:
+                raise AirflowTaskTimeout
+            return super().get(key)
 
-    def late(_: Ledger) -> None:
-        if store.rows:
-            raise AirflowTaskTimeout
-
-    monkeypatch.setattr(Ledger, "read", late)
+    store = Late()
     with pytest.raises(AirflowTaskTimeout):
         task(store).result()
     assert store.rows == {}
@@ -385,12 +350,16 @@ def test_an_attempt_that_was_superseded_leaves_the_new_ones_intent_alone(server:
     assert store.record == intent
 
 
-def test_an_execution_timeout_while_it_saves_is_left_to_a_retry_that_saves(
-    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_execution_timeout_during_a_save_is_retried(
+    fast_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = waiting(save_to=f"{tmp_path}/")
+    def late(*_: object, **__: object) -> None:
+        raise AirflowTaskTimeout
+
+    memory.mkdir("/b")
+    run = waiting(save_to="memory://b/")
     with monkeypatch.context() as patch:
-        fail_writes(patch, AirflowTaskTimeout())
+        patch.setattr(type(memory), "put_file", late)
         with pytest.raises(AirflowTaskTimeout):
             run.result()
     assert run.retried().result()["files"]
@@ -398,21 +367,20 @@ def test_an_execution_timeout_while_it_saves_is_left_to_a_retry_that_saves(
 
 
 def test_an_execution_timeout_between_two_tries_of_a_create_leaves_no_intent(
-    server: Emulator, monkeypatch: pytest.MonkeyPatch
+    server: Emulator,
 ) -> None:
-    def late(_: float) -> None:
-        raise AirflowTaskTimeout
-
     store = Store()
-    server.faults.add(method="POST", status=429, body={"detail": "slow down"})
-    with monkeypatch.context() as patch:
-        patch.setattr("airflow_vace.client.client.time.sleep", late)
-        with pytest.raises(AirflowTaskTimeout):
-            task(store).result()
+    server.faults.add(rate_limited("seconds", 3, method="POST"))
+
+    def is_pausing() -> bool:
+        return bool(server.requests) and time.time() - server.requests[0].time > 0.5
+
+    with pytest.raises(AirflowTaskTimeout), interrupting(raising(AirflowTaskTimeout), is_pausing):
+        task(store).result()
     assert store.rows == {}
 
 
-def test_a_clear_that_cannot_be_noted_does_not_make_a_recorded_prediction_unknown(
+def test_a_failed_note_of_a_clear_keeps_the_recorded_prediction(
     server: Emulator, airflow_says: Callable[[Any], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     store = Store()

@@ -1,4 +1,4 @@
-"""Whose a video is: payload, manifest and event say it in every mode, and who pairs by it pairs right."""
+"""Label and map index in payload, manifest and event, in every mode and for pairs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def whose(payload: Any) -> tuple[Any, Any, Any]:
 
 
 @MODES
-def test_payload_manifest_and_view_say_whose_a_video_is(
+def test_payload_manifest_and_view_have_the_label(
     fast_emulator: Emulator, tmp_path: Path, *, deferrable: bool
 ) -> None:
     made = waiting(
@@ -69,7 +69,7 @@ def test_payload_manifest_and_view_say_whose_a_video_is(
     assert billed(fast_emulator) == 1
 
 
-def test_a_task_that_only_submits_says_whose_and_the_seed_that_was_drawn(slow_emulator: Emulator) -> None:
+def test_a_task_without_a_wait_returns_label_and_drawn_seed(slow_emulator: Emulator) -> None:
     payload = submitting(label="Head lamp").result()
     (sent,) = slow_emulator.world.runs.values()
     assert whose(payload) == ("Head lamp", None, sent.input["seed"])
@@ -88,7 +88,7 @@ def test_a_label_is_any_value_as_text_and_holds_no_signature() -> None:
     assert submitting(label="https://a/b.png?sig=SECRET").result()["label"] == "https://a/b.png?…"
 
 
-def test_no_server_says_whose_a_video_is(slow_emulator: Emulator) -> None:
+def test_a_label_never_comes_from_a_server(slow_emulator: Emulator) -> None:
     slow_emulator.faults.add(method="GET", patch={**DONE, "label": "theirs", "map_index": 9, "seed": 9})
     payload = waiting(input={"prompt": "a fox", "seed": 7}, deferrable=False).result()
     assert whose(payload) == (None, None, 7)

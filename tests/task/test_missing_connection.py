@@ -1,12 +1,13 @@
-"""A connection that does not exist ends a wait after a while, on a worker as in a triggerer."""
+"""A missing connection ends a wait after a while, on a worker and in a triggerer."""
 
 from __future__ import annotations
 
+import os
 import time
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_vace.core.timing import Timing
 from airflow_vace.core.wait import GiveUp, PollAgain, Wait
@@ -25,10 +26,9 @@ SAID = "connection 'no_such' does not exist: correct vace_conn_id, or create the
 
 
 @pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Let a connection be missed for a moment only."""
-    request.getfixturevalue("hurry")
-    scale_waits(monkeypatch, 1.0, missing_connection_grace_seconds=0.3)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a connection be missing for a moment only."""
+    scale_waits(monkeypatch, 0.01)
 
 
 def waited(errors: list[tuple[float, Exception]]) -> list[Any]:
@@ -89,18 +89,13 @@ def test_a_sensor_without_a_connection_ends(mode: str) -> None:
 
 @pytest.mark.usefixtures("brief")
 def test_a_hook_waits_for_a_connection_that_comes_back(
-    fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    fast_emulator: Emulator,
 ) -> None:
     created = VaceHook().create_prediction({"prompt": "a fox"})
-    real, calls = VaceHook.get_connection, []
-
-    def away(_: VaceHook, conn_id: str) -> Any:
-        calls.append(conn_id)
-        if len(calls) < 4:
-            raise AirflowNotFoundException("The conn_id `vace_default` isn't defined")
-        return real(conn_id)
-
-    monkeypatch.setattr(VaceHook, "get_connection", away)
+    connection = os.environ.pop("AIRFLOW_CONN_VACE_DEFAULT")
+    back = Timer(0.15, os.environ.__setitem__, ("AIRFLOW_CONN_VACE_DEFAULT", connection))
+    back.start()
     done = VaceHook().wait_for_prediction(created, timeout=20, poll_interval=0.05)
+    back.join()
     assert done.status == "succeeded"
     assert fast_emulator.bill["charged"] == 1

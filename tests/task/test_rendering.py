@@ -1,4 +1,4 @@
-"""Text from other tasks is data, whichever way it takes to a task; text in the DAG's file is rendered."""
+"""Text from other tasks is data; text in the DAG's file is rendered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waits that begin or end in the triggerer, as far as that can be seen without a whole Airflow."""
+"""Waits that begin or end in the triggerer, without a whole Airflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from airflow.sdk import DAG, Asset, BaseOperator, task, task_group
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
-from airflow_vace.task import waiting
 from airflow_vace.triggers import VacePredictionStartTrigger, VacePredictionTrigger
 from conftest import scale_waits
 from support.supervisor import (
@@ -94,7 +93,7 @@ def test_any_other_end_is_a_workers(slow_emulator: Emulator, supervisor: Supervi
 
 
 @needs_airflow_3_3
-def test_a_result_that_cannot_be_left_is_a_workers_too(
+def test_a_result_that_cannot_be_written_goes_to_a_worker(
     slow_emulator: Emulator, supervisor: Supervisor, capfd: pytest.CaptureFixture[str]
 ) -> None:
     supervisor.trouble = RuntimeError("the API server is away")
@@ -104,7 +103,7 @@ def test_a_result_that_cannot_be_left_is_a_workers_too(
     assert "the API server is away" in capfd.readouterr().out
 
 
-def test_what_a_worker_goes_on_with_is_held_until_its_first_leg_has_ended_for_sure(
+def test_an_event_waits_until_the_first_leg_has_surely_ended(
     slow_emulator: Emulator,
 ) -> None:
     slow_emulator.faults.add(method="GET", patch=DONE, times=2)
@@ -149,7 +148,7 @@ def test_nothing_lost_ends_there_by_itself(slow_then_done: str, slow_emulator: E
         )
     )
     assert row["end_from_trigger"] is True
-    assert row["not_before"] <= time.time() + waiting.RESUME_AFTER_SECONDS
+    assert row["not_before"] <= time.time() + VaceHook.timing.min_deferral_seconds
 
 
 @pytest.mark.parametrize(
@@ -162,7 +161,7 @@ def test_nothing_lost_ends_there_by_itself(slow_then_done: str, slow_emulator: E
     ],
     ids=lambda loses: next(iter(loses)),
 )
-def test_what_would_be_lost_keeps_the_end_on_a_worker(
+def test_features_of_a_worker_keep_the_end_on_a_worker(
     slow_then_done: str, slow_emulator: Emulator, loses: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert deferred(lambda: sensor(slow_then_done, **loses))["end_from_trigger"] is False
@@ -174,7 +173,7 @@ def test_what_would_be_lost_keeps_the_end_on_a_worker(
     assert "A worker ends this task" in capfd.readouterr().out
 
 
-def test_a_task_that_is_mapped_over_the_result_keeps_the_end_on_a_worker(slow_then_done: str) -> None:
+def test_a_task_mapped_over_the_result_keeps_the_end_on_a_worker(slow_then_done: str) -> None:
     with DAG("d", schedule=None):
         wait = sensor(slow_then_done)
 
@@ -186,7 +185,7 @@ def test_a_task_that_is_mapped_over_the_result_keeps_the_end_on_a_worker(slow_th
     assert deferred(lambda: wait)["end_from_trigger"] is False
 
 
-def test_it_can_be_forbidden(slow_then_done: str) -> None:
+def test_end_from_trigger_false_ends_on_a_worker(slow_then_done: str) -> None:
     assert deferred(lambda: sensor(slow_then_done, end_from_trigger=False))["end_from_trigger"] is False
 
 
@@ -200,7 +199,7 @@ def test_it_can_be_forbidden(slow_then_done: str) -> None:
     ],
     ids=str,
 )
-def test_what_would_lose_a_video_or_cannot_be_is_refused_when_the_dag_is_read(wrong: dict[str, Any]) -> None:
+def test_dag_parsing_refuses_parameters_that_would_lose_a_video(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="_from_trigger"):
         VacePredictionSensor(task_id="t", prediction="abc", **{"deferrable": True, **wrong})
 
@@ -285,7 +284,7 @@ def test_a_result_of_another_task_is_found(
 @pytest.mark.parametrize(
     ("task_id", "map_index", "why"),
     [
-        ("plain", -1, "submit has left no result"),
+        ("plain", -1, "submit has no result"),
         ("mapped", 0, "some of the mapped tasks before it have no result"),
         ("listed", 0, "mapped over a dict"),
         ("literal", 1, "template"),
@@ -297,7 +296,7 @@ def test_a_result_of_another_task_is_found(
         ("saving", 0, "saves in the triggerer"),
     ],
 )
-def test_what_cannot_be_found_goes_to_a_worker(
+def test_an_argument_beyond_reach_needs_a_worker(
     supervisor: Supervisor, task_id: str, map_index: int, why: str
 ) -> None:
     supervisor.counts = {"several": 3, "mapped": 2}
@@ -310,9 +309,7 @@ def test_what_cannot_be_found_goes_to_a_worker(
 @needs_airflow_3_3
 @pytest.mark.usefixtures("slow_emulator")
 @pytest.mark.parametrize("state", ["skipped", "failed", "removed", "running"])
-def test_a_mapped_result_that_is_missing_moves_the_others_so_a_worker_finds_them(
-    supervisor: Supervisor, state: str
-) -> None:
+def test_a_missing_mapped_result_needs_a_worker(supervisor: Supervisor, state: str) -> None:
     supervisor.counts = {"several": 3, "mapped": 3}
     supervisor.states = {"several_0": state}
     supervisor.xcoms |= {("several", index): {"id": f"p{index}"} for index in (1, 2)}
@@ -342,11 +339,11 @@ def test_instances_that_begin_together_ask_once_for_states(
 
 
 @needs_airflow_3_3
-def test_a_supervisor_in_trouble_and_one_that_tells_no_task_mean_a_worker(supervisor: Supervisor) -> None:
+def test_trouble_with_the_supervisor_needs_a_worker(supervisor: Supervisor) -> None:
     supervisor.trouble = RuntimeError("away")
     assert events_of(*begun(over_xcom(), "plain")).payload == {"execute": "away"}
-    assert "does not tell" in events_of(VacePredictionStartTrigger(), ti_of()).payload["execute"]
-    assert "does not tell" in events_of(VacePredictionStartTrigger(), None).payload["execute"]
+    assert "gives a trigger no task" in events_of(VacePredictionStartTrigger(), ti_of()).payload["execute"]
+    assert "gives a trigger no task" in events_of(VacePredictionStartTrigger(), None).payload["execute"]
 
 
 @needs_airflow_3_3
@@ -372,7 +369,7 @@ def test_the_worker_that_is_asked_to_begin_defers_from_there(slow_emulator: Emul
 
 
 @needs_airflow_3_3
-def test_the_time_out_counts_from_the_begin_also_after_a_restart_and_is_told_to_the_worker(
+def test_the_timeout_counts_from_the_start_of_the_task_despite_restarts(
     slow_emulator: Emulator, supervisor: Supervisor
 ) -> None:
     del supervisor
@@ -430,8 +427,8 @@ def test_a_trigger_that_has_found_nothing_yet_has_nothing_to_cancel() -> None:
     asyncio.run(trigger.on_kill())
 
 
-def test_before_airflow_3_3_it_says_that_it_begins_on_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_vace.sensors.can_end_tasks", lambda: False)
+def test_before_airflow_3_3_a_warning_names_the_start_on_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("airflow.sdk.bases.xcom.BaseXCom.aset", raising=False)
     with pytest.warns(UserWarning, match=r"needs Airflow 3\.3"):
         wait = VacePredictionSensor(task_id="wait", prediction="abc", **HERE)
     assert not wait.start_from_trigger
@@ -440,7 +437,7 @@ def test_before_airflow_3_3_it_says_that_it_begins_on_a_worker(monkeypatch: pyte
 def test_before_airflow_3_3_a_task_ends_on_a_worker(
     slow_then_done: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("airflow_vace.task.triggerer.can_end_tasks", lambda: False)
+    monkeypatch.delattr("airflow.sdk.bases.xcom.BaseXCom.aset", raising=False)
     row = deferred(lambda: sensor(slow_then_done, end_from_trigger=True))
     assert row["end_from_trigger"] is False
     assert "Airflow below 3.3" in capfd.readouterr().out

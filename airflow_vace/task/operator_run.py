@@ -1,0 +1,66 @@
+"""OperatorRun: run of an operator, with claim and deadline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_vace.task.claim import OperatorClaim
+from airflow_vace.task.deadline import Deadline
+from airflow_vace.task.run import TaskRun, WaitingTask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import Context
+
+    from airflow_vace.submission.decision import OnOrphanedIntent
+
+
+class SubmittingTask(WaitingTask, Protocol):
+    """The operator's further parameters."""
+
+    @property
+    def input(self) -> Mapping[str, Any] | str: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def version(self) -> str | None: ...
+    @property
+    def arguments_digest(self) -> str | None: ...
+    @property
+    def poll_interval(self) -> float | None: ...
+    @property
+    def reuse(self) -> bool: ...
+    @property
+    def on_orphaned_intent(self) -> OnOrphanedIntent: ...
+    @property
+    def durable(self) -> bool: ...
+    @property
+    def wait_for_completion(self) -> bool: ...
+    @property
+    def deferrable(self) -> bool: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def cancel_on_timeout(self) -> bool: ...
+
+
+class OperatorRun(TaskRun):
+    """Operator in one process.
+
+    :param task: the operator, with rendered fields
+    :param context: Airflow's context of the task instance
+    """
+
+    task: SubmittingTask
+    claim: OperatorClaim
+
+    def __init__(self, task: SubmittingTask, context: Context) -> None:
+        claim = OperatorClaim.of(
+            context,
+            task.log,
+            is_durable=task.durable,
+            is_deferrable=task.wait_for_completion and task.deferrable,
+        )
+        super().__init__(task, context, claim)
+        self.deadline = Deadline(self, claim, timeout=task.timeout, cancel_on_timeout=task.cancel_on_timeout)

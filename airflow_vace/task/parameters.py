@@ -1,0 +1,69 @@
+"""Checks of parameters when Airflow reads a DAG, before any task runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from airflow_vace.exceptions import VaceInputError
+from airflow_vace.submission.decision import OnOrphanedIntent
+from airflow_vace.task.run import SaveIn
+
+if TYPE_CHECKING:
+    from airflow_vace.task.operator_run import SubmittingTask
+
+_MAX_SECONDS = 365 * 86400
+
+
+def check_saving(save_to: object, save_in: object, end_from_trigger: object, *, is_deferrable: bool) -> None:
+    """Check the parameters of saving, and of the end of the task.
+
+    :param is_deferrable: the task waits in the triggerer
+    :raises ValueError: for a combination that would lose the video
+    """
+    if save_in not in get_args(SaveIn):
+        raise ValueError(f"save_in is {save_in!r}; it must be 'worker' or 'triggerer'")
+    if save_in == "triggerer" and (save_to is None or not is_deferrable):
+        raise ValueError(
+            "save_in='triggerer' needs save_to, and a task that waits in the triggerer: deferrable=True"
+        )
+    # A typo such as "true" would silently mean True.
+    if end_from_trigger not in (None, True, False):
+        raise ValueError(f"end_from_trigger is {end_from_trigger!r}; it must be True, False or None")
+    if end_from_trigger and save_to is not None and save_in != "triggerer":
+        raise ValueError(
+            "end_from_trigger=True leaves no worker to save the video: add save_in='triggerer', or leave it"
+            " out, which ends there whenever nothing is lost"
+        )
+
+
+def check_operator(task: SubmittingTask) -> None:
+    """Check the parameters of an operator.
+
+    :raises ValueError: for a parameter, or a combination, that cannot work
+    """
+    is_deferrable = task.wait_for_completion and task.deferrable
+    check_saving(task.save_to, task.save_in, task.end_from_trigger, is_deferrable=is_deferrable)
+    if task.save_to is not None and not task.wait_for_completion:
+        raise VaceInputError(
+            "save_to needs wait_for_completion=True: without it there is no video yet when this task"
+            " ends. Give save_to to the VacePredictionSensor instead.",
+            field="save_to",
+            value=task.save_to,
+            remedy="wait_for_completion=True, or save_to on the sensor",
+        )
+    _check_seconds("timeout", task.timeout)
+    if task.poll_interval is not None:
+        _check_seconds("poll_interval", task.poll_interval)
+    orphaned = task.on_orphaned_intent
+    if orphaned not in get_args(OnOrphanedIntent):
+        raise ValueError(f"on_orphaned_intent is {orphaned!r}; it must be 'fail' or 'resubmit'")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    """Check a duration.
+
+    :raises ValueError: unless the value is a positive number of at most a year
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= _MAX_SECONDS:  # type: ignore[operator]
+        raise ValueError(f"{name} is {value!r}; it must be a positive number of seconds, a year at most")

@@ -1,0 +1,144 @@
+"""TaskRun: shared state of a task's parts within a process."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+
+from airflow_vace.prediction import first_count
+from airflow_vace.task.rendering import label_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+    from threading import Thread
+
+    from airflow.sdk import Context
+
+    from airflow_vace.hooks import VaceHook
+    from airflow_vace.prediction import Prediction
+    from airflow_vace.task.claim import Claim
+
+SaveIn = Literal["worker", "triggerer"]
+
+
+class WaitingTask(Protocol):
+    """Common parameters of operator and sensor, after rendering."""
+
+    @property
+    def vace_conn_id(self) -> str: ...
+    @property
+    def save_to(self) -> Any: ...
+    @property
+    def save_in(self) -> SaveIn: ...
+    @property
+    def cancel_on_kill(self) -> bool: ...
+    @property
+    def end_from_trigger(self) -> bool | None: ...
+    @property
+    def video_label(self) -> Any: ...
+    @property
+    def do_xcom_push(self) -> bool: ...
+    @property
+    def outlets(self) -> list[Any]: ...
+    @property
+    def map_index_template(self) -> str | None: ...
+    @property
+    def log(self) -> Any: ...
+    def get_template_env(self) -> Any: ...
+    def defer(
+        self, *, trigger: Any, method_name: str, kwargs: dict[str, Any], timeout: timedelta | None
+    ) -> NoReturn: ...
+
+
+class TaskRun:
+    """Task in one process: context, hook and current prediction.
+
+    `prediction` is the latest known state, for links and `on_kill`; `input` the input of the prediction, {}
+    if unknown; `recorded_seed` the seed in the ledger; `label` the label of an earlier leg or of the task;
+    `reference` a sensor's argument, with a label and a seed of the upstream task. `is_saved` is True after a
+    save in the triggerer, and `is_deadline_local` for a deadline by this machine's clock rather than the
+    server's. `pushed_status` is the status in the latest snapshot; `cancel_thread` cancels after a kill.
+
+    :param task: operator or sensor, with rendered fields
+    :param context: Airflow's context of the task instance
+    :param claim: the task's right to cancel the prediction
+    """
+
+    def __init__(self, task: WaitingTask, context: Context, claim: Claim) -> None:
+        self.task = task
+        self.context = context
+        self.claim = claim
+        self.ti: Any = context.get("ti")
+        self.log = task.log
+        self.prediction: Prediction | None = None
+        self.input: Mapping[str, Any] = {}
+        self.reference: Prediction | None = None
+        self.recorded_seed: int | None = None
+        self.label: str | None = None
+        self.is_saved = False
+        self.is_deadline_local = False
+        self.pushed_status: str | None = None
+        self.cancel_thread: Thread | None = None
+
+    @cached_property
+    def hook(self) -> VaceHook:
+        """Hook of the task's connection; the first API call reads the connection."""
+        # The hook imports HTTP clients, and DAG parsing imports this module.
+        from airflow_vace.hooks import VaceHook
+
+        return VaceHook(self.task.vace_conn_id)
+
+    @property
+    def try_number(self) -> int | None:
+        """Number of the attempt, from 1; None outside of Airflow."""
+        return getattr(self.ti, "try_number", None)
+
+    @property
+    def max_tries(self) -> int | None:
+        """Airflow's limit of retries, greater after a clear; None outside of Airflow."""
+        return getattr(self.ti, "max_tries", None)
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Return True if Airflow does not retry the task any more."""
+        tried, limit = self.try_number, self.max_tries
+        return isinstance(tried, int) and isinstance(limit, int) and tried > limit
+
+    def now(self) -> float:
+        """Return the time by the deadline's clock, in seconds since the epoch."""
+        now = self.hook.wall_clock()
+        return now if self.is_deadline_local else self.hook.clock.confirmed(now)
+
+    def marked(self, prediction: Prediction) -> Prediction:
+        """Return a prediction with label, map index and seed."""
+        # The vendor knows no labels and may echo no seed, so the payload of the upstream task fills both in.
+        if self.reference is not None:
+            prediction = self.reference.updated(prediction)
+        self.label = self._own_label() or prediction.label
+        return replace(
+            prediction,
+            label=self.label,
+            map_index=first_count(getattr(self.ti, "map_index", None)),
+            seed=first_count(self.input.get("seed"), prediction.seed, self.recorded_seed),
+        )
+
+    def cancel(self, prediction: Prediction) -> Prediction | None:
+        """Cancel a prediction; return the server's answer, None if no cancel was accepted."""
+        # A signal may have interrupted a request of the run's own session, so a new session cancels.
+        canceled = self.hook.fresh().stop_prediction(prediction)
+        self.prediction = canceled or prediction
+        return canceled
+
+    def _own_label(self) -> str | None:
+        """Return the label of the task, of an earlier leg, or of `map_index_template`."""
+        label = label_text(self.task.video_label) or self.label
+        if label is not None or self.task.map_index_template is None:
+            return label
+        # Airflow renders the template again after the task and reports its errors, so none is raised here.
+        with suppress(Exception):
+            template = self.task.get_template_env().from_string(self.task.map_index_template)
+            return label_text(template.render(self.context))
+        return label_text(getattr(self.ti, "rendered_map_index", None))

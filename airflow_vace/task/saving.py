@@ -1,0 +1,63 @@
+"""Destination of a task's video."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow_vace.exceptions import VaceTransportError
+from airflow_vace.task.state import is_test_of_a_task
+
+if TYPE_CHECKING:
+    from airflow_vace.storage.destination import Destination
+    from airflow_vace.task.run import TaskRun
+
+
+def destination_of(run: TaskRun) -> Destination | None:
+    """Return the destination of a task's files; None without `save_to`.
+
+    :raises VaceInputError: if `save_to` names neither a directory nor a file
+    """
+    from airflow_vace.storage.destination import Destination
+
+    found = Destination.of(run.task.save_to, run.ti, run.input if run.task.save_to else {})
+    if found is None:
+        return None
+    if run.label is not None:
+        found = replace(found, task={**found.task, "label": run.label})
+    if run.claim.owns_prediction and not found.is_directory and is_test_of_a_task():
+        # A test submits a prediction of its own in a real DAG run, whose file must not be replaced.
+        found = replace(found, names=(*found.names, "-test"))
+    return found
+
+
+def check_destination(run: TaskRun) -> None:
+    """Check for write access to `save_to`; log a warning if unknown.
+
+    :raises VaceInputError: if files cannot be written there
+    :raises VaceTransportError: if the store could not be opened now, and nothing is paid for yet
+    """
+    from airflow_vace.storage.destination import Destination
+
+    destination = Destination.of(run.task.save_to, run.ti)
+    if destination is None:
+        return
+    try:
+        doubt = destination.check()
+    except VaceTransportError as error:
+        # The prediction of a sensor is paid for already, so the wait goes on until the store is back.
+        if run.claim.owns_prediction:
+            raise
+        doubt = str(error)
+    if doubt:
+        run.log.warning("%s", doubt)
+
+
+def find_files(run: TaskRun, prediction_id: str) -> list[dict[str, Any]] | None:
+    """Return a prediction's files at `save_to`, by the manifests; None without files."""
+    destination = destination_of(run)
+    if destination is None:
+        return None
+    from airflow_vace.storage.find import find_saved
+
+    return find_saved(run.hook, destination, prediction_id)
