@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_vace.emulator.cli import port_number
 from airflow_vace.inputs import FIELDS, SPEED_MODES
-from airflow_vace.prediction import Progress
+from airflow_vace.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -27,10 +27,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_vace.redaction import excerpt as excerpt  # noqa: PLC0414 - moved
-from airflow_vace.redaction import is_showable as is_showable  # noqa: PLC0414 - moved
-from airflow_vace.redaction import without_signatures as without_signatures  # noqa: PLC0414 - moved
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 

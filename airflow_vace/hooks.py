@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_vace.connection import ConnectionHook
 from airflow_vace.core import calls
-from airflow_vace.core.requests import read_known
+from airflow_vace.core.references import read_known
 from airflow_vace.core.wait import Wait
 from airflow_vace.prediction import Prediction
 

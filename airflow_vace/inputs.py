@@ -13,11 +13,7 @@ from pathlib import PurePath
 from typing import Any, Literal, Required, TypedDict
 
 from airflow_vace.exceptions import VaceInputError
-from airflow_vace.input_files import FILE_FIELDS as FILE_FIELDS  # noqa: PLC0414 - moved
-from airflow_vace.input_files import is_fetchable
-from airflow_vace.input_files import is_path as is_path  # noqa: PLC0414 - moved
-from airflow_vace.input_files import path_text as path_text  # noqa: PLC0414 - moved
-from airflow_vace.input_files import paths_in as paths_in  # noqa: PLC0414 - moved
+from airflow_vace.input_files import is_fetchable, is_path, path_text, paths_in
 from airflow_vace.redaction import excerpt
 
 DEFAULT_MODEL = "prunaai/vace-14b"

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 from airflow_vace.exceptions import VaceProtocolError
 from airflow_vace.inputs import FIELDS
 from airflow_vace.output import MAX_TEXT_LENGTH, has_content, public_output, urls_in
-from airflow_vace.progress import Progress as Progress  # noqa: PLC0414 - moved
-from airflow_vace.redaction import excerpt, is_shortened, unsigned
-from airflow_vace.redaction import is_data as is_data  # noqa: PLC0414 - moved
+from airflow_vace.progress import Progress
+from airflow_vace.redaction import excerpt, is_data, is_shortened, unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_vace.core.requests import read_known
+from airflow_vace.core.references import read_known
 from airflow_vace.core.timing import Timing
 from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.exceptions import VaceError

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_vace.core.requests import read_reference
+from airflow_vace.core.references import read_reference
 from airflow_vace.core.timing import Timing
-from airflow_vace.exceptions import excerpt
 from airflow_vace.links import LINKS, PredictionOutputLink
 from airflow_vace.prediction import PredictionStatus
+from airflow_vace.redaction import excerpt
 from airflow_vace.task.airflow_internals import awrite_xcom
 from airflow_vace.task.kill import acancel_if_ended
 from airflow_vace.task.rendering import label_text

@@ -11,7 +11,8 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from airflow_vace.exceptions import VaceProtocolError, excerpt
+from airflow_vace.exceptions import VaceProtocolError
+from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
     from airflow_vace.client.settings import Settings

@@ -19,10 +19,12 @@ from airflow_vace.client.asynchronous import AsyncClient
 from airflow_vace.client.blocking import Session, read_whole, send, streamed
 from airflow_vace.client.downloads import Download
 from airflow_vace.core.clock import Clock
-from airflow_vace.core.errors import read_error, served_at
+from airflow_vace.core.errors import read_error
 from airflow_vace.core.requests import Request
+from airflow_vace.core.response_times import served_at
 from airflow_vace.core.steps import Connect, Note, Pause
-from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError, excerpt
+from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError
+from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator

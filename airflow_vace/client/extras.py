@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow_vace.exceptions import VaceInputError, excerpt
+from airflow_vace.exceptions import VaceInputError
+from airflow_vace.redaction import excerpt
 
 Extra = Mapping[str, Any]
 

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from urllib3.exceptions import NameResolutionError
 
 from airflow_vace.client.exchange import Exchange
-from airflow_vace.exceptions import VaceProtocolError, VaceTransportError, excerpt, is_showable
+from airflow_vace.exceptions import VaceProtocolError, VaceTransportError
+from airflow_vace.redaction import excerpt, is_showable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_vace.client.poll_loop import PollLoop
 from airflow_vace.client.polls import LogLines, Member
 from airflow_vace.client.shared import SharedConnection
-from airflow_vace.core.requests import read_known
+from airflow_vace.core.references import read_known
 from airflow_vace.core.schedule import Experience
 from airflow_vace.core.timing import Timing
 from airflow_vace.core.wait import PollAgain, Wait

@@ -24,7 +24,8 @@ from airflow_vace.client.extras import (
     unusable,
 )
 from airflow_vace.client.proxies import proxy_for, read_proxies
-from airflow_vace.core.requests import Api, Form
+from airflow_vace.core.multipart import Form
+from airflow_vace.core.requests import Api
 from airflow_vace.core.timing import Timing
 from airflow_vace.inputs import DEFAULT_MODEL
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from airflow_vace.client.asynchronous import AsyncClient
 from airflow_vace.client.polls import MAX_POLLS, MAX_SLOW_POLLS
 from airflow_vace.core.clock import Clock
-from airflow_vace.core.errors import served_at
 from airflow_vace.core.rate_limit import Pace
+from airflow_vace.core.response_times import served_at
 from airflow_vace.core.responses import read_list, read_prediction
 from airflow_vace.core.retry import verdict_of
 from airflow_vace.exceptions import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.core.requests import Form
+from airflow_vace.core.multipart import Form
 from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
 from airflow_vace.core.retry import Backoff, CreateRetries, read_failed_create, verdict_of
 from airflow_vace.core.steps import Note, Pause, connected, sent

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.bodies import is_html, json_object_of, text_of, without_key
 from airflow_vace.core.response_times import read_retry_after, seconds_of
-from airflow_vace.core.response_times import served_at as served_at  # noqa: PLC0414 - moved
 from airflow_vace.core.retry import says_no_channel
 from airflow_vace.exceptions import (
     VaceAPIError,

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from airflow_vace.core.backends import BACKENDS, REPLICATE, Backend, backend_of
-from airflow_vace.core.multipart import Form as Form  # noqa: PLC0414 - moved
+from airflow_vace.core.multipart import Form
 from airflow_vace.core.origins import check_base_url, is_http, own_url
-from airflow_vace.core.references import read_known as read_known  # noqa: PLC0414 - moved
-from airflow_vace.core.references import read_reference as read_reference  # noqa: PLC0414 - moved
+from airflow_vace.core.references import read_reference
 from airflow_vace.exceptions import VaceInputError, VaceProtocolError
 from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.prediction import Prediction

@@ -9,10 +9,11 @@ from airflow_vace.core.outcome import timed_out
 from airflow_vace.core.retry import Backoff, Failure, failure_of, settling_limits, verdict_of
 from airflow_vace.core.schedule import Experience, Schedule
 from airflow_vace.core.timing import Timing
-from airflow_vace.prediction import Prediction, PredictionStatus, Progress
+from airflow_vace.prediction import Prediction, PredictionStatus
 
 if TYPE_CHECKING:
     from airflow_vace.exceptions import VaceError
+    from airflow_vace.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
-from airflow_vace.exceptions import VaceInputError, excerpt
-from airflow_vace.inputs import path_text
-from airflow_vace.redaction import without_secrets
+from airflow_vace.exceptions import VaceInputError
+from airflow_vace.input_files import path_text
+from airflow_vace.redaction import excerpt, without_secrets
 from airflow_vace.storage.manifests import manifest_at
 from airflow_vace.storage.media_types import SUFFIXES
 from airflow_vace.storage.paths import place_of

@@ -20,9 +20,9 @@ from airflow_vace.exceptions import (
     VaceInputError,
     VaceProtocolError,
     VaceTransportError,
-    excerpt,
 )
-from airflow_vace.prediction import RETENTION_SECONDS, is_data, parse_time
+from airflow_vace.prediction import RETENTION_SECONDS, parse_time
+from airflow_vace.redaction import excerpt, is_data
 from airflow_vace.storage.errors import is_transient
 from airflow_vace.storage.media_types import HEAD_BYTES, SUFFIXES, check_whole, type_of
 from airflow_vace.storage.progress import Progress, pause

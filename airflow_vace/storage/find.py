@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.exceptions import excerpt
+from airflow_vace.redaction import excerpt
 from airflow_vace.storage.errors import is_refusal
 from airflow_vace.storage.manifests import saved_at
 from airflow_vace.storage.media_types import SUFFIXES

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_vace.exceptions import excerpt
+from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

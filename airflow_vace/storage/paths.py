@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_vace.exceptions import VaceInputError, VaceTransportError
-from airflow_vace.inputs import is_path, path_text
+from airflow_vace.input_files import is_path, path_text
 from airflow_vace.storage.errors import describe_error
 from airflow_vace.storage.local import LocalFile
 from airflow_vace.storage.place import Place, unusable

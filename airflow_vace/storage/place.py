@@ -6,7 +6,8 @@ import secrets
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_vace.exceptions import VaceInputError, excerpt
+from airflow_vace.exceptions import VaceInputError
+from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Callable

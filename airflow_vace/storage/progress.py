@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.exceptions import VaceTransportError, excerpt
+from airflow_vace.exceptions import VaceTransportError
+from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
     from threading import Event

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.retry import Backoff
-from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError, excerpt
-from airflow_vace.redaction import without_secrets
+from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError
+from airflow_vace.redaction import excerpt, without_secrets
 from airflow_vace.storage.download import OutputDownload, announced_type
 from airflow_vace.storage.errors import is_permanent_write_error, store_error
 from airflow_vace.storage.local import LocalFile, flush

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_vace.client.addresses import private_address_of
-from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError, excerpt
-from airflow_vace.inputs import FILE_FIELDS, path_text, paths_in
+from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError
+from airflow_vace.input_files import FILE_FIELDS, path_text, paths_in
+from airflow_vace.redaction import excerpt
 from airflow_vace.storage.errors import describe_error, is_transient, is_transient_status, store_error
 from airflow_vace.storage.lineage import report_input
 from airflow_vace.storage.local import LocalFile

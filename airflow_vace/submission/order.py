@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from airflow_vace.inputs import DEFAULT_MODEL, FIELDS
-from airflow_vace.prediction import is_data
+from airflow_vace.redaction import is_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
-from airflow_vace.core.requests import read_known, read_reference
+from airflow_vace.core.references import read_known, read_reference
 from airflow_vace.task.state import RUNNING, UNKNOWN, aread_state, is_ended, read_state
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.outcome import read_end
 from airflow_vace.core.retry import Backoff
-from airflow_vace.exceptions import VaceError, VaceInputError, VaceProtocolError, excerpt
+from airflow_vace.exceptions import VaceError, VaceInputError, VaceProtocolError
 from airflow_vace.prediction import PredictionStatus, first_count
+from airflow_vace.redaction import excerpt
 from airflow_vace.task.saving import destination_of, find_files
 
 if TYPE_CHECKING:

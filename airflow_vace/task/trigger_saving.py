@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from airflow_vace.exceptions import excerpt
+from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
     from airflow_vace.hooks import VaceHook

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_vace.exceptions import VaceError, excerpt, is_showable
+from airflow_vace.exceptions import VaceError
 from airflow_vace.hooks import VaceHook
+from airflow_vace.redaction import excerpt, is_showable
 from conftest import scale_waits
 from support.faces import FOX
 from support.scripted import connection_to

@@ -17,7 +17,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
-from airflow_vace.prediction import Progress
+from airflow_vace.progress import Progress
 from support.faces import FOX
 from support.hostile import CHUNKED, MEGABYTE, bounded, compressed_zeros, endless, http, once, running
 from support.scripted import connection_to, serving

@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk import Connection
 
 from airflow_vace.client.settings import DEFAULT_TIMEOUT, Settings
-from airflow_vace.core.requests import Form
+from airflow_vace.core.multipart import Form
 from airflow_vace.core.timing import Timing
 from airflow_vace.exceptions import VaceInputError
 

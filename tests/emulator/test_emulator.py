@@ -23,7 +23,8 @@ from airflow_vace.emulator.cli import main
 from airflow_vace.emulator.faults import PRESETS
 from airflow_vace.emulator.world import World, invalid_fields, iso
 from airflow_vace.inputs import FIELDS, SPEED_MODES
-from airflow_vace.prediction import Prediction, Progress
+from airflow_vace.prediction import Prediction
+from airflow_vace.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

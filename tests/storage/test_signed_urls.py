@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG
 from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the public module hides the name
 
-from airflow_vace.core.requests import read_known
+from airflow_vace.core.references import read_known
 from airflow_vace.decorators import vace_task
 from airflow_vace.hooks import VaceHook
 from airflow_vace.links import PredictionOutputLink, PredictionPageLink

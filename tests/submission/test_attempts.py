@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_vace.core.requests import read_known
+from airflow_vace.core.references import read_known
 from airflow_vace.emulator import Emulator
 from airflow_vace.exceptions import (
     LedgerError,
