@@ -1,8 +1,8 @@
-"""What waits cost a whole Airflow: scheduler, workers, triggerer and API server on PostgreSQL.
+"""The cost of waits in a whole Airflow: scheduler, workers, triggerer and API server on PostgreSQL.
 
 Run with `uv run --group cluster python benchmarks/airflow_waits.py`; PostgreSQL's programs must be installed.
-The same waits in each mode, one mode after the other in the same Airflow; processor time is that of all its
-processes, ended ones included, less what they take when idle for as long.
+The same waits run in each mode, in turns in the same Airflow. Processor time counts all processes of Airflow,
+ended ones included, minus the use of an idle Airflow in the same time.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ with DAG("one_http", schedule=None, params={"ids": []}):
 
 
 def seconds_used(airflow: Airflow) -> float:
-    """Return the processor time of all processes so far, those that have ended included."""
+    """Return the processor time of all processes up to now, including ended ones."""
     used = 0.0
     for part in airflow.parts.values():
         for process in tree(part.pid):
@@ -77,13 +77,13 @@ def seconds_used(airflow: Airflow) -> float:
 
 
 def ended(airflow: Airflow, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-    """Wait for the end of a run, and return what became of its waits."""
+    """Wait for the end of a run, and return the task instances of the waits."""
     until(lambda: airflow.run_state(dag_id, run_id) in ("success", "failed"), 900, every=0.5)
     return [ti for ti in airflow.tasks(dag_id, run_id) if ti["task_id"] == "wait"]
 
 
 def created(emulator: Emulator, count: int, *, seconds: float) -> list[str]:
-    """Let so many predictions begin now that take so long."""
+    """Start `count` predictions with a runtime of `seconds`; return the ids."""
     found = []
     for number in range(count):
         values = {"prompt": f"fox {number}", "frame_num": 5}
@@ -97,13 +97,14 @@ def created(emulator: Emulator, count: int, *, seconds: float) -> list[str]:
 def mapped(airflow: Airflow, emulator: Emulator, idle: float) -> None:
     """Compare the modes over mapped waits."""
     rows = []
+    # Rounds rather than one long run, so a slow moment of the machine hits all modes.
     for number in range(ROUNDS):
         for mode in ("deferred", "ended", "both"):
             ids = created(emulator, WAITS, seconds=30)
-            run_id, before, begun = f"r{number}", seconds_used(airflow), time.monotonic()
+            run_id, before, start = f"r{number}", seconds_used(airflow), time.monotonic()
             airflow.trigger(f"mapped_{mode}", run_id, ids=ids)
             tasks = ended(airflow, f"mapped_{mode}", run_id)
-            wall = time.monotonic() - begun
+            wall = time.monotonic() - start
             used = seconds_used(airflow) - before
             failed = sum(ti["state"] != "success" for ti in tasks)
             rows.append(
@@ -113,7 +114,7 @@ def mapped(airflow: Airflow, emulator: Emulator, idle: float) -> None:
 
 
 def early(airflow: Airflow, emulator: Emulator) -> None:
-    """Count false failures of waits for what is final already, or ends within two seconds."""
+    """Count false failures of waits for predictions with an end before, or within two seconds."""
     rows = []
     for mode in ("early", "saved"):
         dag_id = f"mapped_{mode}"
@@ -129,7 +130,7 @@ def early(airflow: Airflow, emulator: Emulator) -> None:
 
 
 def end_soon(emulator: Emulator, identifiers: set[str]) -> None:
-    """Let each prediction end one and a half seconds after its first look; forget those."""
+    """Let each prediction end 1.5 s after the first poll, and remove the id from the set."""
     for request in emulator.requests:
         identifier = request.path.rsplit("/", 1)[1]
         if identifier in identifiers:
@@ -139,7 +140,7 @@ def end_soon(emulator: Emulator, identifiers: set[str]) -> None:
 
 
 def slots(airflow: Airflow, emulator: Emulator) -> None:
-    """Measure for how long one wait of a minute takes a worker's slot."""
+    """Measure the time in a worker's slot for a wait of a minute."""
     rows = []
     for mode in ("http", "deferred", "ended", "both"):
         dag_id = f"one_{mode}"
@@ -172,7 +173,7 @@ def main() -> None:
             airflow.wait_for_dags(
                 "one_http", *(f"mapped_{m}" for m in ("deferred", "ended", "both", "saved"))
             )
-            # The first run of each kind pays for what is loaded once.
+            # The first run of each kind imports modules once, so it does not count.
             for mode in ("deferred", "both"):
                 airflow.trigger(f"mapped_{mode}", "warm", ids=created(emulator, 4, seconds=5))
                 ended(airflow, f"mapped_{mode}", "warm")

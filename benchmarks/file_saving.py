@@ -1,8 +1,8 @@
-"""What saving a large video costs: peak memory of the process, and throughput against curl.
+"""The cost of saving a large video: peak memory, and throughput compared with curl.
 
-The file, 1 GiB unless said otherwise, is served by the emulator; ours and curl, each in a process of its
-own, write the same URL to the same disk by turns. With the dependency group `stores` it goes to an S3 server
-(moto) too, whose own speed is then most of what is measured.
+The emulator serves the file, 1 GiB by default. The package and curl, each in a separate process, write the
+same URL to the same disk in turns. With the dependency group `stores` the file goes to an S3 server (moto)
+too; moto's speed then dominates the result.
 
     uv run --group stores python benchmarks/file_saving.py [--mib 1024] [--rounds 3]
 """
@@ -33,7 +33,7 @@ from airflow_vace.storage.save import save_output
 hook = VaceHook()
 prediction = hook.get_prediction(sys.argv[1])
 destination = Destination.of(sys.argv[2])
-# What a task has loaded anyhow; the store's own library is opened too.
+# Load the libraries of every task first, so only the save itself counts.
 place_of(destination.save_to, "save_to").size()
 
 def peak():
@@ -89,8 +89,10 @@ def _measure(mib: int, rounds: int, scratch: Path) -> None:
         hook = VaceHook()
         prediction = hook.wait_for_prediction(hook.create_prediction({"prompt": "a fox", "frame_num": 5}))
         url = prediction.output_urls[0]
-        _curl(url, scratch)  # so that it is drawn
-        (path,) = Path(emulator._folder or "").glob("*.mp4")  # noqa: SLF001 - a file of our own making
+        # The first download renders the video.
+        _curl(url, scratch)
+        (path,) = Path(emulator._folder or "").glob("*.mp4")  # noqa: SLF001 - the emulator publishes no path
+        # Grow the file by a box of type "free", which players skip, so the MP4 stays valid.
         content = path.read_bytes()
         with path.open("ab") as file:
             rest = mib * 1024**2 - len(content)

@@ -1,6 +1,7 @@
-"""What importing our operator and sensor adds to `airflow.sdk`, against providers-http's, in the same run.
+"""Import time of the operator and sensor on top of `airflow.sdk`, compared with providers-http.
 
-Run with `uv run python benchmarks/import_time.py`. Each figure is a median over new processes, in turns.
+Run with `uv run python benchmarks/import_time.py`. Each figure is a median over new processes,
+with the candidates in turns.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ print(time.perf_counter() - start)
 
 
 def seconds(imports: str) -> float:
-    """Return how long the imports take in a new process that knows `airflow.sdk` already."""
+    """Return the seconds for the imports in a new process with `airflow.sdk` already loaded."""
     command = [sys.executable, "-c", CODE.format(imports=imports)]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(found.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    """Measure in turns and print medians and their ratio."""
+    """Measure in turns, and print medians and the ratio."""
     measured: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    # In turns, so a slow moment of the machine hits both candidates.
     for _ in range(ROUNDS):
         for name, imports in CANDIDATES.items():
             measured[name].append(seconds(imports))

@@ -1,9 +1,9 @@
-"""A cluster under a steady load: whether memory, open files and connections of its parts stay where they are.
+"""A cluster under a steady load: growth of memory, open files and connections of each part.
 
 Run with `uv run --group cluster --group stores python benchmarks/soak.py`; half an hour, `--minutes` for
-another time. It needs `postgresql` and `redis-server` of Debian. With `--picture` it draws `soak.svg` beside
-itself. Each half minute, predictions are submitted and waited for in four ways; what a part holds is looked
-at each ten seconds. A part is what of it lasts: a worker's processes for tasks come and go, and are left out.
+another time. Debian's `postgresql` and `redis-server` are needed. `--picture` draws `soak.svg` beside this
+file. Each half minute the program submits predictions in four modes, and each ten seconds samples each part.
+Only lasting processes count: a worker's processes for tasks come and go.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from cluster.scene import Scene, scene
 
 SAMPLE_SECONDS = 10.0
 ROUND_SECONDS = 30.0
-# Of a round: predictions, by the way in which they are waited for.
+# Predictions of a round, by mode of the wait.
 ROUND = {"deferred": 3, "saved_by_triggerer": 2, "waiting": 1, "sensor": 2}
-# The parts that hold waits, and what the picture shows of them.
+# Parts in the report and in the picture.
 WATCHED = ("triggerer-1", "triggerer-2", "worker-1", "worker-2", "scheduler-1", "api-server")
 COLORS = ("#5b3fd1", "#0e7490", "#c2410c", "#a16207", "#6b7280", "#111827")
 SENSOR = """
@@ -48,7 +48,7 @@ with DAG("sensor", schedule=None, params={"count": 2}, **ROOM) as sensor:
         task_id="clip", deferrable=True, **ON, start_from_trigger=True, **AGAIN
     ).expand(prediction=submitted.output)
 """
-# What asyncio, aiohttp and Airflow say of what was left behind or held up.
+# Messages of asyncio, aiohttp and Airflow about leaks and a blocked loop.
 COMPLAINTS = re.compile(
     r"never awaited|never retrieved|was destroyed but it is pending|Unclosed|async thread was blocked"
 )
@@ -56,7 +56,7 @@ COMPLAINTS = re.compile(
 
 @dataclass
 class Held:
-    """What a part holds at a moment: MiB, open files, connections."""
+    """Resources of a part at a moment: MiB, open files, connections."""
 
     memory: float
     files: int
@@ -65,13 +65,14 @@ class Held:
 
 @dataclass
 class Samples:
-    """What each part held, and when, in seconds from the beginning."""
+    """Resources of each part over time, in seconds from the start."""
 
     at: list[float] = field(default_factory=list)
     parts: dict[str, list[Held]] = field(default_factory=lambda: {name: [] for name in WATCHED})
     open_waits: list[int] = field(default_factory=list)
 
     def take(self, found: Scene, began: float) -> None:
+        """Add a sample of each part."""
         self.at.append(time.monotonic() - began)
         for name in WATCHED:
             self.parts[name].append(_held(found.cluster.parts[name].pid))
@@ -80,7 +81,8 @@ class Samples:
 
 
 def _held(pid: int) -> Held:
-    """Add up what a part's lasting processes hold: itself, and its children without theirs."""
+    """Return the resources of a part: the process and the direct children."""
+    # Grandchildren are a worker's processes for tasks, which come and go.
     part = psutil.Process(pid)
     memory, files, connections = 0.0, 0, 0
     for process in (part, *part.children()):
@@ -94,7 +96,7 @@ def _held(pid: int) -> Held:
 
 
 def soak(found: Scene, seconds: float) -> tuple[Samples, list[tuple[str, str, int]]]:
-    """Load it for so long, and wait until all has ended; return the samples and the runs."""
+    """Load the cluster for `seconds`, wait for all ends, and return samples and runs."""
     samples = Samples()
     runs: list[tuple[str, str, int]] = []
     began = time.monotonic()
@@ -108,7 +110,7 @@ def soak(found: Scene, seconds: float) -> tuple[Samples, list[tuple[str, str, in
         time.sleep(max(0.0, len(samples.at) * SAMPLE_SECONDS - (time.monotonic() - began)))
     open_runs = "SELECT count(*) FROM dag_run WHERE state NOT IN ('success', 'failed')"
     until(lambda: found.cluster.sql(open_runs) == [(0,)], 600, every=2)
-    # Pools and pollers close a while after the last wait; then what is left is what leaks.
+    # Pools and pollers close a while after the last wait, so a leak shows only then.
     for _ in range(9):
         samples.take(found, began)
         time.sleep(SAMPLE_SECONDS)
@@ -116,15 +118,15 @@ def soak(found: Scene, seconds: float) -> tuple[Samples, list[tuple[str, str, in
 
 
 def complaints(found: Scene) -> Counter[str]:
-    """Count what was complained of in the logs of all parts and tasks."""
-    told: Counter[str] = Counter()
+    """Count the complaints in the logs of all parts and tasks."""
+    counts: Counter[str] = Counter()
     for path in found.cluster.home.rglob("*.log"):
-        told.update(COMPLAINTS.findall(path.read_text(errors="replace")))
-    return told
+        counts.update(COMPLAINTS.findall(path.read_text(errors="replace")))
+    return counts
 
 
 def account(found: Scene, runs: list[tuple[str, str, int]]) -> bool:
-    """Print what was billed and what became of it, and return whether all of it is as it should be."""
+    """Print the bill and the results; return True if both are correct."""
     open_books = partial(audit, found.cluster, found.vendor, found.s3)
     books = [open_books(run[:2], run[2]) for run in runs if run[0] != "sensor"]
     asked_for = Counter(run.input["prompt"] for run in found.vendor.journal.runs().values())
@@ -138,7 +140,7 @@ def account(found: Scene, runs: list[tuple[str, str, int]]) -> bool:
 
 
 def report(samples: Samples) -> str:
-    """Return, for each part, what it held in the second sixth of the load, in its last, and after its end."""
+    """Return a table of medians for each part: second sixth of the load, last sixth, after the end."""
     loaded = [n for n, waits in enumerate(samples.open_waits) if waits] or [0]
     end = loaded[-1]
     spans = {"early": range(end // 6, end // 3), "late": range(end - end // 6, end), "after": range(-3, 0)}
@@ -162,14 +164,14 @@ def report(samples: Samples) -> str:
 
 
 def _slope(samples: Samples, name: str, first: int, last: int) -> float:
-    """Return by how many MiB an hour a part grew, as the line of least squares has it."""
+    """Return the growth of a part in MiB an hour, by least squares."""
     at = samples.at[first:last]
     memory = [held.memory for held in samples.parts[name][first:last]]
     return statistics.linear_regression(at, memory).slope * 3600
 
 
 def picture(samples: Samples) -> str:
-    """Return three curves over time as SVG: memory, open files, connections, each of each part."""
+    """Return an SVG with memory, open files and connections of each part over time."""
     width, height, margin = 760, 230, 60
     panels = (("memory", "memory, MiB"), ("files", "open files"), ("connections", "connections"))
     total = len(panels) * height + 30
@@ -206,7 +208,7 @@ def picture(samples: Samples) -> str:
 
 
 def main() -> int:
-    """Run it, and say what was held, what was saved and what was complained of."""
+    """Run the load, and print resources, results and complaints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0, help="how long the load lasts (30)")
     parser.add_argument("--picture", action="store_true", help="draw soak.svg")

@@ -1,8 +1,8 @@
-"""A vendor for benchmarks: a process of its own that tells of planned predictions, and counts looks.
+"""A vendor for benchmarks: a separate process with planned predictions and a count of polls.
 
-It speaks just enough HTTP/1.1, and is as cheap as asyncio allows, so that the other core measures the client.
-Predictions are planned by a POST of durations to `/_plan`, and begin at that moment; `/_told` says what was
-asked of each: looks, when its end was told first, the longest pause between two looks.
+The server speaks a minimum of HTTP/1.1 at the lowest cost in asyncio; the client has the other core.
+A POST of durations to `/_plan` starts predictions; `/_counts` returns, for each prediction, the number of
+polls, the delay until its end was noticed, and the longest pause between two polls.
 """
 
 from __future__ import annotations
@@ -27,63 +27,67 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_vace.emulator.world import Timeline, iso
 
+# A bucket of one second's worth, as the emulator has.
 _BURST = 1.0
 
 
 class Planned:
-    """One prediction, and what was asked of it."""
+    """A prediction and the polls for it."""
 
-    __slots__ = ("ended", "first_look", "last_look", "line", "longest_pause", "looks", "told_end")
+    __slots__ = ("ended", "first_poll", "last_poll", "line", "longest_pause", "noticed_end", "polls")
 
     def __init__(self, line: Timeline) -> None:
         self.line = line
         self.ended = line.ended
-        self.looks = 0
-        self.first_look: float | None = None
-        self.last_look: float | None = None
+        self.polls = 0
+        self.first_poll: float | None = None
+        self.last_poll: float | None = None
         self.longest_pause = 0.0
-        self.told_end: float | None = None
+        self.noticed_end: float | None = None
 
-    def look(self, now: float) -> None:
-        self.looks += 1
-        if self.first_look is None:
-            self.first_look = now
-        if self.last_look is not None and self.told_end is None:
-            self.longest_pause = max(self.longest_pause, now - self.last_look)
-        self.last_look = now
-        if now >= self.ended and self.told_end is None:
-            self.told_end = now
+    def count_poll(self, now: float) -> None:
+        """Count a poll, and note the first poll after the end."""
+        self.polls += 1
+        if self.first_poll is None:
+            self.first_poll = now
+        if self.last_poll is not None and self.noticed_end is None:
+            self.longest_pause = max(self.longest_pause, now - self.last_poll)
+        self.last_poll = now
+        if now >= self.ended and self.noticed_end is None:
+            self.noticed_end = now
 
 
 class Vendor:
-    """All that is planned and counted."""
+    """The planned predictions and the counters."""
 
     def __init__(self, limit: float | None) -> None:
         self.limit = limit
         self.planned: list[Planned] = []
-        self.seen = dict.fromkeys(("requests", "refused", "pages", "connections", "open", "most_open"), 0)
+        self.seen = dict.fromkeys(("requests", "refused", "pages", "connections", "open", "max_open"), 0)
         self.allowance, self.counted = limit or 0.0, time.monotonic()
         self.cpu = time.process_time()
 
     def plan(self, durations: list[dict[str, float]]) -> None:
+        """Start predictions with these durations, and reset the counters."""
         now = time.time()
         self.planned = [Planned(Timeline(created=now, steps=50, **each)) for each in durations]
-        self.seen.update(requests=0, refused=0, pages=0, connections=0, most_open=self.seen["open"])
+        self.seen.update(requests=0, refused=0, pages=0, connections=0, max_open=self.seen["open"])
         self.cpu = time.process_time()
 
-    def told(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
+        """Return all counters since the plan."""
         return {
             **self.seen,
             "cpu": time.process_time() - self.cpu,
-            "looks": [p.looks for p in self.planned],
-            "late": [None if p.told_end is None else p.told_end - p.ended for p in self.planned],
-            "first_look": [p.first_look for p in self.planned],
+            "polls": [p.polls for p in self.planned],
+            "late": [None if p.noticed_end is None else p.noticed_end - p.ended for p in self.planned],
+            "first_poll": [p.first_poll for p in self.planned],
             "longest_pause": [p.longest_pause for p in self.planned],
-            "begun": self.planned[0].line.created if self.planned else None,
+            "started": self.planned[0].line.created if self.planned else None,
         }
 
     def may_pass(self) -> bool:
-        """Whether the limit allows one more: a bucket that fills evenly, with a second's worth in it."""
+        """Return True if the token bucket allows another request."""
         if self.limit is None:
             return True
         now = time.monotonic()
@@ -94,9 +98,10 @@ class Vendor:
         self.allowance -= 1
         return True
 
-    def answer(self, number: int, now: float) -> dict[str, Any]:
+    def prediction(self, number: int, now: float) -> dict[str, Any]:
+        """Return the JSON object of a prediction, and count the poll."""
         planned = self.planned[number]
-        planned.look(now)
+        planned.count_poll(now)
         line, is_over = planned.line, now >= planned.ended
         status = "succeeded" if is_over else "processing" if now >= line.started else "starting"
         return {
@@ -116,16 +121,17 @@ class Vendor:
         }
 
     def page(self, start: int, now: float) -> dict[str, Any]:
+        """Return a page of a hundred predictions, newest first."""
         self.seen["pages"] += 1
         newest = len(self.planned) - 1 - start
         numbers = range(newest, max(newest - 100, -1), -1)
         more = newest - 100 >= 0
         following = f"/v1/predictions?cursor={start + 100}" if more else None
-        return {"previous": None, "next": following, "results": [self.answer(n, now) for n in numbers]}
+        return {"previous": None, "next": following, "results": [self.prediction(n, now) for n in numbers]}
 
 
 class Connection(asyncio.Protocol):
-    """One kept-alive connection of a client."""
+    """A kept-alive connection of a client."""
 
     def __init__(self, vendor: Vendor) -> None:
         self.vendor = vendor
@@ -136,13 +142,14 @@ class Connection(asyncio.Protocol):
         seen = self.vendor.seen
         seen["connections"] += 1
         seen["open"] += 1
-        seen["most_open"] = max(seen["most_open"], seen["open"])
+        seen["max_open"] = max(seen["max_open"], seen["open"])
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.vendor.seen["open"] -= 1
 
     def data_received(self, data: bytes) -> None:
+        # A request may arrive in pieces, and several requests in one piece.
         self.buffer += data
         while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
             head = self.buffer[:end]
@@ -156,13 +163,14 @@ class Connection(asyncio.Protocol):
             self.respond(head.split(b" ", 2)[1].decode(), body)
 
     def respond(self, path: str, body: bytes) -> None:
+        """Send the response to a request."""
         vendor, now = self.vendor, time.time()
         if path == "/_plan":
             vendor.plan(json.loads(body))
             self.send(200, {})
             return
-        if path == "/_told":
-            self.send(200, vendor.told())
+        if path == "/_counts":
+            self.send(200, vendor.counts())
             return
         vendor.seen["requests"] += 1
         if not vendor.may_pass():
@@ -174,11 +182,12 @@ class Connection(asyncio.Protocol):
         if name == "predictions":
             self.send(200, vendor.page(int(query.partition("cursor=")[2] or 0), now))
         elif name.startswith("p") and int(name[1:]) < len(vendor.planned):
-            self.send(200, vendor.answer(int(name[1:]), now))
+            self.send(200, vendor.prediction(int(name[1:]), now))
         else:
             self.send(404, {"detail": "not found"})
 
     def send(self, status: int, body: Any, more: str = "") -> None:
+        """Send a JSON response; `more` are further header lines."""
         text = json.dumps(body).encode()
         head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{more}"
         head += f"Content-Length: {len(text)}\r\n\r\n"
@@ -186,7 +195,7 @@ class Connection(asyncio.Protocol):
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """Write a certificate for 127.0.0.1 that trusts itself, and its key."""
+    """Write a self-signed certificate for 127.0.0.1 and the key; return both paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "vendor")])
     now = dt.datetime.now(dt.UTC)
@@ -214,9 +223,9 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 class VendorProcess:
-    """The vendor as a process of its own, over TLS on loopback.
+    """The vendor as a separate process, over TLS on loopback.
 
-    :param limit: requests a second that it answers; the rest get a 429
+    :param limit: accepted requests a second; further requests get a 429
     """
 
     def __init__(self, limit: float | None = None) -> None:
@@ -238,13 +247,13 @@ class VendorProcess:
         self._folder.cleanup()
 
     def plan(self, durations: list[dict[str, float]]) -> None:
-        """Let predictions with these durations begin now, and count anew."""
+        """Start predictions with these durations, and reset the counters."""
         with urlopen(f"{self.url}/_plan", json.dumps(durations).encode(), context=self._context):  # noqa: S310
             pass
 
-    def told(self) -> dict[str, Any]:
-        """Return what was asked since."""
-        with urlopen(f"{self.url}/_told", context=self._context) as answer:  # noqa: S310 - loopback
+    def counts(self) -> dict[str, Any]:
+        """Return all counters since the plan."""
+        with urlopen(f"{self.url}/_counts", context=self._context) as answer:  # noqa: S310 - loopback
             found: dict[str, Any] = json.load(answer)
             return found
 

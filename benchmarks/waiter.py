@@ -1,4 +1,4 @@
-"""One way to wait for many predictions, in a process of its own that tells what it used.
+"""A way to wait for many predictions, measured in a separate process.
 
 Called by `waits.py`: `waiter.py NAME URL COUNT INTERVAL SECONDS`; prints one line of JSON.
 """
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 FINAL = ("succeeded", "failed", "canceled", "aborted")
 KEY = "benchmark-key"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
-# How long Airflow takes to tell a triggerer a connection, as was measured on 3.3.2, in seconds.
-LOOK_UP_SECONDS = float(os.environ.get("VACE_LOOK_UP_SECONDS", "0"))
+# Seconds for the lookup of a connection in a triggerer; measured on Airflow 3.3.2.
+LOOKUP_SECONDS = float(os.environ.get("VACE_LOOKUP_SECONDS", "0"))
 
-look_ups = 0
+lookups = 0
 
 
 async def is_final(response: Any) -> bool:
-    """Say to HttpEventTrigger whether to fire."""
+    """Return True if HttpEventTrigger must fire."""
     return response.json()["status"] in FINAL
 
 
@@ -44,12 +44,12 @@ def ours(url: str, interval: float | None, backend: str = "gateway") -> Way:
     known = vars(connections)["get_async_connection"]
 
     async def slow(*args: Any, **kwargs: Any) -> Any:
-        global look_ups  # noqa: PLW0603 - a counter
-        look_ups += 1
-        await asyncio.sleep(LOOK_UP_SECONDS)
+        global lookups  # noqa: PLW0603 - a counter
+        lookups += 1
+        await asyncio.sleep(LOOKUP_SECONDS)
         return await known(*args, **kwargs)
 
-    setattr(connections, "get_async_connection", slow)  # noqa: B010 - counted, and as slow as Airflow's
+    setattr(connections, "get_async_connection", slow)  # noqa: B010 - counted, and as slow as Airflow's lookup
 
     async def wait(number: int) -> Any:
         trigger = VacePredictionTrigger({"id": f"p{number}", "status": "starting"}, poll_interval=interval)
@@ -81,7 +81,7 @@ def http_event_trigger(url: str, interval: float | None) -> Way:
 
 
 def raw_pool(url: str, interval: float | None) -> Way:
-    """Return a wait in a loop of one's own over one shared aiohttp session."""
+    """Return a wait in a plain loop over a shared aiohttp session."""
     import aiohttp
 
     sessions: list[aiohttp.ClientSession] = []
@@ -101,7 +101,7 @@ def raw_pool(url: str, interval: float | None) -> Way:
 
 
 def own_sessions(url: str, interval: float | None) -> Way:
-    """Return a wait in a loop of one's own, each with its own session and TLS context."""
+    """Return a wait in a plain loop with a separate session and TLS context."""
     import ssl
 
     import aiohttp
@@ -151,23 +151,25 @@ def resident() -> int:
 
 
 async def measured(wait: Way, count: int, seconds: float) -> dict[str, Any]:
-    """Wait for so many predictions, so long at most; the first fifth of the time is not measured."""
+    """Wait for `count` predictions, at most `seconds`; the first fifth of the time is not measured."""
     lags: list[float] = []
 
     async def tick() -> None:
+        # The delay of a short sleep is the lag of the loop.
         while True:
             before = time.perf_counter()
             await asyncio.sleep(0.01)
             lags.append(time.perf_counter() - before - 0.01)
 
-    empty, begun_cpu = resident(), time.process_time()
+    empty, start_cpu = resident(), time.process_time()
     tasks = [asyncio.create_task(wait(number)) for number in range(count)]
     ticking = asyncio.create_task(tick())
-    begun = time.monotonic()
+    start = time.monotonic()
     await asyncio.wait(tasks, timeout=seconds / 5)
     warm_cpu, warm_at = time.process_time(), time.time()
+    # The first fifth opens connections, which a triggerer does only once.
     lags.clear()
-    left = seconds - (time.monotonic() - begun)
+    left = seconds - (time.monotonic() - start)
     _, open_ones = await asyncio.wait(tasks, timeout=max(left, 0.01))
     cpu, memory, until = time.process_time() - warm_cpu, resident() - empty, time.time()
     ticking.cancel()
@@ -177,22 +179,22 @@ async def measured(wait: Way, count: int, seconds: float) -> dict[str, Any]:
     lags.sort()
     return {
         "cpu": cpu,
-        "cpu_wait": time.process_time() - begun_cpu,
+        "cpu_wait": time.process_time() - start_cpu,
         "from": warm_at,
         "until": until,
         "memory": memory,
         "lag_p99": lags[int(len(lags) * 0.99)] if lags else 0.0,
-        "lag_most": lags[-1] if lags else 0.0,
+        "lag_max": lags[-1] if lags else 0.0,
         "ended": sum(1 for result in results if result in FINAL or isinstance(result, dict)),
         "lost": sum(1 for r in results if isinstance(r, Exception) or r == "unknown"),
-        "look_ups": look_ups,
+        "lookups": lookups,
     }
 
 
 def main() -> None:
-    """Wait, and print what it took."""
+    """Wait, and print the use of resources."""
     name, url, count, interval, seconds = sys.argv[1:]
-    # What a triggerer has loaded anyway, whatever runs in it; the collector of garbage walks through it all.
+    # Load the modules of a triggerer in every candidate: garbage collection walks through all of them.
     import airflow.jobs.triggerer_job_runner
 
     import airflow_vace.triggers
@@ -201,7 +203,7 @@ def main() -> None:
     wait = WAYS[name](url, float(interval) or None)
     import logging
 
-    logging.disable(logging.CRITICAL)  # what lines cost is the host's, and is not compared here
+    logging.disable(logging.CRITICAL)  # the host pays for log lines, so they are not compared
     print(json.dumps(asyncio.run(measured(wait, int(count), float(seconds)))))
 
 

@@ -1,9 +1,9 @@
-"""What many waits cost in a triggerer, by us and by the stock ways, side by side in one run.
+"""The cost of many waits in a triggerer: this package and the stock ways, side by side in one run.
 
 Run with `uv run python benchmarks/waits.py` (all, half an hour), or name scenarios:
-`looks memory scale limiter lookups lateness`. Each way runs in a process of its own, one after the other
-and in turns; the vendor is another process, over TLS on loopback, which counts what it was asked. Medians
-of the rounds, with the spread in brackets.
+`polls memory scale limiter lookups lateness`. Each way runs in a separate process, in turns; the vendor is
+another process, over TLS on loopback, and counts the requests. Figures are medians of the rounds, with the
+spread in brackets.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ def waited(  # noqa: PLR0913 - a scenario
     *,
     interval: float,
     seconds: float,
-    look_up: float = 0.0,
+    lookup: float = 0.0,
 ) -> dict[str, Any]:
-    """Let one way wait for what is planned, and return what it used, with what the vendor saw."""
+    """Let a way wait for planned predictions; return its use of resources and the vendor's counters."""
     vendor.plan(plan)
-    environment = dict(os.environ, SSL_CERT_FILE=str(vendor.chain), VACE_LOOK_UP_SECONDS=str(look_up))
+    environment = dict(os.environ, SSL_CERT_FILE=str(vendor.chain), VACE_LOOKUP_SECONDS=str(lookup))
     command = [sys.executable, str(WAITER), way, vendor.url, str(len(plan)), str(interval), str(seconds)]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    used: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
-    return used | {"vendor": vendor.told()}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    used: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+    return used | {"vendor": vendor.counts()}
 
 
-def looks_of(used: dict[str, Any]) -> int:
-    """Return how many looks the vendor saw."""
-    return sum(used["vendor"]["looks"])
+def polls_of(used: dict[str, Any]) -> int:
+    """Return the number of polls at the vendor."""
+    return sum(used["vendor"]["polls"])
 
 
 def shown(values: list[float], form: str = "{:.3g}") -> str:
@@ -58,25 +58,25 @@ def line(*cells: object) -> None:
     print("".join(f"{cell!s:<30}" if number == 0 else f"{cell!s:<24}" for number, cell in enumerate(cells)))
 
 
-def looks() -> None:
-    """Compare the processor time of a look."""
+def polls() -> None:
+    """Compare the processor time of a poll."""
     ways = ("ours", "raw pool", "HttpEventTrigger")
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     with VendorProcess() as vendor:
         for _ in range(ROUNDS):
             for way in ways:
-                # As many as the stock way can do: it is at its end below 400 looks a second.
+                # HttpEventTrigger reaches its limit below 400 polls a second, so no more waits than this.
                 found[way].append(waited(vendor, way, [NEVER] * 400, interval=2, seconds=20))
-    print("\n400 waits, a look each 2 s; microseconds of CPU per look")
-    line("", "CPU us a look", "connections a look", "open at most", "lag p99 ms", "lost")
+    print("\n400 waits, a poll each 2 s; microseconds of CPU per poll")
+    line("", "CPU us a poll", "connections a poll", "open at most", "lag p99 ms", "lost")
     cost = {}
     for way, rounds in found.items():
-        cost[way] = [used["cpu_share"] / used["looks_share"] * 1e6 for used in map(with_shares, rounds)]
+        cost[way] = [used["cpu_share"] / used["polls_share"] * 1e6 for used in map(with_shares, rounds)]
         line(
             way,
             shown(cost[way]),
-            shown([used["vendor"]["connections"] / looks_of(used) for used in rounds]),
-            max(used["vendor"]["most_open"] for used in rounds),
+            shown([used["vendor"]["connections"] / polls_of(used) for used in rounds]),
+            max(used["vendor"]["max_open"] for used in rounds),
             shown([used["lag_p99"] * 1000 for used in rounds]),
             sum(used["lost"] for used in rounds),
         )
@@ -86,9 +86,10 @@ def looks() -> None:
 
 
 def with_shares(used: dict[str, Any]) -> dict[str, Any]:
-    """Return what was used after the start, with the looks of that time: they come evenly."""
-    share = (used["until"] - used["from"]) / (used["until"] - used["vendor"]["begun"])
-    return used | {"cpu_share": used["cpu"], "looks_share": looks_of(used) * share}
+    """Return the use after the start, with the share of polls in this time."""
+    # Polls are evenly spread, so the share follows from the duration.
+    share = (used["until"] - used["from"]) / (used["until"] - used["vendor"]["started"])
+    return used | {"cpu_share": used["cpu"], "polls_share": polls_of(used) * share}
 
 
 def memory() -> None:
@@ -97,16 +98,16 @@ def memory() -> None:
         mine = [waited(vendor, "ours", [NEVER] * 5000, interval=20, seconds=40) for _ in range(2)]
         raw = [waited(vendor, "raw pool", [NEVER] * 5000, interval=20, seconds=40) for _ in range(2)]
         theirs = [waited(vendor, "own sessions", [NEVER] * 500, interval=20, seconds=30) for _ in range(2)]
-    print("\nmemory of a wait, KiB (5,000 waits; own sessions: 500, which is all that fits)")
+    print("\nmemory of a wait, KiB (5,000 waits; own sessions: 500, the most that fits)")
     line("ours", shown([used["memory"] / 5000 / 1024 for used in mine]))
     line("raw pool", shown([used["memory"] / 5000 / 1024 for used in raw]))
     line("own sessions", shown([used["memory"] / 500 / 1024 for used in theirs]))
 
 
 def scale() -> None:
-    """Measure the loop's lag, and looks in time, with many waits."""
+    """Measure the loop's lag, and the punctuality of polls, with many waits."""
     print("\nmany waits")
-    line("", "looks/s", "lag p99 ms", "lag most ms", "gaps in time", "open", "CPU share")
+    line("", "polls/s", "lag p99 ms", "lag max ms", "gaps in time", "open", "CPU share")
     with VendorProcess() as vendor:
         for count, interval in ((1000, 2.0), (5000, 10.0), (10000, 0.0)):
             for way in ("ours", "raw pool"):
@@ -117,17 +118,17 @@ def scale() -> None:
                 in_time = sum(pause <= bound * 1.05 + 0.25 for pause in pauses) / count
                 line(
                     f"{count} {way}, bound {bound:g} s",
-                    f"{looks_of(used) / seconds:.0f}",
+                    f"{polls_of(used) / seconds:.0f}",
                     f"{used['lag_p99'] * 1000:.1f}",
-                    f"{used['lag_most'] * 1000:.0f}",
+                    f"{used['lag_max'] * 1000:.0f}",
                     f"{in_time:.2%}",
-                    used["vendor"]["most_open"],
+                    used["vendor"]["max_open"],
                     f"{used['cpu'] / (used['until'] - used['from']):.0%}",
                 )
 
 
 def realistic(count: int, seed: int) -> list[dict[str, float]]:
-    """Return durations as VACE has them, begun over some minutes: short ones, since all is waited for."""
+    """Return durations as of VACE, with starts over some minutes, short enough to wait for all ends."""
     chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
     plan = []
     for _ in range(count):
@@ -140,7 +141,7 @@ def realistic(count: int, seed: int) -> list[dict[str, float]]:
 
 
 def limiter() -> None:
-    """Count what is lost, and refused, under a limit of 50 requests a second."""
+    """Count lost waits and refused requests under a limit of 50 requests a second."""
     print("\n400 waits under a limit of 50 requests a second (429, Retry-After: 1)")
     line("", "requests", "refused", "share", "ended", "lost", "median late s")
     with VendorProcess(limit=50.0) as vendor:
@@ -165,25 +166,26 @@ def limiter() -> None:
 
 
 def lookups() -> None:
-    """Count connection look-ups, and see when the last wait is looked at, where each takes 70 ms."""
+    """Count connection lookups of 70 ms, and measure the delay until the last wait is polled."""
     with VendorProcess() as vendor:
-        used = waited(vendor, "ours", [NEVER] * 1000, interval=30, seconds=10, look_up=0.07)
-    first = [each for each in used["vendor"]["first_look"] if each is not None]
-    print("\n1,000 triggers that begin at once, each look-up of the connection as slow as Airflow's (70 ms)")
-    line("look-ups", used["look_ups"])
-    line("looked at", len(first))
-    line("last first look after the first", f"{max(first) - min(first):.2f} s")
+        used = waited(vendor, "ours", [NEVER] * 1000, interval=30, seconds=10, lookup=0.07)
+    first = [each for each in used["vendor"]["first_poll"] if each is not None]
+    print("\n1,000 triggers that begin at once, each lookup of the connection as slow as Airflow's (70 ms)")
+    line("lookups", used["lookups"])
+    line("polled", len(first))
+    line("last first poll after the first", f"{max(first) - min(first):.2f} s")
 
 
 def lateness() -> None:
-    """Compare looks, and processor time, of predictions that end, at equal median lateness."""
+    """Compare polls and processor time of ending predictions, at equal median lateness."""
     plan = realistic(150, 7)
     print("\n150 predictions, as long as VACE's; a fixed interval with our median lateness")
-    line("", "looks each", "CPU ms each", "median late s", "ended")
+    line("", "polls each", "CPU ms each", "median late s", "ended")
     with VendorProcess() as vendor:
         mine = waited(vendor, "ours", plan, interval=0, seconds=240)
         middle = statistics.median(each for each in mine["vendor"]["late"] if each is not None)
         rows = [("ours", mine)]
+        # A fixed interval is late by half its length in the median, so this one has our lateness.
         interval = max(2 * middle, 0.2)
         rows += [
             (way, waited(vendor, way, plan, interval=interval, seconds=240))
@@ -196,18 +198,18 @@ def lateness() -> None:
     per: dict[str, tuple[float, float, float]] = {}
     for name, used in rows:
         late = [each for each in used["vendor"]["late"] if each is not None]
-        requests = used["vendor"]["requests"] / len(used["vendor"]["looks"])
+        requests = used["vendor"]["requests"] / len(used["vendor"]["polls"])
         per[name] = requests, used["cpu_wait"] / len(late) * 1000, statistics.median(late)
         line(name, f"{requests:.1f}", f"{per[name][1]:.1f}", f"{per[name][2]:.2f}", used["ended"])
     line("CPU, ours / HttpEventTrigger", f"{per['ours'][1] / per['HttpEventTrigger'][1]:.3f}")
-    line("looks, ours / fixed", f"{per['ours'][0] / per['raw pool'][0]:.3f}")
+    line("polls, ours / fixed", f"{per['ours'][0] / per['raw pool'][0]:.3f}")
     paged = per["pages, 400 waits"]
     total = statistics.mean(sum((p["boot"], p["load"], 50 * p["step"], p["decode"])) for p in plan)
     line("requests, pages / fixed", f"{paged[0] / (total / (2 * paged[2])):.3f}")
 
 
 SCENARIOS = {
-    "looks": looks,
+    "polls": polls,
     "memory": memory,
     "scale": scale,
     "limiter": limiter,
@@ -217,7 +219,7 @@ SCENARIOS = {
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the named scenarios, all by default."""
     for name in sys.argv[1:] or SCENARIOS:
         SCENARIOS[name]()
         sys.stdout.flush()

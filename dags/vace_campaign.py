@@ -1,10 +1,10 @@
-"""A clip for each product of a campaign, in parallel; one that fails does not sink the rest.
+"""A clip for each product of a campaign, in parallel; a failed clip does not affect the rest.
 
-Airflow hands on the results of a mapped task without those of the instances that failed, so each clip carries
-the name of its product as its label, and the summary pairs by it.
+Airflow hands on the results of a mapped task without the failed instances. Each clip therefore carries
+the product's name as label, and the summary pairs by label.
 
-Needs a connection `vace_default` of type `vace`. Put the clips that may run at once under a bound with
-`max_active_tis_per_dagrun`, or with a pool, according to what your account allows.
+Needs a connection `vace_default` of type `vace`. Limit the number of concurrent clips with
+`max_active_tis_per_dagrun` or with a pool, within your account's limits.
 
 The same twice: `vace_campaign` with the operator, `vace_campaign_taskflow` with `@task.vace`.
 """
@@ -49,7 +49,7 @@ PARAMS = {
 
 
 def shot_of(product: dict[str, str], place: str) -> VaceInput:
-    """Return the inputs of one product's clip."""
+    """Return the inputs of a product's clip."""
     return {
         "prompt": f"{product['name']} {place}, slow tracking shot",
         "src_ref_images": [product["image"]],
@@ -60,14 +60,14 @@ def shot_of(product: dict[str, str], place: str) -> VaceInput:
 
 @task(trigger_rule="all_done")
 def summary(clips_made: list[dict[str, Any]]) -> dict[str, Any]:
-    """Say which products have a clip; those without failed, and their logs say why."""
+    """Return the clip of each product, None after a failure."""
     found = {clip["label"]: clip["files"][0]["uri"] for clip in clips_made}
     products = get_current_context()["params"]["products"]
     clips: dict[str, Any] = {product["name"]: found.get(product["name"]) for product in products}
     for name, uri in clips.items():
         print(f"{name}: {uri or 'no clip, see its task'}")
     if not any(clips.values()):
-        raise RuntimeError("Not one of the clips succeeded")
+        raise RuntimeError("None of the clips succeeded")
     return clips
 
 
@@ -75,7 +75,7 @@ def summary(clips_made: list[dict[str, Any]]) -> dict[str, Any]:
 def vace_campaign() -> None:
     @task
     def clips_wanted() -> list[dict[str, Any]]:
-        """Return, for each product, the inputs of its prediction and whom the clip is for."""
+        """Return inputs and label of each product's clip."""
         params = get_current_context()["params"]
         return [
             {"input": shot_of(product, params["place"]), "label": product["name"]}
@@ -109,7 +109,8 @@ def vace_campaign_taskflow() -> None:
         max_active_tis_per_dagrun=8,
     )
     def clip(product: dict[str, str]) -> VaceInput:
-        """Return the inputs of one clip; runs once in each attempt, so the same for the same product."""
+        """Return the inputs of a clip."""
+        # Runs once in each attempt: an equal return value lets a retry continue the paid prediction.
         return shot_of(product, get_current_context()["params"]["place"])
 
     summary(clip.expand(product=products()))  # type: ignore[arg-type]  # likewise

@@ -1,12 +1,11 @@
-"""Restyle every video of a library, keep the results beside them, and let another DAG go on with each.
+"""Restyle every video of a library, keep the results beside the originals, and start another DAG for each.
 
-Needs a connection `vace_default` of type `vace`, and one for the store if it has a store: name it in the
-library's address, such as `s3://aws_default@my-bucket/videos/`. A local library must lie in a directory that
-the connection's extra `input_roots` allows.
+Needs a connection `vace_default` of type `vace`, and for a library in a store the store's connection in the
+library's address, such as `s3://aws_default@my-bucket/videos/`. A local library must be below a directory in
+the connection's extra `input_roots`.
 
-Each video that is ready is an event of the asset `vace_restyled_videos`, with its address, checksum and seed,
-and with the name of the video that it was made from as its label;
-`vace_restyled_catalog`, in this file too, runs on it.
+Each finished video is an event of the asset `vace_restyled_videos`, with address, checksum and seed, and with
+the original's name as label; `vace_restyled_catalog`, also in this file, runs on the event.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ RESTYLED = Asset(name="vace_restyled_videos", uri="x-vace://restyled-videos")
             type="string",
             minLength=1,
             title="Style",
-            description="What the videos shall look like.",
+            description="The style of the new videos.",
         ),
         "most": Param(
             20,
@@ -52,7 +51,7 @@ RESTYLED = Asset(name="vace_restyled_videos", uri="x-vace://restyled-videos")
 def vace_restyle_library() -> None:
     @task
     def videos() -> list[dict[str, Any]]:
-        """Return the inputs of one prediction for each video."""
+        """Return the inputs of a prediction for each video."""
         params = get_current_context()["params"]
         library = ObjectStoragePath(params["library"])
         found = sorted(path.name for path in library.iterdir() if path.suffix.lower() == ".mp4")
@@ -78,11 +77,11 @@ def vace_restyle_library() -> None:
     ).expand(input=videos())
 
 
-@dag(schedule=[RESTYLED], tags=["vace", "video"], doc_md="Catalogs what `vace_restyle_library` has restyled.")
+@dag(schedule=[RESTYLED], tags=["vace", "video"], doc_md="Catalogs the videos of `vace_restyle_library`.")
 def vace_restyled_catalog() -> None:
     @task
     def catalog() -> list[dict[str, Any]]:
-        """Stand in for what your pipeline does with each new video."""
+        """Stand in for your pipeline's work on each new video."""
         events = get_current_context()["triggering_asset_events"][RESTYLED]
         entries = [dict(event.extra) for event in events]
         for entry in entries:

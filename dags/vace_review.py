@@ -1,8 +1,7 @@
-"""A video that a person approves before it is published; what is rejected is made anew, with another seed.
+"""A video with a person's approval before publication; a rejection starts another take, with the next seed.
 
 Needs a connection `vace_default` of type `vace`. The request is on the run's tab *Required Actions*, with a
-link to the video. Nothing holds a worker meanwhile: neither the clip that is generated, nor the wait for an
-answer, which may take days.
+link to the video. Neither the prediction nor the wait for an answer, which may take days, holds a worker.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ BODY = """
 **{{ params.prompt }}** (seed {{ params.seed }})
 
 [Watch it](/dags/{{ dag.dag_id }}/runs/{{ run_id | urlencode }}/plugin/vace_videos), saved as
-`{{ ti.xcom_pull(task_ids="clip")["files"][0]["uri"] }}`. Rejected, it is made anew with the next seed.
+`{{ ti.xcom_pull(task_ids="clip")["files"][0]["uri"] }}`. A rejection makes another take with the next seed.
 """
 
 
@@ -33,7 +32,7 @@ BODY = """
             type="string",
             minLength=1,
             title="Prompt",
-            description="What the video shows.",
+            description="Content of the video.",
             format="multiline",
         ),
         "seed": Param(
@@ -59,12 +58,12 @@ def vace_review() -> None:
 
     @task
     def publish(prediction: dict[str, Any]) -> str:
-        """Stand in for what your pipeline does with an approved video."""
+        """Stand in for your pipeline's work on an approved video."""
         uri = str(prediction["files"][0]["uri"])
         print(f"Published {uri}")
         return uri
 
-    # A rejection skips the publication, and only then there is another take: a run of its own, paid for.
+    # A rejection skips the publication, and only then another take starts: a new run, which is paid.
     again = TriggerDagRunOperator(
         task_id="again",
         trigger_dag_id="vace_review",

@@ -23,7 +23,7 @@ from airflow_vace.sensors import VacePredictionSensor
             type="string",
             minLength=1,
             title="Prompt",
-            description="What the video shows.",
+            description="Content of the video.",
             format="multiline",
         ),
         "size": Param(
@@ -73,7 +73,7 @@ def vace_text_to_video() -> None:
 
     @task
     def use(prediction: dict[str, Any]) -> str:
-        """Stand in for what your pipeline does with the video."""
+        """Stand in for your pipeline's work on the video."""
         video = prediction["files"][0]
         print(f"{video['uri']}: {video['size']} bytes, sha256 {video['sha256']}")
         return str(video["uri"])

@@ -12,7 +12,7 @@ _HOMES = {"Emulator": "server", "Fault": "faults"}
 
 
 def __getattr__(name: str) -> Any:
-    # Every pytest run of whoever has this package installed imports this module: it must cost nothing.
+    # pytest imports this package in every run, through its plugin, so the import must stay cheap.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

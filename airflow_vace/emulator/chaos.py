@@ -1,4 +1,4 @@
-"""All that goes wrong in the wild, by chance: what a client must live with from day to day."""
+"""Random faults of all known kinds, as real back-ends show them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from airflow_vace.emulator.faults import JSON, LOGIN_PAGE, Fault, RetryForm, rate_limited
 
-# Every way in which API and files are known to fail: what is asked, what comes back, how a prediction ends.
-# Only a known gateway's code proves that nothing was forwarded; words such as "busy" prove nothing.
+# Only a known gateway code proves that nothing was forwarded. Words such as "busy" prove nothing, so a client
+# must treat the responses in _UNKNOWN as creates that may be billed.
 _BUSY = {
     "error": {"message": "system cpu overloaded", "type": "new_api_error", "code": "system_cpu_overloaded"}
 }
@@ -28,6 +28,7 @@ _REFUSED: tuple[dict[str, Any], ...] = (
     *({"status": status, "body": {"detail": "refused"}} for status in (400, 401, 402, 403, 404, 413, 422)),
     {"status": 503, "body": _NO_CHANNEL},
 )
+# An error code decides whether another run may help, and an empty error says nothing.
 _ENDS: tuple[dict[str, Any], ...] = (
     {"status": "failed", "error": "E6716: timed out while starting"},
     {"status": "failed", "error": "E1001: out of memory"},
@@ -38,7 +39,11 @@ _ENDS: tuple[dict[str, Any], ...] = (
 
 
 def chaos(share: float) -> list[Fault]:
-    """Return all that goes wrong in the wild: this share of the requests of each kind meets some of it."""
+    """Return faults of all kinds that together hit a share of the requests of each kind.
+
+    :param share: fraction of the requests, 0 to 1
+    """
+    # The same failures after the work is done: a client can't distinguish the two.
     accepted = [{**kind, "accept": True} for kind in _UNKNOWN if "status" in kind]
     after: list[dict[str, Any]] = [{"reset": "after"}, {"hang": "after"}, {"truncate": 30}]
     busy: list[dict[str, Any]] = [{"status": 503, "body": _BUSY}]
@@ -55,10 +60,10 @@ def chaos(share: float) -> list[Fault]:
         if path.endswith(("/predictions", "/predictions*")):
             faults += _LIMITED
         where: dict[str, Any] = {"method": method, "path": path, "times": None}
-        # Each is tried after those before it, so that a little more than its part is left for it.
-        left = 1.0
+        # A fault sees only the requests that earlier faults let pass, so its own share must grow.
+        remaining = 1.0
         for fault in faults:
             part = share / len(faults)
-            found.append(replace(fault, **where, share=part / left))
-            left -= part
+            found.append(replace(fault, **where, share=part / remaining))
+            remaining -= part
     return found

@@ -8,10 +8,25 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow_vace.emulator.chaos import chaos
-from airflow_vace.emulator.faults import Fault
+from airflow_vace.emulator.faults import Fault, faults_from_json
 from airflow_vace.emulator.world import DEFAULT_KEY, DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from airflow_vace.emulator.server import Emulator
+
+
+class _UsageError(Exception):
+    """A problem for the person at the terminal; the message names the fix.
+
+    :param code: the exit code of the program
+    """
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -19,37 +34,40 @@ def _parser() -> argparse.ArgumentParser:
         prog="vace-emulator",
         description="Serve prunaai/vace-14b without a vendor: real HTTP, real MP4s, no money.",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind (%(default)s)")
     parser.add_argument(
-        "--port", type=port_number, default=DEFAULT_PORT, help="port, 0 for any (%(default)s)"
+        "--port", type=port_number, default=DEFAULT_PORT, help="port, 0 for any free one (%(default)s)"
     )
-    parser.add_argument("--api-key", default=DEFAULT_KEY, help="the key that is accepted (%(default)s)")
+    parser.add_argument("--api-key", default=DEFAULT_KEY, help="the accepted key (%(default)s)")
     parser.add_argument(
         "--time-scale",
         type=_positive,
         default=1.0,
-        help="duration of a prediction as a share of real life; 0.01 is fast (%(default)s)",
+        help="duration of a prediction as a fraction of the real one; 0.01 is fast (%(default)s)",
     )
     parser.add_argument(
-        "--retention", type=_positive, default=3600.0, help="seconds that files live (%(default)s)"
+        "--retention", type=_positive, default=3600.0, help="lifetime of files in seconds (%(default)s)"
     )
-    parser.add_argument("--limit", type=_positive, help="requests a second; the rest get a 429")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same run (%(default)s)")
-    parser.add_argument("--faults", type=Path, help="JSON file with a list of faults")
+    parser.add_argument("--limit", type=_positive, help="requests a second; further ones get a 429")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (%(default)s)")
+    parser.add_argument("--faults", type=Path, help="JSON file with one fault or a list of faults")
     parser.add_argument(
-        "--chaos", type=_share, default=0.0, help="share of requests that go wrong, in all ways (%(default)s)"
+        "--chaos", type=_share, default=0.0, help="fraction of requests that fail at random (%(default)s)"
     )
     parser.add_argument(
-        "--state", type=Path, help="file that keeps what was accepted, to go on with after a restart"
+        "--state", type=Path, help="file that keeps accepted predictions, to continue after a restart"
     )
     return parser
 
 
 def port_number(text: str) -> int:
-    """Read a port; 0 is any free one."""
+    """Return a port; 0 means any free one.
+
+    :raises argparse.ArgumentTypeError: if the number is not between 0 and 65535
+    """
     number = int(text)
     if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port: 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
     return number
 
 
@@ -63,35 +81,58 @@ def _positive(text: str) -> float:
 def _share(text: str) -> float:
     number = float(text)
     if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share: 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction: 0 to 1")
     return number
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; return the exit code."""
-    options = _parser().parse_args(argv)
-    faults: list[Fault] = []
-    if options.faults:
-        try:
-            given = json.loads(options.faults.read_text())
-            faults = [Fault.from_json(f) for f in (given if isinstance(given, list) else [given])]
-        except (OSError, ValueError, TypeError) as error:
-            print(f"vace-emulator: --faults {options.faults}: {error}", file=sys.stderr)
-            return 2
-    try:
-        from airflow_vace.emulator.server import Emulator
-        from airflow_vace.emulator.video import render  # noqa: F401 - its libraries are wanted below
+    """Serve until SIGINT or SIGTERM, and return the exit code.
 
-        for library in ("av", "PIL"):
-            __import__(library)
-    except ImportError as error:
+    The code is 0 after a signal, 1 for a port in use, 2 for wrong usage, 3 for a missing library.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        faults = _faults_in(options.faults) if options.faults else []
+        _require_libraries()
+        emulator = _emulator_of(options)
+        emulator.faults.add(*faults, *chaos(options.chaos))
+        asyncio.run(_serve(emulator))
+    except _UsageError as error:
+        print(f"vace-emulator: {error}", file=sys.stderr)
+        return error.code
+    except OSError as error:
         print(
-            f"vace-emulator: {error.name} is missing: pip install 'airflow-provider-vace[emulator]'",
+            f"vace-emulator: can't listen at {options.host}:{options.port}: {error.strerror or error};"
+            " choose another --port (0 for any free one)",
             file=sys.stderr,
         )
-        return 3
+        return 1
+    return 0
+
+
+def _faults_in(path: Path) -> list[Fault]:
     try:
-        emulator = Emulator(
+        return faults_from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise _UsageError(f"--faults {path}: {error}") from error
+
+
+def _require_libraries() -> None:
+    # Check now: a missing library would otherwise fail the first download, minutes later.
+    try:
+        for library in ("aiohttp", "av", "PIL"):
+            __import__(library)
+    except ImportError as error:
+        message = f"{error.name} is missing: pip install 'airflow-provider-vace[emulator]'"
+        raise _UsageError(message, code=3) from error
+
+
+def _emulator_of(options: argparse.Namespace) -> Emulator:
+    # Import here: the module needs the libraries that were just checked.
+    from airflow_vace.emulator.server import Emulator
+
+    try:
+        return Emulator(
             host=options.host,
             port=options.port,
             api_key=options.api_key,
@@ -102,30 +143,20 @@ def main(argv: list[str] | None = None) -> int:
             state=options.state,
         )
     except (OSError, ValueError) as error:
-        print(f"vace-emulator: --state {options.state}: {error}", file=sys.stderr)
-        return 2
-    emulator.faults.add(*faults, *chaos(options.chaos))
+        raise _UsageError(f"--state {options.state}: {error}") from error
 
-    async def serve() -> None:
-        await emulator.start()
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        print(f"Serving prunaai/vace-14b at {emulator.url}; paste this, and stop with Ctrl-C:")
-        print(f"export AIRFLOW_CONN_VACE_DEFAULT='{emulator.connection}'", flush=True)
-        await stop.wait()
-        await emulator.stop()
 
-    try:
-        asyncio.run(serve())
-    except OSError as error:
-        print(
-            f"vace-emulator: can't listen at {options.host}:{options.port}: {error.strerror or error};"
-            " choose another --port (0 for any free one)",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+async def _serve(emulator: Emulator) -> None:
+    await emulator.start()
+    stop = asyncio.Event()
+    # Handlers rather than KeyboardInterrupt, so files are deleted and the exit code is 0.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    print(f"Serving prunaai/vace-14b at {emulator.url}; paste this, and stop with Ctrl-C:")
+    # Flush: a program that starts this one waits for the line.
+    print(f"export AIRFLOW_CONN_VACE_DEFAULT='{emulator.connection}'", flush=True)
+    await stop.wait()
+    await emulator.stop()
 
 
 if __name__ == "__main__":

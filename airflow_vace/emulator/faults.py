@@ -1,4 +1,4 @@
-"""Scripted faults: for the next requests that match, the server misbehaves as real ones do."""
+"""Scripted faults: how the server misbehaves towards the next matching requests."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Plea
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What happens to the next `times` requests (None: to all) whose method and path match.
+    """Misbehaviour towards the next `times` requests with a matching method and path.
+
+    Durations are seconds. Without the fault, the server sends the "correct response".
 
     :param method: HTTP method, `*` for any
     :param path: pattern with `*` for the path, such as `*/predictions/*`
-    :param times: how many requests it hits
-    :param skip: how many matching requests pass unharmed before
-    :param share: hits this share of the matching requests, by chance; the same seed hits the same
-    :param delay: seconds before anything happens
-    :param accept: let the server do what was asked (a create is then on the bill) before it misbehaves
-    :param reset: break the connection off, `before` or `after` the server did what was asked
-    :param hang: never answer, `before` or `after` the server did what was asked
-    :param status: answer this status ...
-    :param headers: ... and these headers ...
-    :param body: ... and this body: text, or JSON
-    :param drip: send the true answer byte by byte, with so many seconds between two
-    :param truncate: send only so many bytes of the true answer, then break off
-    :param patch: members to set in the true answer's JSON object
-    :param drop: members to leave out of it
-    :param clock: how far, in seconds, the server's clock is ahead in the true answer's `Date`
-    :param logs: append so many lines to the true answer's logs
-    :param outcome: a prediction created so will end like this: `{"status": "failed", "error": "..."}`
+    :param times: number of requests that the fault hits, None for all
+    :param skip: number of matching requests that pass unharmed first
+    :param share: fraction of the matching requests that the fault hits, at random; repeatable by seed
+    :param delay: pause before the response, and before the effect of the request
+    :param accept: process the request first, so a create is billed, then misbehave
+    :param reset: reset the connection `before` or `after` the server has processed the request
+    :param hang: send no response, `before` or `after` the server has processed the request
+    :param status: send this status instead of the correct response, with `headers` and `body`
+    :param headers: headers sent with `status`
+    :param body: body sent with `status`: text, or a value for JSON
+    :param drip: send the correct response byte by byte, with this pause between two bytes
+    :param truncate: send only the first `truncate` bytes of the correct response, then disconnect
+    :param patch: members to set in the correct response's JSON object
+    :param drop: members to remove from the correct response's JSON object
+    :param clock: offset of the server's clock in the correct response's `Date`
+    :param logs: number of lines to append to the correct response's logs
+    :param outcome: how a prediction created by this request ends: `{"status": "failed", "error": "..."}`
     """
 
     method: str = "*"
@@ -68,11 +70,12 @@ class Fault:
 
     @classmethod
     def from_json(cls, data: object) -> Fault:
-        """Read a fault; `preset` names one of :data:`PRESETS` to start from.
+        """Return a fault from a JSON object.
 
-        The preset `rate_limited` takes a `form` (seconds, decimal, date, body, text or none) and `seconds`.
+        The member `preset` names an entry of :data:`PRESETS` to start from. The preset `rate_limited` takes
+        a `form` (seconds, decimal, date, body, text or none) and `seconds`.
 
-        :raises ValueError: for what is no fault
+        :raises ValueError: if the value is not a fault
         """
         if not isinstance(data, dict):
             raise ValueError(f"a fault is an object, not {data!r}")  # noqa: TRY004 - one error to catch
@@ -84,59 +87,71 @@ class Fault:
             start = PRESETS[preset] if preset else cls()
         else:
             raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}, rate_limited")
-        unknown = set(given) - set(_WANTED)
+        unknown = set(given) - set(_CHECKS)
         if unknown:
             raise ValueError(f"a fault has no {', '.join(sorted(unknown))}")
         for name, value in given.items():
-            if not _WANTED[name](value):
+            if not _CHECKS[name](value):
                 raise ValueError(f"a fault's {name} can't be {value!r}")
         if "drop" in given:
             given["drop"] = tuple(given["drop"])
         return replace(start, **given)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the JSON object for :meth:`from_json`."""
         return asdict(self)
 
     def matches(self, method: str, path: str) -> bool:
+        """Return True if the fault is meant for this method and path."""
         return self.method in ("*", method) and fnmatchcase(path, self.path)
 
     def encoded_body(self) -> bytes:
+        """Return `body` as bytes: text in UTF-8, other values as JSON."""
         if self.body is None:
             return b""
         return self.body.encode() if isinstance(self.body, str) else json.dumps(self.body).encode()
 
 
-def _count(value: object) -> bool:
+def faults_from_json(data: object) -> list[Fault]:
+    """Return the faults of a script: one JSON object, or a list.
+
+    :raises ValueError: if an element is not a fault
+    """
+    return [Fault.from_json(element) for element in (data if isinstance(data, list) else [data])]
+
+
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _seconds(value: object) -> bool:
+def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
-# What each member may be; a script that is wrong shall not become a server that is.
-_WANTED: dict[str, Callable[[Any], bool]] = {
+# Check each member: a typo in a script would otherwise surface later, as an error inside the server.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
     "method": lambda value: isinstance(value, str),
     "path": lambda value: isinstance(value, str),
-    "times": lambda value: value is None or _count(value),
-    "skip": _count,
-    "share": lambda value: _seconds(value) and value <= 1,
-    "delay": _seconds,
+    "times": lambda value: value is None or _is_count(value),
+    "skip": _is_count,
+    "share": lambda value: _is_seconds(value) and value <= 1,
+    "delay": _is_seconds,
     "accept": lambda value: isinstance(value, bool),
     "reset": lambda value: value in (None, "before", "after"),
     "hang": lambda value: value in (None, "before", "after"),
-    "status": lambda value: value is None or (_count(value) and 200 <= value <= 599),
+    "status": lambda value: value is None or (_is_count(value) and 200 <= value <= 599),
     "headers": lambda value: isinstance(value, dict),
     "body": lambda _: True,
-    "drip": lambda value: value is None or _seconds(value),
-    "truncate": lambda value: value is None or _count(value),
+    "drip": lambda value: value is None or _is_seconds(value),
+    "truncate": lambda value: value is None or _is_count(value),
     "patch": lambda value: isinstance(value, dict),
     "drop": lambda value: isinstance(value, list | tuple),
     "clock": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
-    "logs": _count,
+    "logs": _is_count,
     "outcome": lambda value: isinstance(value, dict),
 }
 
+# Presets match any path of their kind, so they work with each back-end's prefix.
 _GET: dict[str, Any] = {"method": "GET", "path": "*/predictions/*"}
 _CREATE: dict[str, Any] = {"method": "POST", "path": "*/predictions"}
 JSON = {"Content-Type": "application/json"}
@@ -149,9 +164,11 @@ PRESETS: dict[str, Fault] = {
         body="<html><head><title>502 Bad Gateway</title></head></html>",
     ),
     "garbage": Fault(status=200, headers=JSON, body="\x00\x01\ufffd not json"),
+    # The three lost responses: a create that is billed although the client sees an error.
     "accepted_then_502": Fault(**_CREATE, accept=True, status=502, body="Bad Gateway"),
     "accepted_then_reset": Fault(**_CREATE, reset="after"),
     "accepted_then_silence": Fault(**_CREATE, hang="after"),
+    # A gateway reports an empty account with a 403, which elsewhere means a refused key.
     "no_money": Fault(
         status=403,
         headers=JSON,
@@ -167,7 +184,13 @@ PRESETS: dict[str, Fault] = {
 
 
 def rate_limited(form: RetryForm = "seconds", seconds: float = 1.0, **match: Any) -> Fault:
-    """Return a 429 that tells its time in one of the forms that are met in the wild."""
+    """Return a 429 with a pause, stated in a form of real servers.
+
+    :param form: the place and format of the pause; `none` states no pause
+    :param seconds: the pause
+    :param match: further members of the fault, such as `method` or `times`
+    :raises ValueError: if the form is unknown
+    """
     headers, detail = dict(JSON), "Request was throttled."
     body: dict[str, Any] = {"status": 429}
     if form not in _FORMS:
@@ -188,35 +211,42 @@ def rate_limited(form: RetryForm = "seconds", seconds: float = 1.0, **match: Any
 
 
 class Faults:
-    """The faults that are scripted, in order; each request meets the first that matches."""
+    """The scripted faults, in order: the first match hits a request.
+
+    :param seed: the same seed hits the same requests where faults have a `share`
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self._chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._waiting: list[Fault] = []
         self._lock = threading.Lock()
 
-    def add(self, *faults: Fault | str, **of_one: Any) -> None:
-        """Script faults: :class:`Fault` objects, names of presets, or one by its parameters.
+    def add(self, *faults: Fault | str, **members: Any) -> None:
+        """Append faults: :class:`Fault` objects, names of presets, or the members of a new fault.
 
-        :raises ValueError: for what is no fault
+        Members beside faults override these faults' own.
+
+        :raises ValueError: if a preset is unknown or a member has a wrong value
         """
         found = [Fault.from_json({"preset": f}) if isinstance(f, str) else f for f in faults]
-        if of_one:
-            checked = Fault.from_json(of_one)
-            found = [replace(f, **{n: getattr(checked, n) for n in of_one}) for f in found] or [checked]
+        if members:
+            checked = Fault.from_json(members)
+            found = [replace(f, **{n: getattr(checked, n) for n in members}) for f in found] or [checked]
         with self._lock:
             self._waiting += found
 
     def clear(self) -> None:
+        """Remove all faults."""
         with self._lock:
             self._waiting.clear()
 
     def waiting(self) -> list[Fault]:
+        """Return the remaining faults."""
         with self._lock:
             return list(self._waiting)
 
     def next_for(self, method: str, path: str) -> Fault | None:
-        """Return the fault that this request meets, and count it."""
+        """Return the fault for this request, None if no fault matches, and count the hit."""
         with self._lock:
             for place, fault in enumerate(self._waiting):
                 if not fault.matches(method, path):
@@ -224,6 +254,7 @@ class Faults:
                 if fault.skip:
                     self._waiting[place] = replace(fault, skip=fault.skip - 1)
                     continue
+                # Draw only for a fault with a share, so faults without one leave the sequence unchanged.
                 if fault.share < 1 and self._chance.random() >= fault.share:
                     continue
                 if fault.times is not None:

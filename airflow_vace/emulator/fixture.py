@@ -1,4 +1,4 @@
-"""The pytest fixture `vace_emulator`, there for whoever has this package installed."""
+"""The pytest fixture `vace_emulator`, available wherever this package is installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def vace_emulator() -> Iterator[Emulator]:
-    """Run a fresh emulator, a thousand times as fast as life, for one test."""
+    """Run a new emulator for one test, at a thousand times real speed."""
+    # Import here: pytest loads this plugin in every run, also where no test uses the emulator.
     from airflow_vace.emulator import Emulator
 
     with Emulator(time_scale=0.001) as emulator:

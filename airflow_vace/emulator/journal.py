@@ -1,4 +1,4 @@
-"""What an emulator has accepted, kept in a file: it can be killed and started again as a vendor's is."""
+"""A file of accepted predictions, for a restart of the emulator."""
 
 from __future__ import annotations
 
@@ -13,33 +13,37 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """A file of JSON lines, a run in each; of a run that stands there twice, the last is true.
+    """A JSON Lines file of runs; a later line replaces an earlier line with the same id.
 
-    :param path: the file; None keeps nothing
+    :param path: the file; None disables the journal
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def note(self, run: Run) -> None:
-        """Write a run down, as it is now."""
+        """Append the current state of a run."""
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(run)) + "\n")
 
-    def mend(self) -> None:
-        """Drop a last line that was cut off: nobody was answered. Only for who writes it from now on."""
+    def drop_partial_line(self) -> None:
+        """Remove a truncated last line; only the file's next writer may call this.
+
+        The writer was killed before the response, and no client knows of the run in this line.
+        """
         if self.path is not None and self.path.exists():
+            # Truncate in place: a rewritten file could lose runs if this process is killed as well.
             content = self.path.read_bytes()
             with self.path.open("r+b") as file:
                 file.truncate(content.rfind(b"\n") + 1)
 
     def runs(self) -> dict[str, Run]:
-        """Return all runs by id, in the order in which they were accepted.
+        """Return all runs by id, in order of acceptance.
 
-        A last line that is not whole is left out: it is being written, or whoever wrote it was killed.
+        A partial last line is skipped: a writer is at work, or was killed there.
 
-        :raises ValueError: for what is no journal
+        :raises ValueError: if the file is not a journal; the message names the line
         """
         if self.path is None or not self.path.exists():
             return {}
@@ -47,9 +51,9 @@ class Journal:
         found: dict[str, Run] = {}
         for number, line in enumerate(whole, start=1):
             try:
-                told = json.loads(line)
-                run = Run(**told | {"timeline": Timeline(**told["timeline"])})
+                members = json.loads(line)
+                run = Run(**members | {"timeline": Timeline(**members["timeline"])})
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{self.path}, line {number} is no run: {error}") from error
+                raise ValueError(f"{self.path}, line {number} is not a run: {error}") from error
             found[run.id] = run
         return found

@@ -1,4 +1,4 @@
-"""A running emulator: its life, and what it tells of what it has seen."""
+"""A running emulator: start, stop, connection, bill and received requests."""
 
 from __future__ import annotations
 
@@ -17,32 +17,36 @@ from aiohttp import web
 
 from airflow_vace.emulator.faults import Faults
 from airflow_vace.emulator.journal import Journal
-from airflow_vace.emulator.service import SeenRequest, Service
+from airflow_vace.emulator.service import Service
 from airflow_vace.emulator.world import DEFAULT_KEY, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from ssl import SSLContext
 
+    from airflow_vace.emulator.middleware import SeenRequest
+
 
 class Emulator:
-    """A running emulator; use it as a context manager.
+    """A Replicate-compatible server in a thread, as a context manager.
 
-    :param host: address to listen at
-    :param port: port to listen at; 0 for any free one
-    :param api_key: the key that it accepts, as bearer token and as Pruna's `apikey`
-    :param time_scale: how long a prediction takes, as a share of real life: 0.01 is a hundred times faster
-    :param retention: seconds for which files live after the end, as they are (not scaled)
-    :param seed: same seed, same ids and boot times
+    :param host: address to bind
+    :param port: port to bind, 0 for any free one
+    :param api_key: the accepted key, as bearer token and as Pruna's `apikey`
+    :param time_scale: durations as a fraction of real ones; 0.01 is a hundred times faster
+    :param retention: seconds for which files live after the end; not scaled
+    :param seed: the same seed gives the same ids and boot times
     :param tls: serve HTTPS with this context
-    :param limit: requests a second that it answers, after a second's worth at once; the rest get a 429
-    :param state: file in which accepted predictions are kept; what it holds already goes on as if nothing had
-        happened, and ends when it would have
-    :param signs: outputs have signed URLs, as on a CDN, and are refused without the signature
-    :raises ValueError: if the file holds something else
+    :param limit: accepted requests a second, in bursts of one second's worth; further ones get a 429
+    :param state: file that keeps accepted predictions; earlier ones continue and end on schedule
+    :param signs: sign the URLs of outputs, as a CDN does, and refuse downloads without the signature
+    :raises ValueError: if `state` is not a file of predictions
     """
 
-    def __init__(  # noqa: PLR0913 - what a person may set
+    # https://replicate.com/docs/reference/http: an upload has 100 MB at most. Tests may set less.
+    max_upload_bytes = 100 * 1024**2
+
+    def __init__(  # noqa: PLR0913 - the options of a server
         self,
         *,
         host: str = "127.0.0.1",
@@ -64,7 +68,8 @@ class Emulator:
         self.limit = limit
         self.throttled = 0
         self.journal = Journal(state)
-        self.journal.mend()
+        # Only this process writes the file from here on, so a partial line can go.
+        self.journal.drop_partial_line()
         runs = self.journal.runs()
         self.world = World(seed=seed, time_scale=time_scale, retention=retention, runs=runs)
         self.faults = Faults(seed)
@@ -76,21 +81,22 @@ class Emulator:
         self._runner: web.AppRunner | None = None
         self._thread: threading.Thread | None = None
 
-    # --- what it tells -----------------------------------------------------------------------------
-
     @property
     def url(self) -> str:
-        """The origin: where a connection's host points to."""
+        """The origin, for a connection's host."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     @property
     def connection(self) -> str:
-        """The connection as JSON, for an `AIRFLOW_CONN_...` variable; see :meth:`connection_to`."""
+        """A connection as JSON, for an `AIRFLOW_CONN_...` variable."""
         return self.connection_to()
 
     def connection_to(self, **extra: Any) -> str:
-        """Return a connection as JSON, with extras such as `backend="replicate"` or `timeout=1`."""
+        """Return a connection as JSON.
+
+        :param extra: extras of the connection, such as `backend="replicate"` or `timeout=1`
+        """
         fields = {
             "conn_type": "vace",
             "host": self.url,
@@ -101,41 +107,44 @@ class Emulator:
 
     @property
     def bill(self) -> dict[str, Any]:
-        """Every accepted prediction, and how many are charged."""
+        """The bill: `{"predictions": [{"id", "status", "charged", "created_at"}], "charged": count}`."""
         return self.world.bill(time.time())
 
     @property
     def requests(self) -> list[SeenRequest]:
-        """All requests so far, but those to the control plane."""
+        """All received requests, without the control plane's."""
         with self._condition:
             return list(self._seen)
 
     def wait_for(self, condition: Callable[[], bool], timeout: float = 30.0) -> None:
-        """Block until something that the server saw makes a condition true.
+        """Block until a condition is true; each request and response checks the condition again.
 
-        :raises TimeoutError: if it does not in so many seconds
+        :param condition: a function without arguments
+        :param timeout: seconds
+        :raises TimeoutError: if the condition is still false after `timeout`
         """
         with self._condition:
             if not self._condition.wait_for(condition, timeout):
-                raise TimeoutError(f"not so after {timeout:g} s")
+                raise TimeoutError(f"The condition is still false after {timeout:g} s")
 
     def note(self, seen: SeenRequest) -> None:
+        """Record a received request."""
         with self._condition:
             self._seen.append(seen)
             self._condition.notify_all()
 
     def changed(self) -> None:
+        """Let :meth:`wait_for` check the condition again."""
         with self._condition:
             self._condition.notify_all()
 
-    # --- starting and stopping ---------------------------------------------------------------------
-
     async def start(self) -> None:
-        """Listen; for an event loop of one's own, otherwise use `with`.
+        """Start to serve in the running event loop; elsewhere use `with`.
 
         :raises OSError: if the port is taken
         """
         self._folder = Path(tempfile.mkdtemp(prefix="vace-emulator-"))
+        # Faults hold connections open for ever, so a graceful shutdown would never end.
         self._runner = web.AppRunner(
             Service(self, self._folder).app(), access_log=None, shutdown_timeout=0.02
         )
@@ -146,9 +155,12 @@ class Emulator:
         except OSError:
             await self.stop()
             raise
+        # Port 0 lets the system choose, so the real port is known only now.
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
+        """Stop to serve, and delete all files."""
+        # Release requests that a fault holds; otherwise the server waits for them.
         self.closing.set()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -164,7 +176,7 @@ class Emulator:
             try:
                 loop.run_until_complete(self.start())
                 ready.append(None)
-            except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits for it
+            except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
                 ready.append(error)
             event.set()
             if ready[0] is None:
@@ -172,6 +184,7 @@ class Emulator:
                 loop.run_until_complete(self.stop())
             loop.close()
 
+        # A daemon, so a test that forgets the `with` block cannot keep pytest alive.
         self._thread = threading.Thread(target=serve, name="vace-emulator", daemon=True)
         self._thread.start()
         event.wait()
@@ -182,6 +195,7 @@ class Emulator:
 
     def __exit__(self, *_: object) -> None:
         if self._loop is not None and self._thread is not None:
+            # The loop is closed already if a test has stopped the emulator itself.
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=10)

@@ -1,4 +1,4 @@
-"""The emulated vendor: predictions that boot, run and end as time passes, and the bill for them."""
+"""The emulated vendor: predictions, their course in time, and their bill."""
 
 from __future__ import annotations
 
@@ -15,20 +15,29 @@ DEFAULT_PORT = 8642
 DEFAULT_KEY = "vace-emulator-key"
 
 FRAMES_PER_SECOND = 16
+# Durations of 81 frames at 832*480; a run scales steps and decoding by size and frames.
 _LOAD_SECONDS = 4.0
 _SECONDS_PER_STEP = 1.57
 _DECODE_SECONDS = 6.0
+# A boot varies, so a client must not rely on a fixed delay.
 _COLD_BOOT_SECONDS = (20.0, 60.0)
 _WARM_BOOT_SECONDS = (0.5, 2.0)
 _SPEED = dict(zip(SPEED_MODES.values(), (1.0, 0.6, 0.4), strict=True))
-# Not the model's bound, which nobody published, but what a laptop can draw.
-_MOST_FRAMES = 1001
+# The model's limit is not published; a laptop can draw this many frames.
+_MAX_FRAMES = 1001
 _ID_LETTERS = "abcdefghijkmnpqrstuvwxyz0123456789"
 
 
 @dataclass(kw_only=True)
 class Timeline:
-    """When a prediction boots and runs, in seconds; all else follows from the clock."""
+    """The schedule of a prediction; status and logs follow from the schedule and the clock.
+
+    :param created: Unix time in seconds, as all times here
+    :param boot: seconds from the create to the start
+    :param load: seconds for loading the weights
+    :param step: seconds for one of `steps` sampling steps
+    :param decode: seconds from the last step to the end
+    """
 
     created: float
     boot: float
@@ -39,14 +48,16 @@ class Timeline:
 
     @property
     def started(self) -> float:
+        """The time of the start."""
         return self.created + self.boot
 
     @property
     def ended(self) -> float:
+        """The time of the end, if nobody cancels."""
         return self.started + self.load + self.step * self.steps + self.decode
 
     def logs_at(self, now: float) -> str:
-        """Return the logs so far: a bar for the load, one for the steps, one for the decoding."""
+        """Return the logs up to now: progress bars for load, steps and decoding."""
         if now < self.started:
             return ""
         passed = now - self.started
@@ -61,7 +72,7 @@ class Timeline:
 
 
 def _bar(label: str, passed: float, unit: float, total: int) -> str:
-    """Return what tqdm would have written: one line, redrawn after each carriage return."""
+    """Return a progress bar in tqdm's form: redraws of a line, separated by carriage returns."""
     done = min(int(passed / unit), total) if unit else total
     seen = []
     for step in sorted({0, done // 2, done}):
@@ -69,6 +80,7 @@ def _bar(label: str, passed: float, unit: float, total: int) -> str:
         blocks = "█" * (percent // 10)
         left = f"{_clock((total - step) * unit)}, {unit:5.2f}s/it" if step else "?, ?it/s"
         prefix = f"{label}: " if label else ""
+        # tqdm pads each number, and shows "?" for the rate before the first step.
         seen.append(f"{prefix}{percent:3d}%|{blocks:<10}| {step}/{total} [{_clock(step * unit)}<{left}]")
     return "\r".join(seen)
 
@@ -79,7 +91,13 @@ def _clock(seconds: float) -> str:
 
 @dataclass(kw_only=True)
 class Run:
-    """One accepted prediction."""
+    """One accepted prediction.
+
+    :param input: the inputs as sent
+    :param outcome: members of the response at the end that a fault sets, such as `status`
+    :param cancel_after: seconds from the create to the server's own deadline
+    :param canceled: Unix time of a cancel request
+    """
 
     id: str
     model: str
@@ -91,17 +109,18 @@ class Run:
     canceled: float | None = None
 
     def status_at(self, now: float) -> str:
+        """Return the status at a Unix time."""
         stop = self._stopped_at()
         end = self.ended
         if stop is not None and stop <= min(now, end):
-            # The deadline before the start aborts; a person's cancel, and a deadline after it, cancels.
+            # A deadline before the start aborts, so nothing is charged; any other stop cancels.
             return "aborted" if stop < self.timeline.started and self.canceled is None else "canceled"
         if now < self.timeline.started:
             return "starting"
         return "processing" if now < end else str(self.outcome.get("status", "succeeded"))
 
     def finished_at(self, now: float) -> float | None:
-        """Return when it ended, None if it has not."""
+        """Return the Unix time of the end, None if the run goes on at `now`."""
         if self.status_at(now) in ("starting", "processing"):
             return None
         stop = self._stopped_at()
@@ -109,6 +128,7 @@ class Run:
 
     @property
     def ended(self) -> float:
+        """The scheduled Unix time of the end."""
         return self.timeline.ended
 
     def _stopped_at(self) -> float | None:
@@ -118,22 +138,31 @@ class Run:
 
     @property
     def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
         width, _, height = str(self.input.get("size", FIELDS["size"].default)).partition("*")
         return int(width), int(height)
 
     @property
     def frames(self) -> int:
+        """The number of frames."""
         return int(self.input.get("frame_num", FIELDS["frame_num"].default))
 
     @property
     def seed(self) -> int:
-        """The seed asked for; a random one follows from the id, so that a run can be repeated."""
+        """The requested seed, or a random number."""
+        # A random seed follows from the id, so a test with a seeded emulator is repeatable.
         seed = int(self.input.get("seed", -1))
         return seed if seed >= 0 else int(hashlib.sha256(self.id.encode()).hexdigest()[:8], 16)
 
 
 class World:
-    """All predictions of one emulator; `now` is always given, so that nothing here has a clock."""
+    """All predictions of an emulator, without a clock: callers pass `now`.
+
+    :param seed: the same seed gives the same ids and boot times
+    :param time_scale: durations as a fraction of real ones
+    :param retention: seconds for which files live after the end
+    :param runs: predictions of an earlier process to continue
+    """
 
     def __init__(
         self, *, seed: int, time_scale: float, retention: float, runs: dict[str, Run] | None = None
@@ -141,11 +170,11 @@ class World:
         self.time_scale = time_scale
         self.retention = retention
         self.runs = runs or {}
-        # One that goes on does not begin with the ids of before.
+        # A restarted emulator must not repeat earlier ids, so the seed depends on the number of runs.
         self._random = random.Random(f"{seed}+{len(runs)}" if runs else seed)  # noqa: S311 - repeatable
         self._lock = threading.Lock()
 
-    def create(  # noqa: PLR0913 - what a create says
+    def create(  # noqa: PLR0913 - the members of a create
         self,
         values: dict[str, Any],
         *,
@@ -155,8 +184,10 @@ class World:
         cancel_after: float | None = None,
         outcome: dict[str, Any] | None = None,
     ) -> Run:
-        """Accept a prediction: from here on it is on the bill."""
+        """Accept and bill a prediction."""
+        # Requests and tests call this from different threads.
         with self._lock:
+            # A vendor loads the model for the first prediction, so only that one boots slowly.
             boot = self._random.uniform(*(_WARM_BOOT_SECONDS if self.runs else _COLD_BOOT_SECONDS))
             identifier = "".join(self._random.choices(_ID_LETTERS, k=26))
             run = Run(
@@ -172,29 +203,29 @@ class World:
             return run
 
     def _timeline(self, values: dict[str, Any], boot: float, now: float) -> Timeline:
-        def of(name: str) -> Any:
+        def value_of(name: str) -> Any:
             return values.get(name, FIELDS[name].default)
 
-        width, _, height = str(of("size")).partition("*")
-        work = int(width) * int(height) / (832 * 480) * int(of("frame_num")) / 81
-        step = _SECONDS_PER_STEP * work * _SPEED.get(str(of("speed_mode")), 1.0)
+        width, _, height = str(value_of("size")).partition("*")
+        work = int(width) * int(height) / (832 * 480) * int(value_of("frame_num")) / 81
+        step = _SECONDS_PER_STEP * work * _SPEED.get(str(value_of("speed_mode")), 1.0)
         scale = self.time_scale
         return Timeline(
             created=now,
             boot=boot * scale,
             load=_LOAD_SECONDS * scale,
             step=step * scale,
-            steps=int(of("sample_steps")),
+            steps=int(value_of("sample_steps")),
             decode=_DECODE_SECONDS * work * scale,
         )
 
     def is_gone(self, run: Run, now: float) -> bool:
-        """Whether the files, the logs and the input of a run have been deleted."""
+        """Return True if files, logs and input of the run are deleted."""
         finished = run.finished_at(now)
         return finished is not None and now - finished >= self.retention
 
     def bill(self, now: float) -> dict[str, Any]:
-        """Return every accepted prediction, and how many of them are charged."""
+        """Return `{"predictions": [...], "charged": count}` for all accepted predictions."""
         predictions = []
         for run in list(self.runs.values()):
             status = run.status_at(now)
@@ -210,7 +241,11 @@ class World:
 
 
 def iso(moment: float, digits: int = 6) -> str:
-    """Return an ISO 8601 time in UTC with so many fractional digits."""
+    """Return an ISO 8601 time in UTC.
+
+    :param moment: Unix time in seconds
+    :param digits: number of fractional digits, 0 to 9
+    """
     text = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000"
     whole, _, fraction = text.partition(".")
     return f"{whole}.{fraction[:digits]}Z" if digits else f"{whole}Z"
@@ -232,12 +267,15 @@ def _are_urls(value: Any) -> bool:
 
 def _is_outside(known: InputField, value: Any) -> bool:
     too_low = known.low is not None and value < known.low
-    high = _MOST_FRAMES if known.name == "frame_num" else known.high
+    high = _MAX_FRAMES if known.name == "frame_num" else known.high
     return too_low or (high is not None and value > high)
 
 
 def invalid_fields(values: Any) -> list[dict[str, str]]:
-    """Return what the model refuses in an input, as `invalid_fields` tells it; it normalises nothing."""
+    """Return the problems of an input, in the form of the API's member `invalid_fields`.
+
+    Nothing is normalised: the model does not accept `1280x720` for `1280*720` either.
+    """
     if not isinstance(values, dict):
         return [{"type": "invalid_type", "field": "input", "description": "Expected an object"}]
     problems = []

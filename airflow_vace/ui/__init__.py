@@ -1,1 +1,1 @@
-"""The video tab: an Airflow plugin, its routes in the API server, and one hand-written script."""
+"""The Videos tab: an Airflow plugin, its routes in the API server, and one script."""

@@ -1,4 +1,4 @@
-"""What the video tab shows of each prediction of a run, worked out from what its tasks left in XCom."""
+"""Cards of the Videos tab, computed from the XComs of a run's tasks."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ from airflow_vace.ui.files import type_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    # The address of a saved file (`task, number, file`), None if it may not be shown.
+    # URL of a saved file from `task, number, file`; None if the API server must not send the file.
     Source = Callable[["Task", int, dict[str, Any]], str | None]
-    # The address at which a file is asked for whose own is signed (`task, number`), None if it can't be.
+    # URL of the route that redirects to a signed output, from `task, number`; None without a connection.
     Asked = Callable[["Task", int], str | None]
 
 RESULT = "return_value"
-_LONGEST_TEXT = 2000
+_MAX_TEXT_LENGTH = 2000
 
 # https://replicate.com/docs/topics/predictions/data-retention
-_KEPT_BY_BACKEND = timedelta(hours=1)
-# Task states in which a prediction that is not final may still go on.
+_RETENTION = timedelta(hours=1)
+# Task states in which an unfinished prediction may still run.
 _OPEN = ("running", "deferred", "queued", "scheduled", "restarting", "up_for_retry", "up_for_reschedule")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One task instance of ours: its state as Airflow says it, its result and its view, as XCom has them."""
+    """One of the provider's task instances.
+
+    :param map_index: -1 for a task that is not mapped
+    :param state: Airflow's state, None before the start
+    :param result: the XCom `return_value`, of any type
+    :param view: the XCom `vace_view`, of any type
+    """
 
     task_id: str
     map_index: int
@@ -43,20 +49,22 @@ class Task:
 
     @property
     def is_open(self) -> bool:
+        """Return True if the task runs, waits or will run again."""
         return self.state in _OPEN
 
     @property
     def known(self) -> Mapping[str, Any]:
-        """The view, as far as it is one."""
+        """The view, or an empty mapping if the XCom has another type."""
         return self.view if isinstance(self.view, dict) else {}
 
     @property
     def prediction(self) -> Prediction | None:
-        """The newest of what the task has told: its result, else what it noted while it ran."""
-        for told in (self.result, self.known.get("prediction")):
+        """The newest known prediction: the result, else the one in the view."""
+        for payload in (self.result, self.known.get("prediction")):
+            # Any task can push such an XCom, so a wrong one must not break the page.
             try:
-                if isinstance(told, dict):
-                    return Prediction.from_json(told)
+                if isinstance(payload, dict):
+                    return Prediction.from_json(payload)
             except VaceError:
                 continue
         return None
@@ -64,7 +72,14 @@ class Task:
 
 @dataclass(kw_only=True)
 class Card:
-    """One prediction, or one task that has none, for the script; `videos` are `{src, type, size, where}`."""
+    """One prediction, or one task without a prediction, for the script of the tab.
+
+    :param error: the task's error, else the prediction's
+    :param web: URL of the vendor's page
+    :param seconds: runtime at the vendor
+    :param videos: `{"src": url, "type": content type, "size": bytes, "where": "saved" | "back-end"}`
+    :param note: the reason why no video is shown
+    """
 
     task_id: str
     map_index: int
@@ -88,7 +103,7 @@ class Card:
 
 
 def read_value(value: Any) -> Any:
-    """Return an XCom's value; Airflow keeps it as JSON, or as the text of JSON."""
+    """Return the value of an XCom row, which holds JSON or the text of JSON."""
     if isinstance(value, str):
         with suppress(ValueError):
             value = json.loads(value)
@@ -96,7 +111,7 @@ def read_value(value: Any) -> Any:
 
 
 def _printable(value: Any) -> Any:
-    """Return a value without halves of characters, which no answer can hold."""
+    """Return a value without lone surrogates, which UTF-8 cannot encode."""
     if isinstance(value, dict):
         return {str(key): _printable(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -116,12 +131,11 @@ def cards_of(
 ) -> list[Card]:
     """Return a card for each prediction, in the order of the tasks.
 
-    The task that has submitted a prediction and the sensor that has waited for it make one card, that of
-    who knows most.
+    A submitting task and its sensor share one card, with the values of the task that knows more.
 
-    :param source: the address of a saved file (`task, number, file`), None if it may not be shown
-    :param asked: the address at which a file is asked for whose own is signed (`task, number`), None if it
-        can't be
+    :param source: return the URL of a saved file from `task, number, file`, None to hide the file
+    :param now: the current time by default
+    :param asked: return the URL of the route to a signed output from `task, number`, None to hide the output
     """
     found: dict[str, tuple[tuple[bool, ...], Card]] = {}
     for task in tasks:
@@ -130,6 +144,7 @@ def cards_of(
         rank = (bool(card.videos or card.note), card.completed_at is not None, card.is_open)
         before = found.get(key)
         if before is not None:
+            # The submitting task alone knows the inputs, so the surviving card takes them over.
             card.input = card.input or before[1].input
             before[1].input = before[1].input or card.input
             card.label = before[1].label = card.label or before[1].label
@@ -157,6 +172,7 @@ def _card_of(task: Task, source: Source, now: datetime, asked: Asked) -> Card:
     card.id, card.status, card.model = prediction.id, str(prediction.status), prediction.model
     card.label, card.seed = prediction.label, prediction.seed
     card.error = card.error or prediction.error
+    # A signature in a link would give the page's reader the author's rights, so such links are dropped.
     web = _web(prediction.urls.get("web"))
     card.web = web if web and unsigned(web) == web and not is_shortened(web) else None
     card.created_at, card.started_at = prediction.created_at, prediction.started_at
@@ -174,6 +190,7 @@ def _videos(
     now: datetime,
     asked: Asked,
 ) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the videos to play, or none and a note with the reason."""
     saved = [
         {
             "src": src,
@@ -188,11 +205,10 @@ def _videos(
         return saved, None
     ended = parse_time(prediction.completed_at)
     is_gone = (
-        prediction.data_removed
-        or prediction.has_expired
-        or (ended is not None and now - ended > _KEPT_BY_BACKEND)
+        prediction.data_removed or prediction.has_expired or (ended is not None and now - ended > _RETENTION)
     )
     urls = web_urls_of(prediction)
+    # XCom holds shortened URLs without their signature, so a route must ask the back-end for the whole one.
     sources = [asked(task, number) if is_shortened(url) else url for number, url in enumerate(urls)]
     if any(sources) and not is_gone:
         return [{"src": src, "type": None, "size": None, "where": "back-end"} for src in sources if src], None
@@ -207,7 +223,7 @@ def _videos(
 
 
 def web_urls_of(prediction: Prediction) -> list[str]:
-    """Return the addresses in an output that a browser may be led to."""
+    """Return the output URLs that a browser may open."""
     return [url for url in prediction.output_urls if _web(url)]
 
 
@@ -216,14 +232,15 @@ def _number(value: object) -> int | None:
 
 
 def _shown(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the inputs that a card tells, each a number or a short text."""
-    told = {name: values.get(name) for name in ("prompt", "seed", "size", "frame_num", "speed_mode")}
+    """Return the inputs for a card: numbers and short texts."""
+    shown = {name: values.get(name) for name in ("prompt", "seed", "size", "frame_num", "speed_mode")}
     return {
-        name: value[:_LONGEST_TEXT] if isinstance(value, str) else value
-        for name, value in told.items()
+        name: value[:_MAX_TEXT_LENGTH] if isinstance(value, str) else value
+        for name, value in shown.items()
         if isinstance(value, str | int | float)
     }
 
 
 def _web(url: object) -> str | None:
+    # A `javascript:` URL would run with the rights of the page.
     return url if isinstance(url, str) and url.startswith(("https://", "http://")) else None

@@ -1,4 +1,4 @@
-"""Which saved files the API server hands out, and how: below roots that the deployment lists, in ranges."""
+"""Saved files that the API server may send: videos below the deployment's roots, in byte ranges."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from airflow_vace.storage.place import Place
 
-# What a browser plays and cannot run.
+# Types that a browser plays but never runs, so a saved page or SVG can start no script.
 TYPES = {
     ".mp4": "video/mp4",
     ".m4v": "video/mp4",
@@ -28,29 +28,31 @@ TYPES = {
     ".jpeg": "image/jpeg",
     ".webp": "image/webp",
 }
-_PIECE = 2 * 1024 * 1024
-_MOST_DIGITS = 18
+_PIECE_BYTES = 2 * 1024 * 1024
+# Python refuses to parse very long integers, and no file has more bytes than this many digits.
+_MAX_DIGITS = 18
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CODED = re.compile(r"%(?:2e|2f|5c|25|00)", re.IGNORECASE)
 
 
 def roots_of(text: str) -> list[str]:
-    """Return the roots that a setting lists, with commas between them."""
+    """Return the roots in a setting, which separates them by commas."""
     return [root.strip() for root in text.split(",") if root.strip()]
 
 
 def type_of(uri: str) -> str | None:
-    """Return the content type by the file's name, None for what a browser should not be given."""
+    """Return the content type for a file's name, None if a browser must not get the file."""
     return next((kind for suffix, kind in TYPES.items() if uri.lower().endswith(suffix)), None)
 
 
 def place_below(roots: list[str], uri: object) -> Place | None:
-    """Return the place of a saved file, None if it is not below any of the roots.
+    """Return the place of a saved file, None outside of all roots.
 
-    Local files and roots are compared with symbolic links resolved; in a store names are just text.
+    The comparison resolves symbolic links of local files. Names in a store are plain text.
 
     :param roots: directories (`/data/clips/`, `file:///data/clips/`) and places in stores
-        (`s3://aws_default@my-bucket/clips/`, read over the connection that is named there)
+        (`s3://aws_default@my-bucket/clips/`, read over the named connection)
+    :param uri: the file's address from XCom, so any value is possible
     """
     if not _is_plain(uri):
         return None
@@ -62,7 +64,7 @@ def place_below(roots: list[str], uri: object) -> Place | None:
 
 
 def is_below(roots: list[str], uri: object) -> bool:
-    """Whether a saved file is below any of the roots; the store that it is in is not opened for that."""
+    """Return True if a saved file is below one of the roots; no store is opened."""
     if not _is_plain(uri):
         return False
     scheme, _, rest = uri.partition("://")
@@ -76,13 +78,15 @@ def _is_plain(uri: object) -> TypeGuard[str]:
 
 
 def _store_below(roots: list[str], scheme: str, rest: str) -> tuple[str, list[str]] | None:
-    """Return the root that a file in a store is below, and its names from there on."""
+    """Return the matching root, and the path segments below this root."""
+    # A store may decode an escape after the comparison, so escaped dots and slashes are refused.
     names = rest.split("/")
     if len(names) < 2 or not scheme or _CODED.search(rest) or not {"", ".", ".."}.isdisjoint(names):
         return None
     for root in roots:
         root_scheme, _, root_rest = root.partition("://")
         bucket, _, folder = root_rest.partition("/")
+        # The address from XCom carries no connection id, so the root's one is ignored here.
         shown = [bucket.rpartition("@")[2], *filter(None, folder.split("/"))]
         below = names[len(shown) :]
         if scheme == root_scheme and names[: len(shown)] == shown and below:
@@ -98,12 +102,13 @@ def _local_below(roots: list[str], rest: str) -> Place | None:
     path = unquote(rest)
     if not rest.startswith("/") or not path.isprintable() or "\\" in path:
         return None
-    # Encoded once, as we have written it: what would be decoded to something else again is nobody's.
+    # The package writes addresses that are encoded once. A second encoding would hide a path from this check.
     if unquote(path) != path or ".." in path.split("/") or urlsplit(f"file://{rest}").path != rest:
         return None
     try:
+        # Resolve links first: a link below a root could otherwise lead to any file.
         true = Path(path).resolve(strict=True)
-    except (OSError, RuntimeError):  # not there, or links in a circle
+    except (OSError, RuntimeError):  # a missing file, or a circle of links
         return None
     if type_of(true.name) is None or not true.is_file():
         return None
@@ -119,14 +124,16 @@ def _local_below(roots: list[str], rest: str) -> Place | None:
 
 
 def range_of(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the first byte of the range that a request asks for, and the one after the last.
+    """Return the requested range as `(start, end)`, with `end` excluded; None means the whole file.
 
-    :return: None if no header asks for one: several ranges, units that nobody knows, and what is no range
-        get the whole file, as RFC 9110 has it
-    :raises ValueError: if no byte of the range is there
+    As RFC 9110 says, several ranges, unknown units and malformed ranges get the whole file.
+
+    :param header: the request's header `Range`
+    :param size: size of the file in bytes
+    :raises ValueError: if the file has no byte of the range
     """
     found = _RANGE.fullmatch(header.strip()) if header else None
-    if found is None or found[0] == "bytes=-" or max(map(len, found.groups())) > _MOST_DIGITS:
+    if found is None or found[0] == "bytes=-" or max(map(len, found.groups())) > _MAX_DIGITS:
         return None
     first, last = found.groups()
     if first and last and int(last) < int(first):
@@ -134,15 +141,15 @@ def range_of(header: str | None, size: int) -> tuple[int, int] | None:
     start = int(first) if first else max(size - int(last), 0)
     end = min(int(last) + 1, size) if first and last else size
     if start >= end:
-        raise ValueError("no byte of this range is there")
+        raise ValueError("The file has no byte of this range")
     return start, end
 
 
 def pieces(place: Place, start: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes of a range, in bounded memory; a file that has become shorter ends early."""
+    """Yield the bytes of a range in pieces of 2 MiB; a file that has become shorter ends early."""
     at = start
     while at < end:
-        piece = place.read(at, min(_PIECE, end - at))
+        piece = place.read(at, min(_PIECE_BYTES, end - at))
         if not piece:
             return
         at += len(piece)

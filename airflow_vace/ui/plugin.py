@@ -1,4 +1,4 @@
-"""The plugin that shows a run's videos in Airflow; cheap to import, since every Airflow process does."""
+"""The plugin that shows a run's videos in Airflow."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
 
 PREFIX = "/vace"
-# What Airflow calls our tasks (`operator_name`); tabs of other tasks are none of our business.
+# Airflow's names for the provider's tasks (`operator_name`), so other tasks get no tab.
 OPERATOR_NAMES = ("VacePredictionOperator", "VacePredictionSensor", "@task.vace")
 
 
 class _Routes:
-    """The routes, made with the first request: FastAPI and the database's models are no matter of workers."""
+    """The ASGI application, created with the first request."""
 
     def __init__(self) -> None:
         self._app: Any = None
@@ -32,6 +32,7 @@ class _Routes:
         receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
+        # Every Airflow process imports plugins, so FastAPI and the models load only where a request arrives.
         if self._app is None:
             from airflow_vace.ui.routes import new_app
 
@@ -40,13 +41,19 @@ class _Routes:
 
 
 def _scopes_tabs() -> bool:
-    """Whether this Airflow shows a tab only on those tasks that it is meant for (3.4 and later)."""
+    """Return True if this Airflow can restrict a tab to some operators (3.4 and later)."""
+    # Ask for the feature, not for the version: pre-releases of 3.4 have it too.
     from airflow.api_fastapi.core_api.datamodels import plugins
 
     return hasattr(plugins, "PluginAppliesToResponse")
 
 
-def _tabs() -> list[dict[str, Any]]:
+def tabs(*, is_scoped: bool | None = None) -> list[dict[str, Any]]:
+    """Return the tabs in the form of Airflow's `react_apps`.
+
+    :param is_scoped: True if a tab can be restricted to some operators; by default Airflow decides
+    """
+    # Airflow may be served below a prefix, and browsers cache the script until the version changes.
     path = urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
     script = {"bundle_url": f"{path}{PREFIX}/tab.js?version={__version__}"}
     gallery = {"name": "Videos", "destination": "dag_run", "url_route": "vace_videos", **script}
@@ -56,27 +63,28 @@ def _tabs() -> list[dict[str, Any]]:
         "url_route": "vace_video",
         **script,
     }
-    if _scopes_tabs():
+    if _scopes_tabs() if is_scoped is None else is_scoped:
         return [gallery, {**tab, "applies_to": {"operator_name": list(OPERATOR_NAMES)}}]
     is_wanted = conf.getboolean("vace", "task_tab", fallback=False)
     return [gallery, tab] if is_wanted else [gallery]
 
 
 class VacePlugin(AirflowPlugin):
-    """A gallery of a DAG run's videos, and a tab of the video on each task instance of ours.
+    """A gallery on each DAG run, and a tab with the video on each of the provider's task instances.
 
-    Before Airflow 3.4 a tab would stand on every task of every DAG; there it is shown only if
-    `[vace] task_tab` says so.
+    Before Airflow 3.4 a tab appears on every task of every DAG, so the setting `[vace] task_tab` enables the
+    tab there.
     """
 
     name = "vace"
-    fastapi_apps: list[Any] = [{"app": _Routes(), "url_prefix": PREFIX, "name": "VACE videos"}]  # noqa: RUF012 - as Airflow has it
+    fastapi_apps: list[Any] = [{"app": _Routes(), "url_prefix": PREFIX, "name": "VACE videos"}]  # noqa: RUF012 - Airflow declares a list
 
     @property
     def react_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The tabs, worked out when the UI asks for them."""
+        """The tabs, computed when the UI first requests them."""
+        # Configuration is not complete while Airflow imports plugins.
         if self._known_tabs is None:
-            type(self)._known_tabs = _tabs()  # noqa: SLF001 - its own class
+            type(self)._known_tabs = tabs()  # noqa: SLF001 - its own class
         return self._known_tabs or []
 
     _known_tabs: ClassVar[list[dict[str, Any]] | None] = None

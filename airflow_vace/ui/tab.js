@@ -1,5 +1,5 @@
 // The video tab: one component, the gallery of a DAG run or the video of a task instance.
-// Airflow loads this file as it is, and brings React and, from 3.2 on, Chakra along.
+// Airflow loads this file unchanged, and provides React and, from 3.2 on, Chakra.
 
 const { createElement: h, useCallback, useEffect, useRef, useState } = globalThis.React;
 const Chakra = globalThis.ChakraUI ?? {};
@@ -7,13 +7,13 @@ const Badge = Chakra.Badge ?? "span";
 const Heading = Chakra.Heading ?? "h3";
 const Link = Chakra.Link ?? "a";
 
-const WATCH_MS = 5000; // while something runs, or is still to come
+const WATCH_MS = 5000; // while a prediction runs, or before the first one
 const IDLE_MS = 15000;
-const MOST_WATCHED = 8; // predictions whose progress is asked for at once
-const MOST_PRELOADED = 12; // videos whose first frame is fetched without a click
+const MAX_WATCHED = 8; // concurrent requests for progress
+const MAX_PRELOADED = 12; // videos with a first frame before any click
 
 const color = (name) => `var(--chakra-colors-${name})`;
-const LOOK = {
+const STYLE = {
   page: { padding: "16px", color: color("fg"), overflowY: "auto", height: "100%" },
   summary: { marginBottom: "12px", color: color("fg-muted") },
   gallery: {
@@ -80,14 +80,14 @@ async function ask(path) {
   const answer = await fetch(below(path), { credentials: "same-origin" });
   if (answer.ok) return answer.json();
   const why = {
-    401: "You are not logged in any more: load this page again.",
+    401: "You are not logged in any more: reload this page.",
     403: "You may not read the XComs of this DAG, where its videos are named.",
   };
   throw new Error(why[answer.status] ?? `The API server answered with ${answer.status}.`);
 }
 
-// What a card says of its state: the back-end's word, or the task's where there is no prediction.
-const wordOf = (card, told) => (card.is_open && told?.status) || card.status || card.state || "unknown";
+// The status on a card: the back-end's, or the task's state without a prediction.
+const wordOf = (card, progress) => (card.is_open && progress?.status) || card.status || card.state || "unknown";
 const isRunning = (card) => card.is_open && !FINAL.includes(card.status);
 const nameOf = (card) => (card.map_index >= 0 ? `${card.task_id} [${card.map_index}]` : card.task_id);
 const keyOf = (card) => `${card.task_id}/${card.map_index}`;
@@ -106,16 +106,16 @@ function sizeOf(bytes) {
   return typeof bytes === "number" ? `${(bytes / 1e6).toFixed(1)} MB` : null;
 }
 
-function Progress({ card, told }) {
-  const word = wordOf(card, told);
-  if (told?.percent === null || told?.percent === undefined) {
+function Progress({ card, progress }) {
+  const word = wordOf(card, progress);
+  if (progress?.percent === null || progress?.percent === undefined) {
     return h("span", { role: "status" }, word === "starting" ? "starting: the model may have to be loaded" : word);
   }
-  const left = told.eta ? `, ${lengthOf(told.eta)} left` : "";
-  const text = `${told.percent} %, step ${told.step} of ${told.steps}${left}`;
+  const left = progress.eta ? `, ${lengthOf(progress.eta)} left` : "";
+  const text = `${progress.percent} %, step ${progress.step} of ${progress.steps}${left}`;
   return h(
     "div",
-    { style: { ...LOOK.row, flexDirection: "column", width: "100%" } },
+    { style: { ...STYLE.row, flexDirection: "column", width: "100%" } },
     h(
       "div",
       {
@@ -123,11 +123,11 @@ function Progress({ card, told }) {
         "aria-label": `Progress of ${nameOf(card)}`,
         "aria-valuemin": 0,
         "aria-valuemax": 100,
-        "aria-valuenow": told.percent,
+        "aria-valuenow": progress.percent,
         "aria-valuetext": text,
-        style: LOOK.track,
+        style: STYLE.track,
       },
-      h("div", { style: { ...LOOK.bar, width: `${told.percent}%` } }),
+      h("div", { style: { ...STYLE.bar, width: `${progress.percent}%` } }),
     ),
     h("span", null, text),
   );
@@ -140,15 +140,15 @@ function Player({ video, label, preload }) {
     const why =
       video.where === "saved"
         ? "This file could not be played here; the link below downloads it."
-        : "The back-end does not give this file to a browser, or has deleted it; save_to keeps videos.";
-    return h("div", { style: LOOK.blank, role: "note" }, why);
+        : "The back-end does not send this file to a browser, or has deleted the file; save_to keeps videos.";
+    return h("div", { style: STYLE.blank, role: "note" }, why);
   }
   const onError = () => setBroken(true);
   if (video.type?.startsWith("image/")) {
-    return h("img", { src: video.src, alt: label, style: { ...LOOK.frame, objectFit: "contain" }, onError });
+    return h("img", { src: video.src, alt: label, style: { ...STYLE.frame, objectFit: "contain" }, onError });
   }
   const more = { controls: true, loop: true, playsInline: true, preload, onError };
-  return h("video", { ...more, src: video.src, "aria-label": label, style: LOOK.frame });
+  return h("video", { ...more, src: video.src, "aria-label": label, style: STYLE.frame });
 }
 
 function Facts({ card }) {
@@ -168,46 +168,46 @@ function Facts({ card }) {
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");
   return h(
     "dl",
-    { style: LOOK.facts },
+    { style: STYLE.facts },
     facts.flatMap(([name, value]) => [
-      h("dt", { key: `${name}-name`, style: LOOK.term }, name),
+      h("dt", { key: `${name}-name`, style: STYLE.term }, name),
       h("dd", { key: name, style: { overflowWrap: "anywhere", margin: 0 } }, String(value)),
     ]),
   );
 }
 
-function Card({ card, number, told, preload, taskPath, isSingle }) {
-  const word = wordOf(card, told);
+function Card({ card, number, progress, preload, taskPath, isSingle }) {
+  const word = wordOf(card, progress);
   const id = `vace-card-${number}`;
   const prompt = card.input.prompt || nameOf(card);
   const links = [
     ...card.videos.map((video, number) => {
       const text = card.videos.length > 1 ? `Download ${number + 1}` : "Download";
       const more = { download: "", target: "_blank", rel: "noreferrer" };
-      return h(Link, { key: video.src, href: video.src, style: LOOK.link, ...more }, text);
+      return h(Link, { key: video.src, href: video.src, style: STYLE.link, ...more }, text);
     }),
-    card.web && h(Link, { key: "web", href: card.web, target: "_blank", rel: "noreferrer", style: LOOK.link }, "At the vendor"),
-    !isSingle && h(Link, { key: "task", href: below(taskPath), style: LOOK.link }, `Task ${nameOf(card)}`),
+    card.web && h(Link, { key: "web", href: card.web, target: "_blank", rel: "noreferrer", style: STYLE.link }, "At the vendor"),
+    !isSingle && h(Link, { key: "task", href: below(taskPath), style: STYLE.link }, `Task ${nameOf(card)}`),
   ].filter(Boolean);
   return h(
     "article",
-    { style: LOOK.card, "aria-labelledby": id, "data-status": word },
+    { style: STYLE.card, "aria-labelledby": id, "data-status": word },
     card.videos.length > 0
       ? card.videos.map((video) => h(Player, { key: video.src, video, label: `Video: ${prompt}`, preload }))
-      : h("div", { style: LOOK.blank }, isRunning(card) ? h(Progress, { card, told }) : (card.note ?? "No video")),
+      : h("div", { style: STYLE.blank }, isRunning(card) ? h(Progress, { card, progress }) : (card.note ?? "No video")),
     h(
       "div",
-      { style: LOOK.text },
+      { style: STYLE.text },
       h(
         "div",
-        { style: LOOK.row },
+        { style: STYLE.row },
         h(Badge, { colorPalette: PALETTE[word] ?? "gray" }, word),
-        card.state && card.state !== "success" && h("span", { style: LOOK.term }, `task ${card.state}`),
+        card.state && card.state !== "success" && h("span", { style: STYLE.term }, `task ${card.state}`),
       ),
-      h(Heading, { id, style: LOOK.prompt, size: "sm", as: "h3" }, prompt),
-      card.error && h("p", { style: LOOK.error, role: "note" }, card.error),
+      h(Heading, { id, style: STYLE.prompt, size: "sm", as: "h3" }, prompt),
+      card.error && h("p", { style: STYLE.error, role: "note" }, card.error),
       h(Facts, { card }),
-      h("div", { style: LOOK.row }, links),
+      h("div", { style: STYLE.row }, links),
     ),
   );
 }
@@ -223,46 +223,46 @@ function summaryOf(cards) {
   return parts.join(", ");
 }
 
-// Asks again while the page is seen; what an older question brings after a newer one is dropped.
-function useAnswers(path, progressPath) {
-  const [state, setState] = useState({ cards: null, told: {}, error: null });
-  const asked = useRef(0);
+// Polls while the page is visible. Responses may arrive out of order, so all but the latest request's are dropped.
+function usePolling(path, progressPath) {
+  const [state, setState] = useState({ cards: null, progress: {}, error: null });
+  const latest = useRef(0);
   const refresh = useCallback(async () => {
-    const mine = (asked.current += 1);
+    const mine = (latest.current += 1);
     try {
       const cards = await ask(path);
-      const watched = cards.filter(isRunning).slice(0, MOST_WATCHED);
+      const watched = cards.filter(isRunning).slice(0, MAX_WATCHED);
       const answers = await Promise.all(
         watched.map((card) => (card.id ? ask(progressPath(card)).catch(() => null) : null)),
       );
-      const told = Object.fromEntries(watched.map((card, number) => [keyOf(card), answers[number]]));
-      if (mine === asked.current) setState({ cards, told, error: null });
+      const progress = Object.fromEntries(watched.map((card, number) => [keyOf(card), answers[number]]));
+      if (mine === latest.current) setState({ cards, progress, error: null });
       return cards.length === 0 || cards.some(isRunning) ? WATCH_MS : IDLE_MS;
     } catch (error) {
-      if (mine === asked.current) setState((before) => ({ ...before, error: error.message }));
+      if (mine === latest.current) setState((before) => ({ ...before, error: error.message }));
       return IDLE_MS;
     }
   }, [path, progressPath]);
   useEffect(() => {
     let timer = null;
     let isGone = false;
-    let isAsking = false;
+    let isPolling = false;
     const again = async () => {
-      if (isGone || isAsking) return;
+      if (isGone || isPolling) return;
       clearTimeout(timer);
-      isAsking = true;
+      isPolling = true;
       const delay = document.hidden ? IDLE_MS : await refresh();
-      isAsking = false;
+      isPolling = false;
       if (!isGone) timer = setTimeout(again, delay);
     };
-    const onSeen = () => !document.hidden && again();
-    document.addEventListener("visibilitychange", onSeen);
+    const onVisible = () => !document.hidden && again();
+    document.addEventListener("visibilitychange", onVisible);
     again();
     return () => {
       isGone = true;
-      asked.current += 1;
+      latest.current += 1;
       clearTimeout(timer);
-      document.removeEventListener("visibilitychange", onSeen);
+      document.removeEventListener("visibilitychange", onVisible);
     };
   }, [refresh]);
   return state;
@@ -277,29 +277,29 @@ function Gallery({ dagId, runId, taskId, mapIndex }) {
     (card) => `${run}/progress/${segment(card.task_id)}/${card.map_index}`,
     [run],
   );
-  const { cards, told, error } = useAnswers(`${run}/videos${query}`, progressPath);
+  const { cards, progress, error } = usePolling(`${run}/videos${query}`, progressPath);
   const taskPath = (card) => {
     const path = `dags/${segment(dagId)}/runs/${segment(runId)}/tasks/${segment(card.task_id)}`;
     return card.map_index >= 0 ? `${path}/mapped/${card.map_index}` : path;
   };
   let inside = null;
   if (error !== null) {
-    inside = h("p", { role: "alert", style: LOOK.error }, error);
+    inside = h("p", { role: "alert", style: STYLE.error }, error);
   } else if (cards === null) {
     inside = h("p", { role: "status" }, "Loading …");
   } else if (cards.length === 0) {
-    const where = isSingle ? "This task has made no video" : "No task of this run has begun a video";
+    const where = isSingle ? "This task has made no video" : "No task of this run has started a video";
     inside = h("p", { role: "status" }, `${where} (yet).`);
   }
   return h(
     "section",
-    { "aria-label": isSingle ? "Video" : "Videos of this run", style: LOOK.page, className: "vace-videos" },
+    { "aria-label": isSingle ? "Video" : "Videos of this run", style: STYLE.page, className: "vace-videos" },
     inside,
-    cards !== null && cards.length > 0 && !isSingle && h("p", { role: "status", style: LOOK.summary }, summaryOf(cards)),
+    cards !== null && cards.length > 0 && !isSingle && h("p", { role: "status", style: STYLE.summary }, summaryOf(cards)),
     cards !== null &&
       h(
         "ul",
-        { style: isSingle ? LOOK.single : LOOK.gallery },
+        { style: isSingle ? STYLE.single : STYLE.gallery },
         cards.map((card, number) =>
           h(
             "li",
@@ -307,8 +307,8 @@ function Gallery({ dagId, runId, taskId, mapIndex }) {
             h(Card, {
               card,
               number,
-              told: told[keyOf(card)],
-              preload: number < MOST_PRELOADED ? "metadata" : "none",
+              progress: progress[keyOf(card)],
+              preload: number < MAX_PRELOADED ? "metadata" : "none",
               taskPath: taskPath(card),
               isSingle,
             }),
@@ -318,10 +318,10 @@ function Gallery({ dagId, runId, taskId, mapIndex }) {
   );
 }
 
-// Airflow shows the same component with other properties when a person goes from task to task; nothing of the
-// one before may stay.
+// Airflow reuses the component with other properties when a person goes from task to task. The key discards the
+// old state, so no video of the earlier task stays.
 const Videos = (properties) => h(Gallery, { key: JSON.stringify(properties), ...properties });
 
-// By these names Airflow asks for the two tabs.
+// Airflow finds the two tabs by these names.
 globalThis.Videos = Videos;
 globalThis.Video = Videos;

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import requests
 
-from airflow_vace import demo
+from airflow_vace import throwaway
 from cluster.processes import kill_tree, title, tree, until
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class Airflow:
         folder.mkdir()
         for name, text in dags.items():
             (folder / f"{name}.py").write_text(text)
-        port = demo._free_port()
+        port = throwaway.free_port()
         self.address = f"http://127.0.0.1:{port}"
-        self.environment = demo._environment(self.home) | {
+        self.environment = throwaway.environment_for(self.home) | {
             "TMPDIR": str(self.home),  # what is killed leaves its files there
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
             "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "20",
@@ -61,7 +61,7 @@ class Airflow:
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-this-test-that-is-long-enough-for-a-signature" * 2,
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": execution_api(self.address) + "/execution/",
-            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(demo._free_port()),
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(throwaway.free_port()),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
             "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
@@ -74,7 +74,7 @@ class Airflow:
             **more,
         }
         self.parts: dict[str, subprocess.Popen[bytes]] = {}
-        demo._run_airflow(["db", "migrate"], self.environment, self.home / "migrate.log")
+        throwaway.run_airflow(["db", "migrate"], self.environment, self.home / "migrate.log")
 
     def start(self, *names: str) -> None:
         """Start parts: `api-server`, `scheduler`, `dag-processor`, `triggerer`, `triggerer-2`, ..."""
@@ -97,7 +97,7 @@ class Airflow:
     def environment_of(self, name: str) -> dict[str, str]:
         environment = dict(self.environment)
         if name.startswith("triggerer"):
-            environment["AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT"] = str(demo._free_port())
+            environment["AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT"] = str(throwaway.free_port())
         return environment
 
     def kill(self, *names: str) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import requests
 
-from airflow_vace import demo
+from airflow_vace import throwaway
 from airflow_vace.emulator.journal import Journal
 from airflow_vace.emulator.world import DEFAULT_KEY, World
 from airflow_vace.inputs import DEFAULT_MODEL
@@ -42,7 +42,7 @@ class Server:
 
     def __init__(self, name: str, home: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"vace-{name}-", dir=home))
-        self.port = demo._free_port()
+        self.port = throwaway.free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
-from airflow_vace import demo
+from airflow_vace import throwaway
 from cluster.airflow import Airflow
 from cluster.processes import tree, until
 
@@ -84,7 +84,7 @@ class Cluster(Airflow):
     def environment_of(self, name: str) -> dict[str, str]:
         found = super().environment_of(name)
         if name.startswith("worker"):
-            found["AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT"] = str(demo._free_port())
+            found["AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT"] = str(throwaway.free_port())
         if name.startswith("triggerer"):
             found["LOGNAME"] = name  # in a job's row it tells the two from each other
         if name in self.code:

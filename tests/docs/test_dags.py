@@ -1,4 +1,4 @@
-"""The example DAGs, run by Airflow itself, and the key searched for in all that it left behind."""
+"""The example DAGs on a real Airflow, and a search for the key in logs, database and files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("airflow_db")
 
 
 def run(dag_id: str, **conf: Any) -> DagRun:
-    """Run a DAG to its end, in this process."""
+    """Run a DAG to the end, in this process."""
     (path,) = [path for path in DAGS.glob("*.py") if f"def {dag_id}()" in path.read_text()]
     dag = runpy.run_path(str(path))[dag_id]()
     found: DagRun = dag.test(run_conf=conf)
@@ -59,7 +59,7 @@ def test_a_dag_file_parses_without_connection_network_or_variables() -> None:
     assert found.stdout.splitlines()[-1:] == ["False False"], found.stderr
 
 
-def test_text_to_video_submits_waits_and_hands_on_the_file(fast_emulator: Emulator, tmp_path: Path) -> None:
+def test_text_to_video_submits_waits_and_passes_on_the_file(fast_emulator: Emulator, tmp_path: Path) -> None:
     found = run(
         "vace_text_to_video", prompt="a cat", size="480*832", seed=7, speed="extra", save_to=f"{tmp_path}/"
     )
@@ -81,7 +81,7 @@ def test_text_to_video_submits_waits_and_hands_on_the_file(fast_emulator: Emulat
 
 
 @pytest.mark.parametrize("dag_id", ["vace_campaign", "vace_campaign_taskflow"])
-def test_in_a_campaign_one_failing_clip_does_not_sink_the_rest(
+def test_a_failed_clip_does_not_affect_the_rest_of_a_campaign(
     fast_emulator: Emulator, tmp_path: Path, dag_id: str
 ) -> None:
     fast_emulator.faults.add(method="POST", skip=1, outcome={"status": "failed", "error": "E1001 memory"})
@@ -104,7 +104,7 @@ def test_in_a_campaign_one_failing_clip_does_not_sink_the_rest(
     assert all(len(image) == 1 for image in images)
 
 
-def test_a_campaign_without_a_single_clip_fails(fast_emulator: Emulator, tmp_path: Path) -> None:
+def test_a_campaign_without_any_clip_fails(fast_emulator: Emulator, tmp_path: Path) -> None:
     fast_emulator.faults.add(method="POST", times=None, outcome={"status": "failed", "error": "E1001"})
     products = [{"name": "One", "image": "https://example.com/1.png"}]
     found = run("vace_campaign", save_to=f"{tmp_path}/", products=products)
@@ -112,7 +112,7 @@ def test_a_campaign_without_a_single_clip_fails(fast_emulator: Emulator, tmp_pat
     assert states(found)["summary", -1] == "failed"
 
 
-def test_a_library_is_restyled_and_each_video_is_an_event_with_where_it_is(
+def test_each_video_of_a_restyled_library_is_an_asset_event(
     fast_emulator: Emulator, tmp_path: Path, airflow_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = tmp_path / "library"
@@ -143,7 +143,7 @@ def test_a_library_is_restyled_and_each_video_is_an_event_with_where_it_is(
         assert event["metrics"]["predict_time"] > 0
 
 
-def test_the_key_is_nowhere_in_what_airflow_keeps(
+def test_the_key_is_in_no_log_row_or_file_of_airflow(
     fast_emulator: Emulator, tmp_path: Path, airflow_db: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     key = "r8_the_key_that_nobody_may_see"

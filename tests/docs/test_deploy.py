@@ -1,4 +1,4 @@
-"""The files in `deploy/`: what of them can be checked without a container is checked."""
+"""Checks of the files in `deploy/` without a container."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PINNED = re.compile(r"(apache/airflow|postgres|redis):\d[\w.-]*")
 
 
 def _settings() -> dict[tuple[str, str], str]:
-    """Return what the compose file sets of Airflow, by section and option."""
+    """Return the compose file's Airflow settings by section and option."""
     found: dict[tuple[str, str], str] = {}
     for name, value in COMPOSE["x-airflow"]["environment"].items():
         if name.startswith("AIRFLOW__"):
@@ -40,13 +40,13 @@ def test_each_setting_is_one_that_airflow_knows() -> None:
     }
     asked = {(section, option) for section, options in VALUES["config"].items() for option in options}
     asked |= set(_settings())
-    if importlib.util.find_spec("airflow.providers.celery") is None:  # its options are told by its provider
+    if importlib.util.find_spec("airflow.providers.celery") is None:  # its provider describes its options
         asked = {setting for setting in asked if setting[0] != "celery"}
     assert len(asked) > 12
     assert asked <= known
 
 
-def test_both_set_the_same_and_the_page_tells_what() -> None:
+def test_both_files_and_the_page_have_the_same_settings() -> None:
     settings = _settings()
     for section, options in VALUES["config"].items():
         for option, value in options.items():
@@ -65,7 +65,7 @@ def test_images_are_public_and_of_a_named_version() -> None:
     assert airflow["tag"].startswith(VALUES["airflowVersion"])
 
 
-def test_no_secret_is_in_a_file_and_each_is_asked_for_by_name() -> None:
+def test_files_name_each_secret_and_contain_none() -> None:
     text = (FOLDER / "celery/compose.yaml").read_text()
     asked = set(re.findall(r"\$\{(\w+):\?\}", text))
     example = (FOLDER / "celery/.env.example").read_text()
@@ -77,7 +77,7 @@ def test_no_secret_is_in_a_file_and_each_is_asked_for_by_name() -> None:
     assert [name for name, value in keys if "${" not in value] == []
 
 
-def test_on_kubernetes_no_key_is_drawn_anew_and_nobody_knows_a_password() -> None:
+def test_on_kubernetes_keys_come_from_secrets_and_no_user_is_created() -> None:
     assert {name for name in VALUES if name.endswith("SecretName")} == {
         *("fernetKeySecretName", "jwtSecretName", "apiSecretKeySecretName")
     }
@@ -86,7 +86,7 @@ def test_on_kubernetes_no_key_is_drawn_anew_and_nobody_knows_a_password() -> Non
     assert all({"secretName", "secretKey"} <= set(secret) for secret in VALUES["secret"])
 
 
-def test_what_a_service_needs_is_there_and_what_dies_is_started_again() -> None:
+def test_each_service_has_its_needs_and_restarts_after_its_end() -> None:
     for name, service in SERVICES.items():
         assert set(service.get("depends_on", ())) <= set(SERVICES)
         volumes = [volume.split(":")[0] for volume in service.get("volumes", ())]
@@ -96,13 +96,13 @@ def test_what_a_service_needs_is_there_and_what_dies_is_started_again() -> None:
 
 
 @pytest.mark.parametrize("name", ["scheduler", "triggerer", "worker"])
-def test_of_what_must_not_be_missed_there_are_two(name: str) -> None:
+def test_parts_that_must_not_stop_have_two_replicas(name: str) -> None:
     assert OURS[name]["deploy"]["replicas"] == 2
     values = VALUES["workers"]["celery"] if name == "worker" else VALUES[name]
     assert values["replicas"] == 2
 
 
-def test_each_part_of_airflow_runs_and_has_all_that_the_parts_share() -> None:
+def test_each_part_of_airflow_runs_with_the_shared_settings() -> None:
     commands = {service["command"] for service in OURS.values()}
     parts = {"api-server", "scheduler", "dag-processor", "triggerer", "celery worker"}
     assert commands == parts | {"db check-migrations"}

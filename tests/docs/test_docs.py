@@ -1,4 +1,4 @@
-"""The pages of `docs/`: each of their code blocks is run, and each of their links leads somewhere."""
+"""The pages of `docs/`: all code blocks run, and all links have a target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_vace.demo import _free_port
+from airflow_vace.throwaway import free_port
 from support.films import MP4
 from support.stores import files_in
 
@@ -32,7 +32,7 @@ def blocks(page: str, kind: str) -> list[str]:
     return [text for where, what, text in BLOCKS if (where, what) == (page, kind)]
 
 
-def test_each_block_is_of_a_kind_that_is_run() -> None:
+def test_each_block_is_of_a_tested_kind() -> None:
     assert {kind for _, kind, _ in BLOCKS} == {"python", "bash"}
     run = {
         "first-video",
@@ -104,7 +104,7 @@ def test_the_tests_pass(tmp_path: Path) -> None:
     assert "3 passed" in found.stdout, found.stdout
 
 
-def test_what_the_page_on_reviews_shows_is_the_dag_that_is_run() -> None:
+def test_the_page_on_reviews_shows_lines_of_the_tested_dag() -> None:
     dag = (ROOT / "dags" / "vace_review.py").read_text()
     shown = blocks("review", "python")
     assert len(shown) == 2
@@ -136,7 +136,7 @@ def test_the_commands_work(airflow_db: str) -> None:
         assert pool in bash(f"airflow pools get {pool} -o plain", dict(os.environ))
 
 
-def test_what_the_pages_install_is_there() -> None:
+def test_installed_packages_are_in_the_project_file() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     installed = [
         wanted
@@ -150,11 +150,11 @@ def test_what_the_pages_install_is_there() -> None:
 
 @pytest.mark.standalone
 @pytest.mark.skipif("VACE_STANDALONE" not in os.environ, reason="VACE_STANDALONE is not set: takes a minute")
-def test_the_first_video_comes_of_what_is_typed(tmp_path: Path) -> None:
-    install, server, migrate, dag, run, look = blocks("first-video", "bash")
+def test_the_commands_of_the_first_page_make_a_video(tmp_path: Path) -> None:
+    install, server, migrate, dag, run, show = blocks("first-video", "bash")
     assert "pip install" in install
-    assert "airflow standalone" in look
-    port = str(_free_port())
+    assert "airflow standalone" in show
+    port = str(free_port())
     clips = tmp_path / "clips"
     typed = f"{server}\nsleep 5\n{migrate}\n{dag}\n{run}\nkill %1"
     typed = typed.replace("8642", port).replace("/tmp/clips", str(clips))  # noqa: S108 - as on the page
@@ -165,7 +165,7 @@ def test_the_first_video_comes_of_what_is_typed(tmp_path: Path) -> None:
     assert str(video) in out
 
 
-def test_links_between_the_pages_lead_somewhere() -> None:
+def test_links_between_the_pages_have_targets() -> None:
     known = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
     for path, text in known.items():
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):

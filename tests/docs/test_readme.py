@@ -1,4 +1,4 @@
-"""What the README says is run: its DAGs by Airflow, its test by pytest, its connections by the hook."""
+"""The README: its DAGs, its test, its hook, its policy and its connections work."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_hook_of_the_readme_works(fast_emulator: Emulator) -> None:
     assert names["video_of"]("a fox").startswith(fast_emulator.url)
 
 
-def test_the_retry_policy_of_the_readme_waits_out_a_limit_and_leaves_the_rest_to_airflow() -> None:
+def test_the_retry_policy_of_the_readme_waits_out_a_limit() -> None:
     sdk = pytest.importorskip("airflow.sdk.definitions.retry_policy", reason="Airflow 3.3 brings it")
     (block,) = [block for block in BLOCKS if "ExceptionRetryPolicy" in block]
     names: dict[str, Any] = {}
@@ -76,7 +76,7 @@ CONNECTIONS = re.findall(r"^export AIRFLOW_CONN_VACE_DEFAULT='(.*)'$", README, r
 
 
 @pytest.mark.parametrize("written", CONNECTIONS)
-def test_the_connections_of_the_readme_are_understood(written: str) -> None:
+def test_the_connections_of_the_readme_are_valid(written: str) -> None:
     read = Connection.from_json if written.startswith("{") else Connection.from_uri
     connection = read(written, conn_id="vace_default")
     api = Settings.of(connection, connection.extra_dejson).api
@@ -91,13 +91,13 @@ def test_the_connections_of_the_readme_are_understood(written: str) -> None:
 
 
 @pytest.mark.parametrize("task", [VacePredictionOperator, VacePredictionSensor])
-def test_every_parameter_stands_in_the_readme(task: type) -> None:
+def test_every_parameter_is_in_the_readme(task: type) -> None:
     names = set(inspect.signature(task).parameters) - {"kwargs"}
     assert all(f"`{name}`" in README for name in names)
     assert all(f"`{name}`" in README for name in FIELDS)
 
 
-def test_the_two_commands_are_one_line_each() -> None:
+def test_demo_and_tests_are_one_command_each() -> None:
     commands = re.findall(r"^\$ (python -m pip .*)$", README, re.MULTILINE)
     assert commands == [
         "python -m pip install -q uv && uv run vace-demo",

@@ -1,4 +1,4 @@
-"""The emulator when all goes wrong: faults by chance, a death and what is found after it, other addresses."""
+"""The emulator under random faults, after a kill, and behind other host names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CREATE = ("POST", "/replicate/v1/models/prunaai/vace-14b/predictions")
-LOOK = ("GET", "/replicate/v1/predictions/abc")
+POLL = ("GET", "/replicate/v1/predictions/abc")
 DOWNLOAD = ("GET", "/_delivery/abc/output.mp4")
 CANCEL = ("POST", "/replicate/v1/predictions/abc/cancel")
 FOX = {"input": {"prompt": "a fox", "frame_num": 5}}
@@ -33,61 +33,52 @@ def ask(address: str, method: str, path: str, body: Any = None, **headers: str) 
     return requests.request(method, address + path, json=body, headers=bearer | headers, timeout=10)
 
 
-# --- by chance -------------------------------------------------------------------------------------
-
-
-def test_a_share_of_the_requests_is_hit_and_the_same_seed_hits_the_same() -> None:
+def test_a_share_hits_the_same_requests_with_the_same_seed() -> None:
     def hits(seed: int) -> list[bool]:
         faults = Faults(seed)
         faults.add(share=0.3, times=None, status=500)
-        return [faults.next_for(*LOOK) is not None for _ in range(1000)]
+        return [faults.next_for(*POLL) is not None for _ in range(1000)]
 
     assert 250 < sum(hits(1)) < 350
     assert hits(1) == hits(1) != hits(2)
 
 
-@pytest.mark.parametrize("request_", [CREATE, LOOK, DOWNLOAD, CANCEL])
-def test_of_each_kind_of_request_the_share_meets_every_way_to_fail(request_: tuple[str, str]) -> None:
+@pytest.mark.parametrize("request_", [CREATE, POLL, DOWNLOAD, CANCEL])
+def test_each_kind_of_request_meets_every_kind_of_fault(request_: tuple[str, str]) -> None:
     faults = Faults(7)
     faults.add(*chaos(0.05))
     known = [fault for fault in chaos(0.05) if fault.matches(*request_)]
     met = Counter(str(faults.next_for(*request_)) for _ in range(40_000))
     assert 0.045 < 1 - met["None"] / 40_000 < 0.055
-    # Ways that look alike are counted as one.
+    # Faults that look alike are counted as one.
     assert set(met) - {"None"} == {str(fault) for fault in faults.waiting() if fault in known}
     alike = Counter(str(fault) for fault in known)
     often = [met[way] / alike[way] for way in alike]
     assert max(often) < 3 * min(often)
 
 
-def test_nothing_goes_wrong_without_a_share() -> None:
+def test_a_share_of_zero_hits_nothing() -> None:
     faults = Faults()
     faults.add(*chaos(0.0))
     assert all(faults.next_for(*CREATE) is None for _ in range(1000))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, "half", True])
-def test_a_share_is_between_none_and_all(share: Any) -> None:
+def test_a_share_outside_of_zero_to_one_is_refused(share: Any) -> None:
     with pytest.raises(ValueError, match="share can't be"):
         Fault.from_json({"share": share})
 
 
-# --- where it is asked -----------------------------------------------------------------------------
-
-
-def test_what_it_tells_can_be_reached_where_it_was_asked() -> None:
+def test_urls_have_the_host_that_the_client_used() -> None:
     with Emulator(time_scale=1e-6) as emulator:
-        told = ask(emulator.url, *CREATE, FOX, Host="vendor.example:8642").json()
-        assert told["urls"]["get"].startswith("https://api.replicate.com/")
-        own = ask(emulator.url, "GET", f"/v1/predictions/{told['id']}", Host="vendor.example:8642").json()
-        assert own["urls"]["get"] == f"http://vendor.example:8642/v1/predictions/{told['id']}"
+        created = ask(emulator.url, *CREATE, FOX, Host="vendor.example:8642").json()
+        assert created["urls"]["get"].startswith("https://api.replicate.com/")
+        own = ask(emulator.url, "GET", f"/v1/predictions/{created['id']}", Host="vendor.example:8642").json()
+        assert own["urls"]["get"] == f"http://vendor.example:8642/v1/predictions/{created['id']}"
         assert own["output"].startswith("http://vendor.example:8642/_delivery/")
 
 
-# --- a death ---------------------------------------------------------------------------------------
-
-
-def test_what_was_accepted_goes_on_after_a_death_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_accepted_predictions_continue_on_schedule_after_a_restart(tmp_path: Path) -> None:
     state = tmp_path / "state.jsonl"
     with Emulator(time_scale=100, state=state) as emulator:
         first, second = (ask(emulator.url, *CREATE, FOX).json()["id"] for _ in range(2))
@@ -99,14 +90,14 @@ def test_what_was_accepted_goes_on_after_a_death_as_if_nothing_had_happened(tmp_
         assert emulator.world.runs[second].ended == ends
         third = ask(emulator.url, *CREATE, FOX).json()["id"]
         assert third not in (first, second)
-        told = {
-            told["id"]: told["status"]
-            for told in ask(emulator.url, "GET", "/v1/predictions").json()["results"]
+        statuses = {
+            body["id"]: body["status"]
+            for body in ask(emulator.url, "GET", "/v1/predictions").json()["results"]
         }
-    assert list(told.items()) == [(third, "starting"), (second, "starting"), (first, "canceled")]
+    assert list(statuses.items()) == [(third, "starting"), (second, "starting"), (first, "canceled")]
 
 
-def test_the_program_that_is_killed_comes_back_with_its_predictions(tmp_path: Path) -> None:
+def test_a_killed_program_restarts_with_its_predictions(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -133,13 +124,13 @@ def test_the_program_that_is_killed_comes_back_with_its_predictions(tmp_path: Pa
     assert first == second
 
 
-def test_a_line_that_was_cut_off_is_what_nobody_was_answered(tmp_path: Path) -> None:
+def test_a_partial_last_line_of_the_journal_is_dropped(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state")
     with Emulator(state=journal.path) as emulator:
         kept = ask(emulator.url, *CREATE, FOX).json()["id"]
     assert journal.path is not None
     with journal.path.open("a") as file:
-        file.write('{"id": "torn')
+        file.write('{"id": "partial')
     assert list(journal.runs()) == [kept]
     with Emulator(state=journal.path) as emulator:
         another = ask(emulator.url, *CREATE, FOX).json()["id"]
@@ -147,23 +138,23 @@ def test_a_line_that_was_cut_off_is_what_nobody_was_answered(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", ["5\n", "{}\n", "nonsense\n", '{"id": "a", "timeline": {}}\n'])
-def test_a_file_that_is_no_journal_is_an_error_that_names_it(
+def test_the_error_for_another_file_names_file_and_line(
     tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "notes.txt"
     path.write_text(content)
     assert main(["--state", str(path)]) == 2
-    assert f"{path}, line 1 is no run" in capsys.readouterr().err
+    assert f"{path}, line 1 is not a run" in capsys.readouterr().err
     assert path.read_text() == content
 
 
 @pytest.mark.parametrize("share", ["-0.1", "2", "all"])
-def test_the_program_refuses_a_share_that_is_none(share: str) -> None:
+def test_the_program_refuses_a_wrong_share(share: str) -> None:
     with pytest.raises(SystemExit):
         main(["--chaos", share])
 
 
-def test_the_program_goes_wrong_as_often_as_told(tmp_path: Path) -> None:
+def test_the_program_scripts_the_faults_of_chaos(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "airflow_vace.emulator.cli", "--port", "0", "--chaos", "0.5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         assert process.stdout is not None

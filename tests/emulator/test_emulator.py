@@ -1,3 +1,5 @@
+"""The emulator over HTTP: predictions in time, three dialects, videos, faults, files, the program."""
+
 from __future__ import annotations
 
 import asyncio
@@ -55,13 +57,10 @@ def get(emulator: Emulator, path: str, **headers: str) -> requests.Response:
 def ended(emulator: Emulator, identifier: str) -> dict[str, Any]:
     until = time.monotonic() + 10
     while time.monotonic() < until:
-        told: dict[str, Any] = get(emulator, f"/v1/predictions/{identifier}").json()
-        if Prediction.from_json(told).status.is_final:
-            return told
+        body: dict[str, Any] = get(emulator, f"/v1/predictions/{identifier}").json()
+        if Prediction.from_json(body).status.is_final:
+            return body
     raise AssertionError("never final")
-
-
-# --- the fixture that comes with the package -------------------------------------------------------
 
 
 def test_the_fixture_gives_a_running_emulator(vace_emulator: Emulator) -> None:
@@ -70,7 +69,7 @@ def test_the_fixture_gives_a_running_emulator(vace_emulator: Emulator) -> None:
     assert json.loads(vace_emulator.connection)["host"] == vace_emulator.url
 
 
-def test_importing_the_plugin_costs_other_peoples_tests_nothing() -> None:
+def test_the_pytest_plugin_imports_nothing_else() -> None:
     code = (
         "import sys, pytest; before = set(sys.modules); import airflow_vace.emulator.fixture;"
         "print(sorted(m.split('.')[0] for m in set(sys.modules) - before))"
@@ -79,14 +78,11 @@ def test_importing_the_plugin_costs_other_peoples_tests_nothing() -> None:
     assert found.stdout.strip() == "['airflow_vace', 'airflow_vace', 'airflow_vace']"
 
 
-def test_there_is_nothing_else_in_the_package() -> None:
+def test_an_unknown_name_in_the_package_is_an_attribute_error() -> None:
     import airflow_vace.emulator as package
 
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        package.Nothing  # noqa: B018 - it is the look that fails
-
-
-# --- time ------------------------------------------------------------------------------------------
+        package.Nothing  # noqa: B018 - the access fails
 
 
 def test_a_prediction_boots_runs_with_growing_logs_and_ends() -> None:
@@ -111,7 +107,7 @@ def test_a_prediction_boots_runs_with_growing_logs_and_ends() -> None:
     assert warm.timeline.started - 2000.0 <= 2.0
 
 
-def test_duration_follows_from_frames_steps_size_and_speed() -> None:
+def test_duration_depends_on_frames_steps_size_and_speed() -> None:
     def seconds(scale: float = 1.0, **values: Any) -> float:
         world = World(seed=0, time_scale=scale, retention=1)
         run = world.create({"prompt": "x", **values}, model="m", version=None, now=0.0)
@@ -127,7 +123,7 @@ def test_duration_follows_from_frames_steps_size_and_speed() -> None:
     assert seconds(0.5) == pytest.approx(plain / 2)
 
 
-def test_the_same_seed_brings_the_same_run() -> None:
+def test_the_same_seed_gives_the_same_run() -> None:
     def ids(seed: int) -> list[str]:
         world = World(seed=seed, time_scale=1.0, retention=1)
         runs = [world.create(FOX, model="m", version=None, now=0.0) for _ in range(3)]
@@ -147,33 +143,30 @@ def test_a_deadline_aborts_before_the_start_and_cancels_after_it() -> None:
 
 
 @pytest.mark.parametrize(("digits", "text"), [(0, "1Z"), (3, "1.500Z"), (9, "1.500000000Z")])
-def test_times_have_so_many_digits(digits: int, text: str) -> None:
+def test_times_have_the_wanted_fractional_digits(digits: int, text: str) -> None:
     assert iso(1.5, digits).endswith(f":0{text}")
 
 
-# --- HTTP ------------------------------------------------------------------------------------------
-
-
-def test_the_gateways_urls_are_a_trap(emulator: Emulator) -> None:
-    told = post(emulator).json()
-    assert told["urls"]["get"] == f"https://api.replicate.com/v1/predictions/{told['id']}"
+def test_a_gateway_names_urls_of_another_origin(emulator: Emulator) -> None:
+    body = post(emulator).json()
+    assert body["urls"]["get"] == f"https://api.replicate.com/v1/predictions/{body['id']}"
     replicate_face = post(emulator, "/v1/predictions", {"version": VERSION, "input": FOX})
     assert replicate_face.status_code == 201
     assert replicate_face.json()["urls"]["get"].startswith(emulator.url)
 
 
-def test_prunas_face_speaks_in_its_own_way(emulator: Emulator) -> None:
+def test_pruna_has_its_own_bodies_and_headers(emulator: Emulator) -> None:
     headers = {"apikey": emulator.api_key, "Model": "vace"}
     created = requests.post(
         f"{emulator.url}/v1/predictions", json={"input": FOX}, headers=headers, timeout=10
     ).json()
     assert set(created) == {"id", "model", "input", "get_url"}
-    told: dict[str, Any] = {}
-    while told.get("status") != "succeeded":
-        told = requests.get(created["get_url"], headers=headers, timeout=10).json()
-        assert "id" not in told
-    assert told["generation_url"].startswith("/v1/delivery/")
-    url = emulator.url + told["generation_url"]
+    body: dict[str, Any] = {}
+    while body.get("status") != "succeeded":
+        body = requests.get(created["get_url"], headers=headers, timeout=10).json()
+        assert "id" not in body
+    assert body["generation_url"].startswith("/v1/delivery/")
+    url = emulator.url + body["generation_url"]
     assert requests.get(url, timeout=10).status_code == 401
     assert requests.get(url, headers=headers, timeout=10).headers["Content-Type"] == "video/mp4"
 
@@ -211,7 +204,7 @@ def test_the_key_is_checked(emulator: Emulator, headers: dict[str, str], path: s
         ([], "input"),
     ],
 )
-def test_inputs_are_checked_as_the_model_would(emulator: Emulator, values: Any, field: str) -> None:
+def test_inputs_are_checked_as_by_the_model(emulator: Emulator, values: Any, field: str) -> None:
     answer = post(emulator, "/v1/predictions", {"version": VERSION, "input": values})
     assert answer.status_code == 422
     assert field in [problem["field"] for problem in answer.json()["invalid_fields"]]
@@ -234,18 +227,20 @@ def test_all_documented_inputs_with_their_defaults_are_accepted() -> None:
         ("/replicate/v1/nothing", None, 404),
     ],
 )
-def test_what_is_not_there_is_refused(emulator: Emulator, path: str, body: Any, status: int) -> None:
+def test_unknown_paths_models_and_ids_are_refused(
+    emulator: Emulator, path: str, body: Any, status: int
+) -> None:
     assert post(emulator, path, body).status_code == status
     assert get(emulator, "/replicate/v1/predictions/none").status_code == 404
 
 
-def test_a_body_that_is_no_json_is_refused(emulator: Emulator) -> None:
+def test_a_body_without_json_is_refused(emulator: Emulator) -> None:
     key = {"Authorization": f"Bearer {emulator.api_key}"}
     answer = requests.post(emulator.url + GATEWAY, data=b"{", headers=key, timeout=10)
     assert answer.status_code == 400
 
 
-def test_prefer_wait_answers_with_the_end(emulator: Emulator) -> None:
+def test_prefer_wait_responds_at_the_end(emulator: Emulator) -> None:
     assert post(emulator, Prefer="wait").json()["status"] == "succeeded"
     with Emulator(time_scale=100.0) as slow, ThreadPoolExecutor() as pool:
         answer = pool.submit(post, slow, Prefer="wait=50")
@@ -264,7 +259,7 @@ def test_cancel_after_takes_every_duration(emulator: Emulator, said: str, second
     assert run.cancel_after == seconds
 
 
-def test_a_list_is_bounded_by_points_in_time_in_any_spelling(emulator: Emulator) -> None:
+def test_a_list_is_bounded_by_times_in_any_format(emulator: Emulator) -> None:
     runs = [
         emulator.world.create(FOX, model="prunaai/vace-14b", version=None, now=1_700_000_000.5 + n)
         for n in range(3)
@@ -272,7 +267,7 @@ def test_a_list_is_bounded_by_points_in_time_in_any_spelling(emulator: Emulator)
 
     def listed(**query: str) -> list[str]:
         path = f"/v1/predictions?{urlencode(query)}"
-        return [told["id"] for told in get(emulator, path).json()["results"]]
+        return [body["id"] for body in get(emulator, path).json()["results"]]
 
     assert listed(created_after="2023-11-14T22:13:21Z") == [runs[2].id, runs[1].id]
     assert listed(created_after="2023-11-15T08:13:21+10:00") == [runs[2].id, runs[1].id]
@@ -287,27 +282,24 @@ def test_an_aborted_prediction_is_not_charged(emulator: Emulator) -> None:
     assert emulator.bill["charged"] == 0
 
 
-def test_the_bill_and_the_requests_can_be_asked_for(emulator: Emulator) -> None:
-    told = post(emulator).json()
+def test_the_control_plane_returns_bill_and_requests(emulator: Emulator) -> None:
+    body = post(emulator).json()
     bill = requests.get(f"{emulator.url}/_emulator/bill", timeout=10).json()
     assert bill["charged"] == 1
-    assert bill["predictions"][0]["id"] == told["id"]
+    assert bill["predictions"][0]["id"] == body["id"]
     assert set(bill["predictions"][0]) == {"id", "status", "charged", "created_at"}
     (seen,) = requests.get(f"{emulator.url}/_emulator/requests", timeout=10).json()
     assert (seen["method"], seen["path"], seen["auth"]) == ("POST", GATEWAY, ["authorization"])
     assert emulator.api_key not in json.dumps(seen)
 
 
-def test_waiting_for_what_never_comes_times_out(emulator: Emulator) -> None:
+def test_waiting_for_a_false_condition_times_out(emulator: Emulator) -> None:
     with pytest.raises(TimeoutError):
         emulator.wait_for(lambda: False, timeout=0.05)
 
 
-# --- videos ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("size", "frames"), [("832*480", 81), ("480*832", 5), ("1280*720", 5)])
-def test_a_video_is_h264_of_the_size_and_length_asked_for(
+def test_a_video_is_h264_of_the_wanted_size_and_length(
     emulator: Emulator, size: str, frames: int, tmp_path: Path
 ) -> None:
     created = post(emulator, body={"input": {**FOX, "size": size, "frame_num": frames}}).json()
@@ -337,14 +329,14 @@ def test_videos_differ_by_seed_and_prompt_and_come_in_ranges(emulator: Emulator)
     assert get(emulator, output, **{"If-None-Match": whole.headers["ETag"]}).status_code == 304
 
 
-def test_after_its_retention_a_prediction_has_lost_its_files(emulator: Emulator) -> None:
+def test_after_its_retention_a_prediction_has_no_files(emulator: Emulator) -> None:
     created = post(emulator).json()
     output = ended(emulator, created["id"])["output"]
     assert get(emulator, output).status_code == 200
     emulator.world.retention = 0.0
-    told = get(emulator, f"/v1/predictions/{created['id']}").json()
-    assert (told["status"], told["output"], told["data_removed"]) == ("succeeded", None, True)
-    assert (told["logs"], told["input"]) == ("", {})
+    body = get(emulator, f"/v1/predictions/{created['id']}").json()
+    assert (body["status"], body["output"], body["data_removed"]) == ("succeeded", None, True)
+    assert (body["logs"], body["input"]) == ("", {})
     assert get(emulator, output).status_code == 404
 
 
@@ -356,10 +348,7 @@ def test_files_live_as_long_as_the_retention_says() -> None:
     assert world.is_gone(run, run.ended + 3600)
 
 
-# --- faults ----------------------------------------------------------------------------------------
-
-
-def test_faults_hit_what_matches_as_often_as_told_and_in_order(emulator: Emulator) -> None:
+def test_faults_hit_matching_requests_in_order_and_number(emulator: Emulator) -> None:
     emulator.faults.add(method="GET", path="*/predictions/*", status=500, times=2, skip=1)
     emulator.faults.add(method="GET", status=404)
     created = post(emulator).json()
@@ -392,7 +381,7 @@ def test_faults_are_scripted_over_http_too(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_survives_the_way_over_http(name: str) -> None:
+def test_every_preset_survives_a_round_trip_as_json(name: str) -> None:
     as_json = json.loads(json.dumps(PRESETS[name].as_json()))
     assert Fault.from_json(as_json) == PRESETS[name]
 
@@ -405,7 +394,7 @@ def test_a_reset_comes_before_or_after_the_bill(emulator: Emulator, moment: Any)
     assert emulator.bill["charged"] == (moment == "after")
 
 
-def test_an_outcome_is_the_predictions_own_end(emulator: Emulator) -> None:
+def test_an_outcome_sets_how_the_prediction_ends(emulator: Emulator) -> None:
     emulator.faults.add(method="POST", outcome={"status": "failed", "error": "E1001"})
     emulator.faults.add(method="POST", outcome={"output": ["https://a/b"]})
     failed, odd = (ended(emulator, post(emulator).json()["id"]) for _ in range(2))
@@ -413,7 +402,7 @@ def test_an_outcome_is_the_predictions_own_end(emulator: Emulator) -> None:
     assert odd["output"] == ["https://a/b"]
 
 
-def test_an_answer_that_is_no_object_is_patched_as_it_is(emulator: Emulator) -> None:
+def test_a_patch_does_not_change_a_video(emulator: Emulator) -> None:
     emulator.faults.add(path="/_delivery/*", patch={"a": 1})
     emulator.faults.add(method="GET", path="*/predictions/*", drop=("status",), delay=0.01)
     created = post(emulator).json()
@@ -422,10 +411,7 @@ def test_an_answer_that_is_no_object_is_patched_as_it_is(emulator: Emulator) -> 
     assert get(emulator, output).status_code == 200
 
 
-# --- the vendor's own clients ----------------------------------------------------------------------
-
-
-def test_replicates_python_client_lives_on_it(emulator: Emulator, tmp_path: Path) -> None:
+def test_replicates_python_client_works_with_the_emulator(emulator: Emulator, tmp_path: Path) -> None:
     client: Any = Client(api_token=emulator.api_key, base_url=emulator.url)
     prediction = client.predictions.create(version=VERSION, input=FOX, wait=False)
     assert prediction.status == "starting"
@@ -452,26 +438,21 @@ def test_replicates_python_client_lives_on_it(emulator: Emulator, tmp_path: Path
 
 @pytest.mark.node
 @pytest.mark.skipif("VACE_NODE_MODULES" not in os.environ, reason="VACE_NODE_MODULES names no node_modules")
-def test_replicates_javascript_client_lives_on_it(emulator: Emulator) -> None:
+def test_replicates_javascript_client_works_with_the_emulator(emulator: Emulator) -> None:
     script = Path(__file__).parent / "replicate_client.mjs"
     command = ["node", str(script), emulator.url, emulator.api_key]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (found.stdout.strip(), found.returncode) == ("lives", 0), found.stderr
 
 
-def test_an_upload_without_content_or_of_too_much_is_refused(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("airflow_vace.emulator.service._LARGEST_UPLOAD", 3)
+def test_an_empty_or_too_large_upload_is_refused(emulator: Emulator) -> None:
+    emulator.max_upload_bytes = 3
     key = {"Authorization": f"Bearer {emulator.api_key}"}
     url = f"{emulator.url}/v1/files"
     assert requests.post(url, headers=key, timeout=10).status_code == 400
     assert requests.post(url, headers=key, files={"other": b"x"}, timeout=10).status_code == 400
     assert requests.post(url, headers=key, files={"content": b"film"}, timeout=10).status_code == 413
     assert get(emulator, "/v1/account").json()["type"] == "user"
-
-
-# --- as a program ----------------------------------------------------------------------------------
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -497,7 +478,7 @@ def test_the_program_prints_a_connection_to_paste_and_ends_on_ctrl_c(tmp_path: P
     assert (process.returncode, errors) == (0, "")
 
 
-def test_a_port_that_is_taken_is_an_error_that_says_so(
+def test_the_error_for_a_port_in_use_names_the_remedy(
     emulator: Emulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--port", str(emulator.port)]) == 1
@@ -507,7 +488,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(
 
 
 @pytest.mark.parametrize("content", [None, "{", "5", '{"stauts": 1}', '[{"stauts": 1}]'])
-def test_faults_that_cannot_be_read_are_an_error_that_names_the_file(
+def test_the_error_for_unreadable_faults_names_the_file(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "faults.json"
@@ -517,7 +498,7 @@ def test_faults_that_cannot_be_read_are_an_error_that_names_the_file(
     assert str(path) in capsys.readouterr().err
 
 
-def test_a_missing_library_is_an_error_that_names_the_extra(
+def test_the_error_for_a_missing_library_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
@@ -526,18 +507,18 @@ def test_a_missing_library_is_an_error_that_names_the_extra(
 
 
 @pytest.mark.parametrize("scale", ["0", "-1", "inf", "fast"])
-def test_a_time_scale_that_is_none_is_refused(scale: str) -> None:
+def test_a_wrong_time_scale_is_refused(scale: str) -> None:
     with pytest.raises(SystemExit):
         main(["--time-scale", scale])
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
-def test_a_port_that_is_none_is_refused(port: str) -> None:
+def test_a_wrong_port_is_refused(port: str) -> None:
     with pytest.raises(SystemExit):
         main(["--port", port])
 
 
-def test_it_serves_in_an_event_loop_of_ones_own() -> None:
+def test_the_emulator_serves_in_a_given_event_loop() -> None:
     async def serve() -> int:
         emulator = Emulator(host="::1")
         try:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import requests
 
-from airflow_vace import demo
+from airflow_vace import throwaway
 
 
 class S3:
@@ -22,7 +22,7 @@ class S3:
 
     def __init__(self, home: Path = Path("/")) -> None:
         self.home = home
-        self.port = demo._free_port()
+        self.port = throwaway.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         extra = {
             "endpoint_url": self.url,

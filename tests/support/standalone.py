@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from airflow_vace import demo
+from airflow_vace import throwaway
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,23 +78,23 @@ def whole_airflow(home: Path, connection: str, **settings: str) -> Iterator[Airf
     dags = home / "dags"
     if not dags.exists():
         shutil.copytree(DAGS, dags)
-    port = demo._free_port()
-    environment = demo._environment(home) | {
+    port = throwaway.free_port()
+    environment = throwaway.environment_for(home) | {
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__PARALLELISM": "8",
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(demo._free_port()),
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(demo._free_port()),
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(throwaway.free_port()),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(throwaway.free_port()),
         "AIRFLOW_CONN_VACE_DEFAULT": connection,
         **settings,
     }
     log = home / "airflow.log"
-    demo._run_airflow(["db", "migrate"], environment, log)
+    throwaway.run_airflow(["db", "migrate"], environment, log)
     command = [sys.executable, "-m", "airflow", "standalone"]
-    with demo._started(command, environment, log) as process:
+    with throwaway.started(command, environment, log) as process:
         address = f"http://127.0.0.1:{port}"
-        demo._wait_until_healthy(address, process, log)
+        throwaway.wait_until_healthy(address, process, log)
         running = Airflow(address, environment)
         wanted = len(list(dags.glob("*.py")))
         until(lambda: running.ask("GET", "/dags")["total_entries"] >= wanted)

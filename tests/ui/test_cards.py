@@ -1,4 +1,4 @@
-"""What a card of the video tab tells of a task, and what it leaves out."""
+"""Cards of the Videos tab: shown and hidden values of a task."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAYLOAD = {
 NOON = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
 
 
-def test_a_video_that_was_not_saved_plays_from_the_back_end_for_an_hour() -> None:
+def test_an_unsaved_video_plays_from_the_back_end_for_an_hour() -> None:
     (card,) = cards_of([task(result=PAYLOAD)], nowhere, NOON)
     assert card.videos == [{"src": PAYLOAD["output"], "type": None, "size": None, "where": "back-end"}]
     (card,) = cards_of([task(result=PAYLOAD)], nowhere, NOON + timedelta(hours=1))
@@ -37,7 +37,7 @@ def test_a_video_that_was_not_saved_plays_from_the_back_end_for_an_hour() -> Non
     assert "save_to" in (card.note or "")
 
 
-def test_a_signed_address_plays_by_a_question_or_the_card_says_why_not() -> None:
+def test_a_signed_output_plays_by_a_route_or_has_a_note() -> None:
     signed = {**PAYLOAD, "output": f"{PAYLOAD['output']}?…"}
     (card,) = cards_of([task(result=signed)], nowhere, NOON, lambda task, number: f"/{task.task_id}/{number}")
     assert card.videos == [{"src": "/t/0", "type": None, "size": None, "where": "back-end"}]
@@ -47,7 +47,7 @@ def test_a_signed_address_plays_by_a_question_or_the_card_says_why_not() -> None
     assert "save_to" in (card.note or "")
 
 
-def test_a_card_says_whom_it_is_for_and_its_seed() -> None:
+def test_a_card_has_label_and_seed() -> None:
     named = {**PAYLOAD, "label": "Trail shoe", "seed": 7}
     tasks = [task(task_id="submit", result={**named, "status": "starting"}), task(result=PAYLOAD)]
     for order in (tasks, tasks[::-1]):
@@ -57,7 +57,7 @@ def test_a_card_says_whom_it_is_for_and_its_seed() -> None:
     assert (card.label, card.seed) == ("Trail shoe", 7)
 
 
-def test_the_task_that_submitted_and_the_sensor_make_one_card() -> None:
+def test_a_submitting_task_and_its_sensor_share_one_card() -> None:
     view = {"prediction": {**PAYLOAD, "status": "starting", "output": None}, "input": {"prompt": "a fox"}}
     tasks = [task(task_id="submit", view=view), task(task_id="wait", result=PAYLOAD, view={"input": {}})]
     for order in (tasks, tasks[::-1]):
@@ -75,27 +75,27 @@ def test_while_the_sensor_waits_the_card_is_open() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "value",
     [None, "text", 5, [], {}, {"prediction": None}, {"id": "../x"}, {"id": 5}, {"id": "p1", "status": 7}],
 )
-def test_what_is_no_payload_makes_an_empty_card_and_no_error(told: Any) -> None:
-    (card,) = cards_of([task(result=told, view=told, state="failed")], nowhere, NOON)
+def test_other_values_in_xcom_make_an_empty_card(value: Any) -> None:
+    (card,) = cards_of([task(result=value, view=value, state="failed")], nowhere, NOON)
     assert card.videos == []
 
 
-def test_addresses_that_a_browser_would_run_are_no_links() -> None:
+def test_javascript_urls_are_not_links() -> None:
     odd = {**PAYLOAD, "urls": {"web": "javascript:alert(1)"}, "output": "javascript:alert(1)"}
     (card,) = cards_of([task(result=odd)], nowhere, NOON)
     assert card.web is None
     assert not card.videos
 
 
-def test_half_a_character_spoils_no_gallery() -> None:
+def test_a_lone_surrogate_does_not_break_the_gallery() -> None:
     assert read_value({"prompt": ["a\ud83d"]}) == {"prompt": ["a?"]}
     assert read_value('{"prompt": "a\\ud83d"}') == {"prompt": "a?"}
 
 
-def test_a_card_tells_plain_inputs_only() -> None:
+def test_a_card_shows_plain_inputs_only() -> None:
     odd = {"prompt": {"text": "an object"}, "seed": [1], "size": "832*480", "secret": "x"}
     (card,) = cards_of([task(view={"prediction": PAYLOAD, "input": odd})], nowhere, NOON)
     assert card.input == {"size": "832*480"}

@@ -1,4 +1,4 @@
-"""The tabs as Airflow gets to know them."""
+"""The plugin and its tabs as Airflow loads them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ from airflow_vace.ui import plugin
 
 
 @pytest.mark.parametrize(("wanted", "names"), [("False", ["Videos"]), ("True", ["Videos", "Video"])])
-def test_before_airflow_3_4_the_tab_of_a_task_is_shown_only_where_it_is_wanted(
+def test_before_airflow_3_4_a_setting_enables_the_tab_of_a_task(
     monkeypatch: pytest.MonkeyPatch, wanted: str, names: list[str]
 ) -> None:
     monkeypatch.setenv("AIRFLOW__VACE__TASK_TAB", wanted)
-    monkeypatch.setattr(plugin, "_scopes_tabs", lambda: False)
-    tabs = plugin._tabs()
+    tabs = plugin.tabs(is_scoped=False)
     assert [tab["name"] for tab in tabs] == names
     assert not [tab for tab in tabs if "applies_to" in tab]
 
 
-def test_from_airflow_3_4_on_it_stands_on_our_tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin, "_scopes_tabs", lambda: True)
-    _, tab = plugin._tabs()
+def test_since_airflow_3_4_the_tab_is_on_our_tasks_only() -> None:
+    _, tab = plugin.tabs(is_scoped=True)
     assert tab["applies_to"] == {"operator_name": list(plugin.OPERATOR_NAMES)}
 
 
-def test_the_names_that_scope_the_tab_are_those_of_our_tasks() -> None:
+def test_the_tab_is_scoped_to_the_names_of_our_tasks() -> None:
     from airflow_vace.decorators import vace_task
     from airflow_vace.operators import VacePredictionOperator
     from airflow_vace.sensors import VacePredictionSensor
@@ -45,9 +43,9 @@ def test_the_names_that_scope_the_tab_are_those_of_our_tasks() -> None:
     assert {one.operator_name for one in (decorated, made, waited)} == set(plugin.OPERATOR_NAMES)
 
 
-def test_the_address_of_the_script_is_below_airflows_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_url_of_the_script_is_below_airflows_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://data.example/airflow/")
-    (gallery, *_) = plugin._tabs()
+    (gallery, *_) = plugin.tabs()
     assert gallery["bundle_url"].startswith("/airflow/vace/tab.js?version=")
 
 

@@ -1,4 +1,4 @@
-"""The video tab's routes, asked as a browser asks them: by whom, for what, and what they tell."""
+"""Routes of the Videos tab: permissions, byte ranges, file checks, progress and signed outputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FAILED = {"status": "failed", "error": "E1001 out of memory"}
 
 @dataclass
 class Site:
-    """Airflow's API server in this process, a run of a DAG in its database, and who asks."""
+    """Airflow's API server in this process, a DAG run in its database, and tokens of users."""
 
     client: TestClient
     run_id: str
@@ -53,7 +53,7 @@ class Site:
         return found
 
     def put(self, value: Any, *, map_index: int = 0, key: str = "return_value") -> None:
-        """Write what a task might have returned, as its worker does."""
+        """Write an XCom, as a worker does for a task."""
         from airflow.models.xcom import XComModel
         from airflow.utils.session import create_session
 
@@ -106,7 +106,7 @@ def site(airflow_db: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         purge_cached_app()
 
 
-def test_the_gallery_has_a_card_for_each_prediction_also_for_the_failed(site: Site) -> None:
+def test_the_gallery_has_a_card_for_each_prediction_failed_ones_too(site: Site) -> None:
     cards = site.cards()
     assert [(c["task_id"], c["map_index"]) for c in cards] == [("clip", 0), ("clip", 1), ("clip", 2)]
     assert sorted(c["status"] for c in cards) == ["failed", "succeeded", "succeeded"]
@@ -184,19 +184,17 @@ def test_a_saved_video_is_sent_whole_and_in_ranges(site: Site) -> None:
         ("bytes=0-" + "9" * 5000, None),
     ],
 )
-def test_ranges_are_read_as_rfc_9110_has_them(header: str | None, asked: tuple[int, int] | None) -> None:
+def test_ranges_are_read_as_in_rfc_9110(header: str | None, asked: tuple[int, int] | None) -> None:
     assert range_of(header, 100) == asked
 
 
 @pytest.mark.parametrize(
     ("header", "size"), [("bytes=0-", 0), ("bytes=-5", 0), ("bytes=-0", 9), ("bytes=9-", 9)]
 )
-def test_a_range_of_which_no_byte_is_there_is_told_as_such(header: str, size: int) -> None:
+def test_a_range_beyond_the_file_is_an_error(header: str, size: int) -> None:
     with pytest.raises(ValueError, match="no byte"):
         range_of(header, size)
 
-
-# --- who may ---------------------------------------------------------------------------------------
 
 RUN_ROUTES = [
     "/runs/{dag_id}/{run_id}/videos",
@@ -213,26 +211,26 @@ def filled(site: Site, route: str) -> str:
     )
 
 
-def test_these_are_all_routes() -> None:
+def test_the_list_of_tested_routes_is_complete() -> None:
     from airflow_vace.ui.routes import new_app
 
     assert [route.path for route in new_app().routes] == ["/tab.js", *RUN_ROUTES]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("route", RUN_ROUTES)
-def test_who_may_not_read_the_dag_is_refused_by_each_route(site: Site, route: str) -> None:
+def test_each_route_refuses_users_who_may_not_read_the_dag(site: Site, route: str) -> None:
     path = filled(site, route)
     for user in (STRANGER, "nobody"):
         assert site.get(path, user).status_code == 403
         assert site.get(f"{path}?dag_id=open", user).status_code == 403
         assert site.get(path.replace(DAG_ID, "%76ace_campaign"), user).status_code == 403
     assert site.get(path, None).status_code == 401
-    # A video that is saved needs no look at the back-end for its address.
+    # The route to a signed output is for videos that are not saved.
     assert site.get(path, "admin").status_code == (404 if "/outputs/" in route else 200)
 
 
 @pytest.mark.parametrize("route", RUN_ROUTES)
-def test_a_dag_that_may_be_read_opens_no_other(site: Site, route: str) -> None:
+def test_a_permission_for_one_dag_opens_no_other(site: Site, route: str) -> None:
     path = filled(site, route)
     answer = site.get(path.replace(DAG_ID, "open"), STRANGER)
     assert answer.status_code == 404 or answer.json() == []
@@ -241,26 +239,23 @@ def test_a_dag_that_may_be_read_opens_no_other(site: Site, route: str) -> None:
         assert answer.status_code in (403, 404), answer.text
 
 
-def test_the_script_is_for_whoever_is_known(site: Site) -> None:
+def test_the_script_needs_a_login(site: Site) -> None:
     assert site.get("/tab.js", None).status_code == 401
     answer = site.get("/tab.js", STRANGER)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/javascript")
 
 
-def test_nothing_tells_of_the_routes_or_takes_anything(site: Site) -> None:
+def test_there_are_no_other_paths_or_methods(site: Site) -> None:
     for path in ("/docs", "/redoc", "/openapi.json", "/", "/runs", "/../api/v2/dags", "/tab.js.map"):
         assert site.get(path, None).status_code in (401, 404), path
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         assert site.get(f"{site.run}/videos", method=method).status_code == 405
 
 
-# --- which files -----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def result(site: Site) -> Iterator[dict[str, Any]]:
-    """Return a result of the first clip to tamper with; afterwards it is as it was."""
+    """Return a result of the first clip for changes, and restore it afterwards."""
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
     from sqlalchemy import select
@@ -291,7 +286,7 @@ SECRET = b"not for everybody"
 
 @pytest.fixture
 def tricky(site: Site, tmp_path: Path) -> dict[str, str]:
-    """Lay out files that must not be sent, and return what to name in an address."""
+    """Create files that must not be sent, and return names for addresses."""
     outside = tmp_path / "outside"
     outside.mkdir()
     for name in ("secret.mp4", "passwd"):
@@ -384,7 +379,7 @@ def tricky(site: Site, tmp_path: Path) -> dict[str, str]:
     ],
     ids=repr,
 )
-def test_nothing_but_videos_below_the_roots_is_sent(
+def test_only_videos_below_the_roots_are_sent(
     site: Site, result: dict[str, Any], tricky: dict[str, str], monkeypatch: pytest.MonkeyPatch, trick: Any
 ) -> None:
     monkeypatch.setenv("AIRFLOW__VACE__VIDEO_ROOTS", f"{site.roots}/, memory://store/clips/")
@@ -394,14 +389,14 @@ def test_nothing_but_videos_below_the_roots_is_sent(
     assert SECRET not in answer.content
 
 
-def test_a_link_within_the_roots_is_as_good_as_its_file(site: Site, result: dict[str, Any]) -> None:
+def test_a_link_within_the_roots_leads_to_its_file(site: Site, result: dict[str, Any]) -> None:
     (file, *_) = site.roots.rglob("clip-*.mp4")
     (site.roots / "latest.mp4").symlink_to(file)
     assert asked_for(site, result, (site.roots / "latest.mp4").as_uri()).content == file.read_bytes()
 
 
 @pytest.mark.parametrize("root", ["memory://nobody@store/clips/", "nosuch://store/clips/"])
-def test_a_root_that_cannot_be_opened_spoils_no_gallery(
+def test_an_unusable_root_does_not_break_the_gallery(
     site: Site, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch, root: str
 ) -> None:
     monkeypatch.setenv("AIRFLOW__VACE__VIDEO_ROOTS", root)
@@ -412,7 +407,7 @@ def test_a_root_that_cannot_be_opened_spoils_no_gallery(
     assert site.get(f"{site.run}/files/clip/{index}/0").status_code == 502
 
 
-def test_what_a_store_throws_is_told_as_its_trouble(
+def test_an_error_of_a_store_is_a_502(
     site: Site, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch, memory: Any
 ) -> None:
     monkeypatch.setenv("AIRFLOW__VACE__VIDEO_ROOTS", "memory://store/clips/")
@@ -438,7 +433,7 @@ def test_a_file_of_another_task_or_number_is_not_found(site: Site) -> None:
         assert site.get(f"{path}/{odd}").status_code in (404, 422)
 
 
-def test_nothing_is_sent_where_no_roots_are_set_and_the_card_says_why(
+def test_without_roots_no_file_is_sent_and_the_card_says_why(
     site: Site, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__VACE__VIDEO_ROOTS", "")
@@ -462,12 +457,9 @@ def test_a_video_in_a_store_is_read_over_the_roots_connection(
     assert part.content == bytes(range(256))
 
 
-# --- while it runs ---------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def running(site: Site, slow: Emulator) -> Iterator[dict[str, Any]]:
-    """Return a prediction that runs, noted by a task that is deferred."""
+    """Return a running prediction in the view of a deferred task."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
@@ -477,7 +469,7 @@ def running(site: Site, slow: Emulator) -> Iterator[dict[str, Any]]:
     from airflow_vace.task.view import view_of
     from airflow_vace.ui import routes
 
-    routes._looks.clear()
+    routes.snapshots.clear()
     prediction = VaceHook().create_prediction({"prompt": "a fox"})
     assert slow.bill["charged"] == 1
     row = (TaskInstance.run_id == site.run_id, TaskInstance.task_id == "summary")
@@ -498,7 +490,7 @@ def running(site: Site, slow: Emulator) -> Iterator[dict[str, Any]]:
         XComModel.clear(dag_id=DAG_ID, task_id="summary", run_id=site.run_id, session=session)
 
 
-def test_progress_is_one_look_for_all_who_watch(site: Site, slow: Emulator, running: dict[str, Any]) -> None:
+def test_one_poll_serves_all_browsers(site: Site, slow: Emulator, running: dict[str, Any]) -> None:
     (card,) = site.cards("?task_id=summary")
     assert card["is_open"]
     assert card["status"] == "starting"
@@ -508,8 +500,8 @@ def test_progress_is_one_look_for_all_who_watch(site: Site, slow: Emulator, runn
         method="GET",
         patch={"status": "processing", "logs": "  42%|####      | 21/50 [00:30<00:41,  1.43s/it]"},
     )
-    told = [site.get(path).json() for _ in range(5)]
-    assert told == [{"status": "processing", "percent": 42, "step": 21, "steps": 50, "eta": 41.0}] * 5
+    found = [site.get(path).json() for _ in range(5)]
+    assert found == [{"status": "processing", "percent": 42, "step": 21, "steps": 50, "eta": 41.0}] * 5
     assert [(r.method, r.path.rpartition("/")[2]) for r in slow.requests[before:]] == [("GET", running["id"])]
 
 
@@ -544,7 +536,7 @@ def test_no_other_connections_key_is_ever_sent(
     assert len(slow.requests) == before
 
 
-def test_a_video_at_a_signed_address_plays_and_its_address_is_kept_nowhere(
+def test_a_signed_video_plays_and_its_url_is_stored_nowhere(
     site: Site, slow: Emulator, running: dict[str, Any]
 ) -> None:
     from airflow.models.xcom import XComModel
@@ -571,7 +563,7 @@ def test_a_video_at_a_signed_address_plays_and_its_address_is_kept_nowhere(
     slow.faults.add(method="GET", status=503)
     assert site.get(f"{site.run}/outputs/summary/-1/0").status_code == 404
     slow.faults.add(method="GET", patch={"status": "succeeded", "output": signed})
-    routes._looks.clear()
+    routes.snapshots.clear()
     for number, url in enumerate(signed):
         answer = site.get(f"{site.run}/outputs/summary/-1/{number}")
         assert (answer.status_code, answer.headers["Location"]) == (307, url)
@@ -579,16 +571,16 @@ def test_a_video_at_a_signed_address_plays_and_its_address_is_kept_nowhere(
     assert site.get(f"{site.run}/outputs/summary/-1/2").status_code == 404
 
 
-def test_numbers_that_no_database_knows_are_refused(site: Site) -> None:
+def test_numbers_beyond_the_databases_integers_are_refused(site: Site) -> None:
     huge = "9" * 30
     assert site.get(f"{site.run}/videos?map_index={huge}").status_code == 422
     assert site.get(f"{site.run}/progress/clip/{huge}").status_code == 422
     assert site.get(f"{site.run}/files/clip/{huge}/0").status_code == 422
 
 
-def test_progress_of_what_is_over_asks_nobody(site: Site, slow: Emulator) -> None:
+def test_progress_of_an_ended_prediction_sends_no_request(site: Site, slow: Emulator) -> None:
     card = saved(site)
-    told = site.get(f"{site.run}/progress/clip/{card['map_index']}").json()
-    assert told["status"] == "succeeded"
+    found = site.get(f"{site.run}/progress/clip/{card['map_index']}").json()
+    assert found["status"] == "succeeded"
     assert not slow.requests
     assert site.get(f"{site.run}/progress/inputs/-1").status_code == 404

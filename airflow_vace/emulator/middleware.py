@@ -1,0 +1,133 @@
+"""Steps around each request: the request log, the rate limit, scripted faults and the key check."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from airflow_vace.core.backends import BACKENDS
+from airflow_vace.emulator.damage import damaged, drop_connection
+from airflow_vace.emulator.dialects import backend_of, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from airflow_vace.emulator.faults import Fault
+    from airflow_vace.emulator.server import Emulator
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CONTROL_PATH = "/_emulator/"
+# A fault's `outcome`, on its way from the fault to the create that the fault meets.
+OUTCOME = web.RequestKey("outcome", dict)
+_KEY_HEADERS = ("authorization", "apikey", "cookie")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenRequest:
+    """One received request.
+
+    :param path: path with query
+    :param auth: names of the headers that carried a key, never the key
+    :param time: Unix time of arrival, in seconds
+    """
+
+    method: str
+    path: str
+    host: str
+    auth: tuple[str, ...]
+    time: float
+
+
+class Middleware:
+    """The steps of one emulator, in the order of their calls."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
+        self._tokens, self._refilled_at = emulator.limit or 0.0, time.monotonic()
+
+    @web.middleware
+    async def log(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Record the request, and wake waiting tests after the response."""
+        # Tests count the client's requests, so a request for the bill must not count.
+        if not request.path.startswith(CONTROL_PATH):
+            self.emulator.note(
+                SeenRequest(
+                    method=request.method,
+                    path=request.path_qs,
+                    host=request.host,
+                    auth=tuple(name for name in _KEY_HEADERS if name in request.headers),
+                    time=time.time(),
+                )
+            )
+        try:
+            return await handler(request)
+        finally:
+            self.emulator.changed()
+
+    @web.middleware
+    async def misbehave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Apply the rate limit and the next matching fault."""
+        if request.path.startswith(CONTROL_PATH):
+            return await handler(request)
+        if not self._is_within_limit():
+            headers = {"Retry-After": "1"}
+            return web.json_response({"detail": "Request was throttled."}, status=429, headers=headers)
+        fault = self.emulator.faults.next_for(request.method, request.path)
+        return await (handler(request) if fault is None else self._respond(request, handler, fault))
+
+    async def _respond(self, request: web.Request, handler: Handler, fault: Fault) -> web.StreamResponse:
+        request[OUTCOME] = fault.outcome
+        if fault.delay:
+            # Read the body first: a client that gives up meanwhile has still sent the request.
+            await request.read()
+            await asyncio.sleep(fault.delay)
+        response: web.StreamResponse | None = None
+        is_canned = fault.status is not None or fault.reset or fault.hang
+        if not is_canned or fault.accept or "after" in (fault.reset, fault.hang):
+            response = await handler(request)
+        if fault.hang:
+            # Wake tests now: the step that does so otherwise runs only at the emulator's end.
+            self.emulator.changed()
+            await self.emulator.closing.wait()
+        if fault.reset or fault.hang:
+            return drop_connection(request)
+        if fault.status is not None:
+            return web.Response(status=fault.status, headers=fault.headers, body=fault.encoded_body())
+        if isinstance(response, web.Response | web.FileResponse):
+            return await damaged(request, response, fault)
+        return response or web.Response(status=500)
+
+    def _is_within_limit(self) -> bool:
+        limit = self.emulator.limit
+        if limit is None:
+            return True
+        # A token bucket that holds one second's worth, so a pause earns no larger burst.
+        now = time.monotonic()
+        refilled = self._tokens + (now - self._refilled_at) * limit
+        self._tokens, self._refilled_at = min(refilled, limit), now
+        if self._tokens < 1:
+            self.emulator.throttled += 1
+            return False
+        self._tokens -= 1
+        return True
+
+    @web.middleware
+    async def check_key(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse a request without the key; files and the control plane are open."""
+        # Real delivery URLs need no key, so a client that sends one there leaks it unnoticed.
+        if request.path.startswith((CONTROL_PATH, "/_delivery/", "/_files/")):
+            return await handler(request)
+        name = backend_of(request)
+        backend = BACKENDS[name]
+        expected = backend.key_form.format(key=self.emulator.api_key)
+        given = request.headers.get(backend.key_header, "")
+        # Older Replicate clients send "Token" instead of "Bearer".
+        if given != expected and given.replace("Token ", "Bearer ", 1) != expected:
+            detail = "Invalid token" if given else "No API key was given"
+            return refusal(name, 401, detail, "Unauthenticated")
+        return await handler(request)
