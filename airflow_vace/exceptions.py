@@ -25,6 +25,25 @@ consequence for the bill and the remedy. Evidence is in attributes.
 
 from __future__ import annotations
 
+__all__ = (
+    "LedgerError",
+    "PredictionCanceled",
+    "PredictionError",
+    "PredictionExpired",
+    "PredictionFailed",
+    "PredictionTimeout",
+    "SubmissionUnknown",
+    "VaceAPIError",
+    "VaceAuthError",
+    "VaceBillingError",
+    "VaceConnectionMissing",
+    "VaceError",
+    "VaceInputError",
+    "VaceProtocolError",
+    "VaceRateLimited",
+    "VaceTransportError",
+)
+
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ("VaceHook",)
+
 import contextlib
 from typing import TYPE_CHECKING, Any
 

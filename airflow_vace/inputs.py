@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ("DEFAULT_MODEL", "FIELDS", "InputField", "VaceInput", "normalize_input")
+
 import ast
 import json
 import math

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ("VacePredictionOperator",)
+
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf

@@ -5,6 +5,8 @@ Members are as documented at https://replicate.com/docs/reference/http#predictio
 
 from __future__ import annotations
 
+__all__ = ("Prediction", "PredictionStatus", "Progress")
+
 import json
 import re
 from dataclasses import dataclass, field, replace

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ("VacePredictionSensor",)
+
 import time
 import warnings
 from contextlib import suppress

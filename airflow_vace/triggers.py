@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ("VacePredictionStartTrigger", "VacePredictionTrigger")
+
 import asyncio
 import logging
 import time

@@ -1,4 +1,4 @@
-"""A whole Airflow in parts, each of which can be killed and started again; on PostgreSQL and loopback."""
+"""A whole Airflow on PostgreSQL, in parts that tests kill and start again."""
 
 from cluster.airflow import Airflow
 from cluster.processes import kill_tree, table, tree, until

@@ -1,4 +1,4 @@
-"""A whole Airflow in parts, each of which can be killed and started again; on PostgreSQL and loopback."""
+"""A whole Airflow in parts that tests kill and start again."""
 
 from __future__ import annotations
 
@@ -22,12 +22,23 @@ if TYPE_CHECKING:
     import psutil
 
 
+# Airflow notices dead parts within half a minute; the defaults take up to five.
+NOTICING = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "30",
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+}
+
+
 class Airflow:
-    """The parts of Airflow as processes of their own, and its REST API, asked as a person would.
+    """Airflow's parts as separate processes, and its REST API.
 
     :param dags: text of DAG files, by name
-    :param execution_api: where workers shall ask Airflow, given the API server's address
-    :param home: where its directory shall be; by default where temporary ones are
+    :param execution_api: returns the address for workers, given the API server's
+    :param home: parent of its directory (default: the system's for temporary files)
     """
 
     def __init__(
@@ -54,21 +65,17 @@ class Airflow:
             "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "20",
             "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-            "AIRFLOW__CORE__PARALLELISM": "12",
+            "AIRFLOW__CORE__PARALLELISM": "12",  # more than tests run at once, so no task waits for a slot
             "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "64",
             "AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG": "64",
             "AIRFLOW__API__PORT": str(port),
-            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API__WORKERS": "1",  # each takes 300 MB
+            # Each part would draw a secret, and refuse the tokens of the others.
             "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-this-test-that-is-long-enough-for-a-signature" * 2,
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": execution_api(self.address) + "/execution/",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(throwaway.free_port()),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
-            "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
-            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "30",
-            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
-            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
-            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+            **NOTICING,
             **{f"AIRFLOW_CONN_{name.upper()}": text for name, text in connections.items()},
             **(settings or {}),
             **more,
@@ -83,15 +90,15 @@ class Airflow:
                 self.parts[name] = subprocess.Popen(
                     [sys.executable, "-m", "airflow", *self.command_of(name)],
                     env=self.environment_of(name),
-                    cwd=self.home,  # `-m` puts it first on the path, where the checkout must not be
+                    cwd=self.home,  # `-m` puts this first on the path, and the checkout must not be there
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                    start_new_session=True,  # so Ctrl-C ends the test first, and its end all parts
                 )
 
     def command_of(self, name: str) -> list[str]:
-        """Return what is said to `airflow` for a part."""
+        """Return the arguments of `airflow` for a part."""
         return [name.rstrip("-0123456789")]
 
     def environment_of(self, name: str) -> dict[str, str]:
@@ -101,14 +108,14 @@ class Airflow:
         return environment
 
     def kill(self, *names: str) -> None:
-        """Kill parts with all their processes, at once and without a word."""
+        """Send SIGKILL to all processes of parts."""
         for name in names:
             process = self.parts.pop(name)
             kill_tree(process.pid)
             process.wait()
 
     def pause(self, name: str) -> None:
-        """Stop a part's processes as a machine that hangs would."""
+        """Suspend a part's processes, as on a machine that hangs."""
         for process in tree(self.parts[name].pid):
             process.suspend()
 
@@ -119,13 +126,14 @@ class Airflow:
     def __enter__(self) -> Self:
         try:
             self.start_all()
-        except BaseException:
+        except BaseException:  # `with` would call no `__exit__`, and the parts would go on
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill(*self.parts)
+        # The logs go with the directory, so a person in search of a cause copies them.
         kept = os.environ.get("VACE_KEEP_LOGS")
         if kept:
             shutil.copytree(self.home, f"{kept}/{self.home.name}", dirs_exist_ok=True)
@@ -137,6 +145,7 @@ class Airflow:
 
     def wait_until_healthy(self) -> None:
         def is_healthy() -> bool:
+            # Until the server listens, a connection is refused; then some parts are missing at first.
             with contextlib.suppress(requests.RequestException, ValueError):
                 answer = requests.get(f"{self.address}/api/v2/monitor/health", timeout=5).json()
                 names = ("metadatabase", "scheduler", "triggerer", "dag_processor")
@@ -148,7 +157,8 @@ class Airflow:
         self.headers = {"Authorization": f"Bearer {token}"}
 
     def task_processes(self) -> list[psutil.Process]:
-        """Return the processes in which tasks run at this moment."""
+        """Return the processes of running tasks."""
+        # LocalExecutor forks its workers from the scheduler, and each worker forks one task at a time.
         workers = [p for p in tree(self.parts["scheduler"].pid) if "LocalExecutor: " in title(p)]
         return [child for worker in workers for child in worker.children()]
 
@@ -174,6 +184,7 @@ class Airflow:
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
+        # Airflow cuts a page to 100, so a larger limit would lose tasks silently.
         while True:
             path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100&offset={len(found)}"
             page = self.ask("GET", path)
@@ -199,7 +210,7 @@ class Airflow:
         self.ask("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", {"state": state})
 
     def command(self, *arguments: str) -> None:
-        """Run `airflow` as a person would in a terminal."""
+        """Run `airflow` with arguments, as in a terminal."""
         command = [sys.executable, "-m", "airflow", *arguments]
         subprocess.run(command, env=self.environment, check=True, capture_output=True)
 
@@ -210,11 +221,12 @@ class Airflow:
         return answer.json()["value"] if answer.ok else None
 
     def log(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> str:
-        """Return an attempt's log as a person reads it."""
+        """Return the text of an attempt's log."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
         content = self.ask("GET", path)["content"]
         lines = []
         for line in content:
             lines.append(f"{line.get('level', '')}: {line['event']}")
+            # The message of an exception is not part of the event, yet a person sees both.
             lines += [f"{e['exc_type']}: {e['exc_value']}" for e in line.get("error_detail") or ()]
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What a cluster carries in the tests: mapped predictions that are saved, and the books on them."""
+"""DAGs of mapped, saved predictions for a cluster, and an audit of their runs."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
 
 AGAIN = {"retries": 5, "retry_delay": timedelta(seconds=1)}
+# Airflow's limits must not decide how many predictions are in flight.
 ROOM = {"max_active_tasks": 2000, "max_active_runs": 50}
 
 for name in ("deferred", "waiting", "saved_by_triggerer"):
@@ -64,7 +65,7 @@ with DAG("sensed", schedule=None, params={"ids": []}, **ROOM) as sensed:
         **AGAIN,
     ).expand(prediction=ids())
 """
-# What a vendor says of a prediction that is worth another, and what of one that is not.
+# The vendor's code for a failure that another prediction may not meet.
 WORTH_ANOTHER = "E6716"
 
 
@@ -80,7 +81,7 @@ RESULTS = (
 
 @dataclass(frozen=True)
 class Books:
-    """What a run of a campaign came to; the lists name prompts."""
+    """The result of an audit; the lists name prompts."""
 
     succeeded: int
     failed: int
@@ -97,12 +98,12 @@ class Books:
 
 
 def audit(cluster: Cluster, vendor: Vendor, s3: S3, run: tuple[str, str], count: int) -> Books:
-    """Compare what the vendor has on its bill with what Airflow tells and the store holds.
+    """Compare the vendor's bill with Airflow's states and the store's files.
 
-    Lost: paid for and made, and not in the store, byte for byte, where the task's result says. Billed twice:
-    paid for again although the one before had not yet failed with what is worth another. Failed falsely: a
-    task that is not a success although its prediction is, or although the vendor never refused it. Succeeded
-    falsely: a task that is a success, and no prediction of it is.
+    Lost: made and paid, but the file named in the task's result is missing or differs. Billed twice: paid
+    again before the earlier prediction had failed with a transient error. Failed falsely: the task failed
+    although its prediction succeeded or the vendor refused nothing. Succeeded falsely: the task succeeded
+    although no prediction did.
     """
     dag_id, run_id = run
     by_prompt: dict[str, list[Run]] = defaultdict(list)
@@ -114,6 +115,7 @@ def audit(cluster: Cluster, vendor: Vendor, s3: S3, run: tuple[str, str], count:
     lost, twice, falsely, well = [], [], [], []
     for number, prompt in enumerate(prompts):
         runs, (state, tries) = by_prompt[prompt], tasks[number]
+        # Two predictions of a task are no error by themselves: the first may have failed transiently.
         runs.sort(key=lambda run: run.timeline.created)
         made = [run for run in runs if run.status_at(time.time()) == "succeeded"]
         if not all(_makes_room(earlier, later.timeline.created) for earlier, later in pairwise(runs)):
@@ -126,7 +128,7 @@ def audit(cluster: Cluster, vendor: Vendor, s3: S3, run: tuple[str, str], count:
             not runs or runs[-1].status_at(time.time()) in ("failed", "canceled", "aborted")
         )
         if state != "success" and not (
-            has_cause and _is_told(cluster, (dag_id, run_id, number), tries, runs)
+            has_cause and _is_explained(cluster, (dag_id, run_id, number), tries, runs)
         ):
             falsely.append(prompt)
         assert all(run.finished_at(time.time()) is not None for run in runs), f"{prompt} is still billing"
@@ -144,7 +146,7 @@ def audit(cluster: Cluster, vendor: Vendor, s3: S3, run: tuple[str, str], count:
 
 
 def _makes_room(run: Run, now: float) -> bool:
-    """Whether another could rightly be paid for at that moment."""
+    """Return True if another prediction may be paid for at that moment."""
     return run.status_at(now) == "failed" and WORTH_ANOTHER in str(run.outcome["error"])
 
 
@@ -154,16 +156,16 @@ def _is_saved(s3: S3, result: dict[str, Any], made: list[Run]) -> bool:
         return False
     (file,) = result["files"]
     with tempfile.TemporaryDirectory() as folder:
-        # What the vendor delivers: it draws the same for the same prediction.
+        # The vendor draws the same bytes for the same prediction.
         path = Path(folder, "output.mp4")
         render(run, path)
         delivered = path.read_bytes()
-    is_told = hashlib.sha256(delivered).hexdigest() == file["sha256"]
-    return is_told and s3.read(file["uri"].removeprefix("s3://clips/")) == delivered
+    is_named = hashlib.sha256(delivered).hexdigest() == file["sha256"]
+    return is_named and s3.read(file["uri"].removeprefix("s3://clips/")) == delivered
 
 
-def _is_told(cluster: Cluster, where: tuple[str, str, int], attempt: int, runs: list[Run]) -> bool:
-    """Whether the log of a task that failed says why: the vendor's refusal, or how the prediction ended."""
+def _is_explained(cluster: Cluster, where: tuple[str, str, int], attempt: int, runs: list[Run]) -> bool:
+    """Return True if a failed task's log names the refusal, or the end of the prediction."""
     path = "/dags/{}/dagRuns/{}/taskInstances/clip/logs/{}?map_index={}"
     dag_id, run_id, number = where
     text = str(cluster.ask("GET", path.format(dag_id, run_id, attempt, number))["content"])

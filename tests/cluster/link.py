@@ -1,4 +1,4 @@
-"""A line between two parties that can be cut: TCP, so that what passes is nobody's business."""
+"""A TCP proxy whose connections can be cut and restored."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Link(Served):
-    """Passes on what comes; while it is cut nothing gets through, and no connection learns of it.
+    """Forward bytes; while cut, forward none and keep connections open.
 
-    :param target: the address at its other end, such as `http://127.0.0.1:8642`
+    :param target: the server's address, such as `http://127.0.0.1:8642`
     """
 
     def __init__(self, target: str) -> None:
@@ -24,9 +24,10 @@ class Link(Served):
         self._open: asyncio.Event
 
     def cut(self) -> None:
+        # The loop runs in another thread, and an event is not safe across threads.
         self._loop.call_soon_threadsafe(self._open.clear)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self._loop.call_soon_threadsafe(self._open.set)
 
     async def _serve(self, ready: threading.Event) -> None:
@@ -42,10 +43,10 @@ class Link(Served):
         await self._open.wait()
         try:
             there = await asyncio.open_connection(self._to.hostname, self._to.port)
-        except OSError:
+        except OSError:  # the server is down, so the client sees a reset, as without a proxy
             writer.transport.abort()
             return
-        # An end of either side is the end of both: HTTP has no half-closed connections.
+        # HTTP has no half-closed connections, so the end of one side ends both.
         ways = (
             asyncio.create_task(self._pass(reader, there[1])),
             asyncio.create_task(self._pass(there[0], writer)),

@@ -1,4 +1,4 @@
-"""Processes: waited for, listed, killed with all that they started; and a table for whoever looks on."""
+"""Wait for, list and kill trees of processes, and format tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def until(condition: Callable[[], Any], seconds: float = 180, *, every: float = 0.5) -> Any:
-    """Ask again and again until the answer is true, and return it."""
+    """Return the first true result of a condition, evaluated `every` so many seconds.
+
+    :raises AssertionError: after `seconds` without one
+    """
     end = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < end, f"not so after {seconds:g} s"
@@ -30,7 +33,7 @@ def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def tree(pid: int) -> list[psutil.Process]:
-    """Return a process and all below it."""
+    """Return a process and its descendants."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -39,7 +42,7 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def title(process: psutil.Process) -> str:
-    """Return a process's command line, empty if it is gone."""
+    """Return a process's command line, empty after its end."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
@@ -50,7 +53,8 @@ def kill_tree(pid: int) -> None:
     found = tree(pid)
     for process in found:
         with contextlib.suppress(psutil.NoSuchProcess):
-            process.suspend()  # so that nobody starts another meanwhile
+            process.suspend()  # so none starts another meanwhile
+    # A second look finds children that were started before the suspension.
     for process in [*found, *tree(pid)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -1,7 +1,7 @@
-"""Ends whatever runs in a directory, and removes it, once whoever asked for that is gone; a program.
+"""Kill the processes of a directory and remove the directory after its owner's end; a program.
 
-It reads until its input ends, which it does too where the asker was killed without a word. A process counts
-as one of the directory's if it works there or writes what it says to a file there.
+The end of standard input marks the owner's end, since a pipe is closed after SIGKILL too. A process belongs
+to the directory if its working directory or its output is there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def processes_in(folder: Path) -> list[int]:
-    """Return the processes that work in a directory, or log there."""
+    """Return the ids of processes that work or log in a directory."""
     mine = os.getpid()
     return [
         int(entry.name)
@@ -35,20 +35,21 @@ def _is_of(entry: Path, folder: str) -> bool:
 
 
 def reap(folder: Path) -> None:
-    """Kill until nobody is left, then remove the directory."""
+    """Kill until no process is left, then remove the directory."""
     for _ in range(100):
         for pid in (found := processes_in(folder)):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         if not found:
             break
-        time.sleep(0.1)  # until what was killed has left the list
+        time.sleep(0.1)  # a killed process leaves the list a moment later
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    """Let a process of its own wait for the end of this one, or of its input."""
+    """Start a reaper, which acts when this process or the returned one's input ends."""
     command = [sys.executable, __file__, str(folder)]
+    # A session of its own survives a Ctrl-C, and another working directory its own search.
     return subprocess.Popen(command, stdin=subprocess.PIPE, cwd="/", start_new_session=True)
 
 

@@ -1,4 +1,4 @@
-"""A cluster with all that it stands on, in one directory, and gone with it whatever happens."""
+"""A cluster and its servers in one directory, removed even after SIGKILL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a cluster consists of; `vace` is the connection over the link, `watched` the one over the wire."""
+    """The parts of a cluster; connection `vace` goes over the link, `watched` over the wire."""
 
     home: Path
     database: Postgres
@@ -52,25 +52,27 @@ def scene(
     options: dict[str, str] | None = None,
     settings: dict[str, str] | None = None,
 ) -> Iterator[Scene]:
-    """Start it all, and end it all.
+    """Run a cluster with its servers.
 
-    :param before: sees each request of the connection `watched` before it is handed on
-    :param after: sees each answer of the connection `watched` before it is handed back
-    :param dags: text of DAG files, by name; the campaign's by default
+    :param before: called with each request of `watched` before its delivery; True drops the request
+    :param after: called with each response of `watched` before its delivery; True drops the response
+    :param dags: text of DAG files by name (default: the campaign's)
     :param slots: tasks that a worker runs at a time
-    :param settings: of Airflow, as environment variables
-    :param options: of `vace-emulator`; by default it is limited as Replicate is, and takes twice the time
+    :param settings: Airflow's, as environment variables
+    :param options: of `vace-emulator` (default: Replicate's rate limit, twice the usual duration)
     """
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         home = Path(tempfile.mkdtemp(prefix="vace-cluster-", dir="/tmp"))
-        home.chmod(0o755)  # PostgreSQL's is inside, and belongs to another user
+        # `/tmp` keeps paths short: the name of a Unix socket has 107 bytes at most.
+        home.chmod(0o755)  # PostgreSQL runs as another user and has a folder inside
         enter(_reaped(home))
         database, queue, s3 = enter(Postgres(home)), enter(Redis(home)), enter(S3(home))
         vendor = enter(Vendor(home, **{"time-scale": "2", "limit": "50"} | (options or {})))
         link = enter(Link(vendor.url))
         wire = enter(Wire(vendor.url, before, after))
+        # Last, so that it ends first: its parts log less when their servers outlive them.
         cluster = enter(
             Cluster(
                 database,
@@ -99,7 +101,7 @@ def _reaped(home: Path) -> Iterator[None]:
 
 
 def _warm_up(vendor: Vendor) -> None:
-    """Let the one cold boot be over, so that all runs are alike."""
+    """Spend the one cold boot, so all runs are alike."""
     prompt: dict[str, Any] = {"input": {"prompt": "warm up", "frame_num": 5}}
     bearer = {"Authorization": f"Bearer {vendor.api_key}"}
     path = "/replicate/v1/models/prunaai/vace-14b/predictions"

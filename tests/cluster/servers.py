@@ -1,4 +1,4 @@
-"""What an Airflow stands on, each as a process of its own on loopback: PostgreSQL, Redis, the vendor."""
+"""PostgreSQL, Redis and the vendor as processes on loopback."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from airflow_vace.emulator.world import Run
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-TEMPORARY = Path("/tmp")  # noqa: S108 - short, and open to the user that PostgreSQL runs as
+TEMPORARY = Path("/tmp")  # noqa: S108 - short, and readable to PostgreSQL's user
 
 
 class Server:
-    """A program that listens at a port of its own, with a directory of its own, until the end.
+    """A server program with a port and a directory, both released at the end.
 
-    :param name: what it is called in its directory's name
-    :param home: where its directory shall be
+    :param name: part of its directory's name
+    :param home: parent of its directory
     """
 
     def __init__(self, name: str, home: Path) -> None:
@@ -52,6 +52,7 @@ class Server:
         raise NotImplementedError
 
     def start(self) -> None:
+        # A restart appends, so the log shows the cause of the first death too.
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
@@ -63,7 +64,7 @@ class Server:
         until(self.answers, 60, every=0.1)
 
     def stop(self, how: int = signal.SIGKILL) -> None:
-        """End it as it is: without a word, unless another signal is given."""
+        """End the program with a signal, by default SIGKILL."""
         if self.process is not None:
             self.process.send_signal(how)
             self.process.wait(60)
@@ -79,12 +80,12 @@ class Server:
 
 
 class Postgres(Server):
-    """A database server without a password: what it acknowledged outlives it, but not the machine."""
+    """A database server without a password; acknowledged rows survive its kill."""
 
     def __init__(self, home: Path = TEMPORARY) -> None:
         super().__init__("postgres", home)
         self.user: list[str] = []
-        if os.getuid() == 0:  # it refuses to run as root
+        if os.getuid() == 0:  # PostgreSQL refuses to run as root
             owner = pwd.getpwnam("postgres")
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
             self.user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
@@ -98,9 +99,9 @@ class Postgres(Server):
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self.folder),
-            "fsync": "off",  # the machine does not die here, only the server
+            "fsync": "off",  # only the server dies here, so the page cache survives
             "full_page_writes": "off",
-            "max_connections": "400",
+            "max_connections": "400",  # two of each part, with a pool each
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [*self.user, str(POSTGRES[-1]).replace("initdb", "postgres"), "-D", self._data, *options]
@@ -116,19 +117,20 @@ class Postgres(Server):
         super().start()
 
     def stop(self, how: int = signal.SIGQUIT) -> None:
-        """End it at once; what was committed is found in its log at the next start."""
+        """End the server at once; the next start recovers committed rows from its log."""
         super().stop(how)
 
     def answers(self) -> bool:
+        # A port that accepts connections is not enough: a server in recovery refuses queries.
         is_ready = str(POSTGRES[-1]).replace("initdb", "pg_isready")
         command = [is_ready, "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 class Redis(Server):
-    """The queue's server.
+    """The server of Celery's queues.
 
-    :param keeps: whether what is in its queues outlives it
+    :param keeps: keep queues across restarts
     """
 
     def __init__(self, home: Path, *, keeps: bool = True) -> None:
@@ -142,10 +144,11 @@ class Redis(Server):
     def command(self) -> list[str]:
         keeps = "yes" if self.keeps else "no"
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        # Without snapshots the append-only file is all that a restart finds.
         return ["redis-server", *where, "--appendonly", keeps, "--appendfsync", "always", "--save", ""]
 
     def forget(self) -> None:
-        """Drop what it kept; it must have been stopped."""
+        """Delete the kept queues of a stopped server."""
         for path in self.folder.glob("appendonly*"):
             shutil.rmtree(path)
 
@@ -157,7 +160,7 @@ class Redis(Server):
 
 
 class Vendor(Server):
-    """The emulator as a process, which can die and go on with what it had accepted.
+    """The emulator as a process; accepted predictions survive its kill.
 
     :param options: of `vace-emulator`
     """
@@ -173,7 +176,7 @@ class Vendor(Server):
         return Journal(self.folder / "state.jsonl")
 
     def connection_to(self, address: str | None = None, **extra: Any) -> dict[str, Any]:
-        """Return the connection to it, or to what stands before it, as Airflow's REST API takes it."""
+        """Return a connection to the vendor, or to a proxy, as a body for Airflow's REST API."""
         fields = {"conn_type": "vace", "host": address or self.url, "password": self.api_key}
         return fields | {"extra": json.dumps(extra)}
 
@@ -192,7 +195,8 @@ class Vendor(Server):
         return False
 
     def plan(self, count: int, *, ends: float) -> list[Run]:
-        """Let it have accepted so many predictions that all end then; it is stopped and started for that."""
+        """Restart with `count` more accepted predictions that end at the time `ends`."""
+        # The server reads its journal at the start only, so it must be down for a change.
         self.stop()
         values = {"prompt": "a fox", "frame_num": 5}
         world = World(seed=int(ends), time_scale=1, retention=3600, runs=self.journal.runs())
@@ -204,13 +208,13 @@ class Vendor(Server):
         return made
 
     def release(self, runs: list[Run], *, ends: float) -> None:
-        """Let predictions end then; it must have been stopped."""
+        """Set the end of predictions of a stopped vendor."""
         for run in runs:
             run.timeline.boot += ends - run.ended
             self.journal.note(run)
 
     def asked(self) -> list[dict[str, Any]]:
-        """Return the requests that it has seen since it was started."""
+        """Return the requests since the last start."""
         found: list[dict[str, Any]] = requests.get(f"{self.url}/_emulator/requests", timeout=60).json()
         return found
 

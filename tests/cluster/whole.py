@@ -1,4 +1,4 @@
-"""An Airflow that has outgrown a machine, on one: Celery workers, and two of each part that may be two."""
+"""Airflow with Celery workers, and two of each part that may be two."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARTS = (
     "worker-1",
     "worker-2",
 )
-# How soon Airflow notices that a part is gone; in brackets what it takes by default.
+# Airflow notices a dead part after these seconds; comments give the defaults, too long for a test.
 NOTICING = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",  # 300 s
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "60",  # 600 s
@@ -40,7 +40,7 @@ class Cluster(Airflow):
     """Two schedulers, two triggerers, two Celery workers, DAG processor and API server.
 
     :param dags: text of DAG files, by name
-    :param home: where its directory shall be
+    :param home: parent of its directory
     :param slots: tasks that a worker runs at a time
     """
 
@@ -57,8 +57,8 @@ class Cluster(Airflow):
     ) -> None:
         self.database = database
         self.code: dict[str, Path] = {}
-        # Where the log of each part's last start begins.
-        self.begun: dict[str, int] = {}
+        # Size of each part's log at its last start: what follows is of this start.
+        self.log_starts: dict[str, int] = {}
         celery = {
             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
             "AIRFLOW__CORE__PARALLELISM": "64",
@@ -72,13 +72,14 @@ class Cluster(Airflow):
     def start(self, *names: str) -> None:
         for name in names:
             log = self.home / f"{name}.log"
-            self.begun[name] = log.stat().st_size if log.exists() else 0
+            self.log_starts[name] = log.stat().st_size if log.exists() else 0
         super().start(*names)
 
     def command_of(self, name: str) -> list[str]:
         if not name.startswith("worker"):
             return super().command_of(name)
         pid = str(self.home / f"{name}.pid")
+        # Without `--without-mingle` a worker waits for answers of killed ones.
         return ["celery", "worker", "--celery-hostname", f"{name}@%h", "--pid", pid, "--without-mingle"]
 
     def environment_of(self, name: str) -> dict[str, str]:
@@ -86,7 +87,7 @@ class Cluster(Airflow):
         if name.startswith("worker"):
             found["AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT"] = str(throwaway.free_port())
         if name.startswith("triggerer"):
-            found["LOGNAME"] = name  # in a job's row it tells the two from each other
+            found["LOGNAME"] = name  # a job's row then shows which of the two it is
         if name in self.code:
             found["PYTHONPATH"] = os.pathsep.join([str(self.code[name]), found.get("PYTHONPATH", "")])
         return found
@@ -94,16 +95,17 @@ class Cluster(Airflow):
     def kill(self, *names: str) -> None:
         super().kill(*names)
         for name in names:
+            # Celery refuses to start beside the file of a worker that had no time to remove it.
             (self.home / f"{name}.pid").unlink(missing_ok=True)
 
     def run_on(self, part: str, code: Path | None) -> None:
-        """Let a part run another version of the package from its next start on; None: this one."""
+        """Set the version of the package for a part's next start; None is this one."""
         self.code.pop(part, None)
         if code is not None:
             self.code[part] = code
 
     def revive(self) -> None:
-        """Start again what has ended by itself, as whatever looks after it would."""
+        """Start ended parts again, as a supervisor would."""
         ended = [name for name, part in self.parts.items() if part.poll() is not None]
         self.kill(*ended)
         self.start(*ended)
@@ -113,10 +115,10 @@ class Cluster(Airflow):
         self.wait_until_healthy()
 
     def wait_until_healthy(self) -> None:
-        """Wait for every part, not only for one of each kind."""
+        """Wait for every part; the health check needs one of each kind only."""
         super().wait_until_healthy()
         wanted = {"SchedulerJob": 2, "TriggererJob": 2, "DagProcessorJob": 1}
-        # Of those that were killed a row says "running" for some time.
+        # The row of a killed part says "running" for some time, so its heartbeat counts.
         alive = (
             "SELECT job_type, count(*) FROM job"
             " WHERE state = 'running' AND latest_heartbeat > now() - interval '12 s'"
@@ -131,24 +133,25 @@ class Cluster(Airflow):
         until(lambda: all(self._is_ready(name) for name in PARTS if name.startswith("worker")), 120)
 
     def _is_ready(self, worker: str) -> bool:
-        return b" ready." in (self.home / f"{worker}.log").read_bytes()[self.begun[worker] :]
+        return b" ready." in (self.home / f"{worker}.log").read_bytes()[self.log_starts[worker] :]
 
     def part_of(self, pid: int) -> str:
-        """Return the part that a process belongs to."""
+        """Return the name of a process's part."""
         return next(
             name for name, part in self.parts.items() if pid in {process.pid for process in tree(part.pid)}
         )
 
     def waits(self) -> dict[str, int]:
-        """Return how many waits each triggerer has taken."""
+        """Return the number of waits by triggerer."""
         query = (
             "SELECT job.unixname, count(*) FROM trigger JOIN job ON job.id = trigger.triggerer_id GROUP BY 1"
         )
         return dict(self.sql(query))
 
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Ask the database; for what a test wants of a thousand tasks at once."""
+        """Return the rows of a query, for questions about a thousand tasks at once."""
         with psycopg2.connect(self.database.url.replace("+psycopg2", "")) as connection:
+            # An open transaction would hold back a restart of the database.
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(query, values)

@@ -1,9 +1,9 @@
-"""Airflow on Celery, two of each part, with all that it stands on: one command, and gone at its end.
+"""Start Airflow on Celery, two of each part, with its servers, until Ctrl-C.
 
     uv run --group cluster --group stores python tests/e2e/run_cluster.py
 
-It needs `postgresql` and `redis-server` of Debian. Everything listens on loopback, at free ports, and lives
-in one directory, which is removed at the end, also if this program is killed.
+The program needs Debian's `postgresql` and `redis-server`. All processes listen on free ports of loopback and
+work in one directory, which is removed at the end, also if this program is killed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cluster.scene import Scene, scene
 
 
 def main() -> None:
-    """Start it, say where everything is, and wait for Ctrl-C."""
+    """Start the cluster, print its addresses, and wait for Ctrl-C."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0],
         epilog="more options are those of vace-emulator: --chaos 0.05, --limit 10, --time-scale 1",
@@ -28,20 +28,20 @@ def main() -> None:
     options = {name.removeprefix("--"): value for name, value in zip(rest[::2], rest[1::2], strict=True)}
     dags = {path.stem: path.read_text() for path in known.dags} if known.dags else None
     for end in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, _leave)
+        signal.signal(end, _interrupt)
     try:
         with scene(dags=dags, slots=known.slots, options=options) as found:
-            _tell(found)
+            _print_addresses(found)
             signal.pause()
     except KeyboardInterrupt:
         print("\nended, and removed")
 
 
-def _leave(*_: object) -> NoReturn:
+def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _tell(found: Scene) -> None:
+def _print_addresses(found: Scene) -> None:
     cluster = found.cluster
     print(
         f"Ready after {found.seconds_to_start:.0f} s; Ctrl-C ends it.\n\n"

@@ -1,6 +1,6 @@
-"""What a person sees: the connection's form and test, the gallery, the tab, in a browser on a whole Airflow.
+"""Check the connection form, the gallery and the task tab in a browser on a whole Airflow.
 
-With `VACE_PICTURES=folder` each test leaves a picture there.
+With `VACE_PICTURES=folder` each test saves a picture there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
 ]
 PICTURES = os.environ.get("VACE_PICTURES")
+# Chromium asks its maker for updates otherwise, and a root user needs `--no-sandbox`.
 QUIET = (
     "--no-sandbox",
     "--disable-gpu",
@@ -52,7 +53,7 @@ PRODUCTS = [
 ]
 
 
-# Whatever words a style has for a colour, a canvas knows its red, green and blue.
+# A style may name a colour in many ways, so a canvas converts it to red, green and blue.
 BACKGROUND = """() => {
     const pen = document.createElement("canvas").getContext("2d");
     pen.fillStyle = getComputedStyle(document.querySelector(".vace-videos article")).backgroundColor;
@@ -63,7 +64,7 @@ BACKGROUND = """() => {
 
 @dataclass
 class Seen:
-    """A browser on a whole Airflow, and where its videos are."""
+    """A browser on a whole Airflow, and the folder of its videos."""
 
     airflow: Airflow
     emulator: Emulator
@@ -71,7 +72,7 @@ class Seen:
     videos: Path
 
     def page(self, path: str, *, dark: bool = False, height: int = 1000) -> Page:
-        """Open a page, logged in as everybody is in this Airflow."""
+        """Open a page; this Airflow asks for no login."""
         context = self.browser.new_context(
             viewport={"width": 1440, "height": height}, color_scheme="dark" if dark else "light"
         )
@@ -109,7 +110,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
 
 @pytest.fixture(scope="module")
 def campaign(seen: Seen) -> str:
-    """Return a run of ten clips, of which two have failed."""
+    """Return the id of a run of ten clips, two of them failed."""
     outcome = {"status": "failed", "error": "E1001 out of memory"}
     seen.emulator.faults.add(method="POST", skip=3, times=2, outcome=outcome)
     run_id = seen.airflow.trigger(CAMPAIGN, products=PRODUCTS, save_to=f"{seen.videos}/")
@@ -118,14 +119,14 @@ def campaign(seen: Seen) -> str:
 
 
 def playing(page: Page) -> list[float]:
-    """Return how many seconds each video has that the browser could open."""
+    """Return each video's duration in seconds, 0 for one that the browser cannot open."""
     found: list[float] = page.evaluate(
         "[...document.querySelectorAll('.vace-videos video')].map(v => v.readyState ? v.duration : 0)"
     )
     return found
 
 
-def test_the_gallery_of_a_run_plays_its_videos_and_says_why_others_failed(seen: Seen, campaign: str) -> None:
+def test_a_runs_gallery_plays_videos_and_explains_failures(seen: Seen, campaign: str) -> None:
     page = seen.page(seen.run_page(campaign, "/plugin/vace_videos"))
     page.wait_for_selector(".vace-videos article")
     until(lambda: len(playing(page)) == 8 and all(playing(page)), 30)
@@ -147,6 +148,7 @@ def test_a_video_plays_in_place_on_its_task(seen: Seen, campaign: str) -> None:
     until(lambda: all(playing(page)), 30)
     page.locator("video").focus()
     page.keyboard.press("Space")
+    # A second that has played proves more than metadata that was loaded.
     until(lambda: page.evaluate("document.querySelector('video').currentTime") > 1, 30)
     seen.picture(page, "tab")
     assert page.get_by_role("article", name="on a wet mountain path").count() == 1
@@ -154,7 +156,7 @@ def test_a_video_plays_in_place_on_its_task(seen: Seen, campaign: str) -> None:
     assert page.get_by_role("link", name="Download").get_attribute("href") == video
 
 
-def test_in_the_dark_it_is_dark(seen: Seen, campaign: str) -> None:
+def test_the_gallery_is_dark_in_dark_mode(seen: Seen, campaign: str) -> None:
     page = seen.page(seen.run_page(campaign, "/plugin/vace_videos"), dark=True)
     page.wait_for_selector(".vace-videos article")
     until(lambda: all(playing(page)), 30)
@@ -162,7 +164,7 @@ def test_in_the_dark_it_is_dark(seen: Seen, campaign: str) -> None:
     assert sum(page.evaluate(BACKGROUND)) < 150
 
 
-def test_while_it_runs_there_is_a_bar(seen: Seen) -> None:
+def test_a_running_prediction_shows_a_progress_bar(seen: Seen) -> None:
     run_id = seen.airflow.trigger(
         "vace_text_to_video", prompt="A red fox runs through fresh snow", save_to=f"{seen.videos}/"
     )
@@ -213,7 +215,7 @@ def test_the_connection_is_made_and_tested_in_its_form(seen: Seen, key: str | No
     for choice in ("gateway", "replicate", "pruna"):
         assert page.get_by_role("option", name=f"{choice}: ").is_visible()
     page.get_by_role("option", name="gateway: ").click()
-    page.mouse.move(0, 0)
+    page.mouse.move(0, 0)  # no tooltip in the picture
     seen.picture(page, "form")
     form.get_by_role("button", name="Save").click()
     form.wait_for(state="hidden")
@@ -221,6 +223,6 @@ def test_the_connection_is_made_and_tested_in_its_form(seen: Seen, key: str | No
         row = page.get_by_role("row").filter(has_text=name)
         row.get_by_role("button", name="Test Connection").click()
     assert said in answered.value.json()["message"]
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(1000)  # until the notice is drawn in full
     page.set_viewport_size({"width": 1440, "height": 500})
     seen.picture(page, "test-good" if key is None else "test-bad")

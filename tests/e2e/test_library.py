@@ -1,4 +1,4 @@
-"""Files in a whole Airflow: from S3 and from disk to S3 and to disk, and who comes in time to save them."""
+"""Read files from S3 and disk, and save to both, in a whole Airflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.films import film
 from support.s3 import S3
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 NEEDED = ("moto", "s3fs", "boto3", "asyncpg", "psycopg2")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -125,14 +125,14 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def forgetful() -> Iterator[Emulator]:
-    """Deletes its files soon after they were made."""
+    """An emulator with a short retention of files."""
     with Emulator(time_scale=0.25, retention=RETENTION_SECONDS) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that tasks may send from."""
+    """A directory in `input_roots`: tasks may upload its files."""
     return tmp_path_factory.mktemp("local")
 
 
@@ -151,13 +151,8 @@ def airflow(s3: S3, emulator: Emulator, forgetful: Emulator, local: Path) -> Ite
         yield running
 
 
-@pytest.fixture
-def show(capsys: pytest.CaptureFixture[str]) -> Callable[[str, Any], None]:
-    def print_past_pytest(what: str, told: Any) -> None:
-        with capsys.disabled():
-            print(f"\n{what}:\n{json.dumps(told, indent=2)}")  # noqa: T201 - what a person wants to see
-
-    return print_past_pytest
+def show(what: str, value: Any) -> None:
+    print(f"\n{what}:\n{json.dumps(value, indent=2)}")
 
 
 def ended(airflow: Airflow, dag_id: str, run_id: str) -> str:
@@ -178,7 +173,7 @@ def content_of(s3: S3, uri: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def files(s3: S3, local: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the inputs are made of, in the store and on disk."""
+    """Input files by name, in the store and on disk."""
     folder = tmp_path_factory.mktemp("films")
     png = b"\x89PNG\r\n\x1a\n" + bytes(8) + (64).to_bytes(4) + (48).to_bytes(4)
     found = {
@@ -195,7 +190,7 @@ def files(s3: S3, local: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 @pytest.fixture(scope="module")
 def runs(airflow: Airflow, local: Path, files: dict[str, bytes]) -> dict[str, str]:
-    """Runs that go on side by side: their states at the end."""
+    """Final states of simultaneous runs."""
     assert files
     where = {"s3": "s3://store@clips/in", "local": f"file://{local}"}
     out = {"s3": "s3://store@clips/out/", "local": f"{local}/out/"}
@@ -213,7 +208,7 @@ def runs(airflow: Airflow, local: Path, files: dict[str, bytes]) -> dict[str, st
 
 @pytest.mark.parametrize("store", ["s3", "local"])
 def test_text_to_video_lands_in_a_store_and_another_dag_runs_on_it(
-    airflow: Airflow, s3: S3, runs: dict[str, str], store: str, show: Callable[[str, Any], None]
+    airflow: Airflow, s3: S3, runs: dict[str, str], store: str
 ) -> None:
     assert runs[f"from_text {store}"] == "success"
     (file,) = payload_of(airflow, "from_text", store, "wait")["files"]
@@ -246,6 +241,7 @@ def test_video_mask_and_references_come_from_a_store(
     sent = emulator.world.runs[payload["id"]].input
     urls = [sent["src_video"], sent["src_mask"], *sent["src_ref_images"]]
     assert [requests.get(url, timeout=10).content for url in urls] == list(files.values())
+    # A store signs its URLs; the emulator takes uploads from disk.
     assert all(("X-Amz-Signature" in url) == (store == "s3") for url in urls)
     manifest = json.loads(s3.read(f"composed/{store}.mp4.json"))
     log = airflow.log("composed", store, "clip", 1)
@@ -268,18 +264,20 @@ def test_path_objects_go_through_a_dag_as_airflow_keeps_it(
     assert content_of(s3, file["uri"])
 
 
-def test_with_all_slots_busy_the_triggerer_saves_what_no_worker_would_come_in_time_for(
-    airflow: Airflow, s3: S3, forgetful: Emulator, show: Callable[[str, Any], None]
+def test_the_triggerer_saves_in_time_while_all_worker_slots_are_busy(
+    airflow: Airflow, s3: S3, forgetful: Emulator
 ) -> None:
     names = ("late_worker", "late_triggerer")
     for name in names:
         airflow.trigger(name, "late")
+    # Both wait in the triggerer before all slots are taken, so no worker starts either.
     until(lambda: all(airflow.states(name, "late")["clip"] == "deferred" for name in names))
     began = time.time()
     airflow.trigger("busy", "busy")
     until(lambda: [t["state"] for t in airflow.tasks("busy", "busy")].count("running") == SLOTS, 60)
     assert all(run.finished_at(time.time()) is None for run in forgetful.world.runs.values())
     states = {name: ended(airflow, name, "late") for name in names}
+    # The worker came after the vendor had deleted the file; the triggerer needed no slot.
     assert states == {"late_worker": "failed", "late_triggerer": "success"}
     (file,) = payload_of(airflow, "late_triggerer", "late", "clip")["files"]
     saved = content_of(s3, file["uri"])

@@ -1,4 +1,4 @@
-"""What a cluster leaves: nothing, whatever happened to whoever started it."""
+"""A cluster's processes and files are gone after its owner's exit or death."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TESTS = Path(__file__).parents[1]
-# Starts a reaper, one that works in the folder and one that logs there, and tells who they are.
+# Starts a reaper, a process that works in the folder and another that logs there; prints their ids.
 STARTER = f"""
 import subprocess, sys, time
 sys.path.insert(0, {str(TESTS / "cluster")!r})
@@ -50,7 +50,7 @@ def _until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc")
 @pytest.mark.parametrize("end", ["leave", "stay"])
-def test_what_runs_in_a_directory_ends_with_whoever_asked_for_it(tmp_path: Path, end: str) -> None:
+def test_processes_in_a_directory_end_with_their_owner(tmp_path: Path, end: str) -> None:
     folder = tmp_path / "scene"
     beside = tmp_path / "scene-of-another"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""A real scheduler, triggerer and API server: what `dag.test()` cannot show."""
+"""Run example DAGs on a real scheduler, triggerer and API server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_run_triggered_over_rest_defers_and_succeeds(
     assert emulator.bill["charged"] == 1
 
 
-def test_what_a_person_rejects_is_made_anew_and_what_they_approve_is_published(
+def test_a_rejected_video_is_made_again_and_an_approved_one_published(
     airflow: Airflow, emulator: Emulator, tmp_path: Path
 ) -> None:
     before = emulator.bill["charged"]
@@ -72,10 +72,10 @@ def test_what_a_person_rejects_is_made_anew_and_what_they_approve_is_published(
         detail = airflow.ask("GET", f"{tis}/review/-1/hitlDetails")
         assert "/plugin/vace_videos" in detail["body"]
         assert str(tmp_path) in detail["body"]
-        # Airflow fails a task that is answered in the very moment in which it asks; a person looks first.
+        # Airflow fails a task that is answered the moment it asks; a person takes time to see the video.
         asked = time.monotonic()
         until(lambda: time.monotonic() - asked > WATCHED_SECONDS)
-        # Nobody holds a worker: all other tasks have ended, or wait for the answer.
+        # No worker is held: all other tasks have ended, or wait for the answer.
         assert "running" not in airflow.tasks("vace_review", run_id).values()
         airflow.ask("PATCH", f"{tis}/review/-1/hitlDetails", {"chosen_options": [option], "params_input": {}})
         ended = ("success", "skipped")

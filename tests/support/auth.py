@@ -1,4 +1,4 @@
-"""An auth manager whose users may read some DAGs and not others, for the tests of the video tab."""
+"""An auth manager with permissions by DAG, for tests of the video tab."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleA
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
 
-# Whom nothing is open to but what everybody has; an admin may read all.
-STRANGER = "stranger"
+# The user without permissions beyond those of all users; an admin may read all DAGs.
+OUTSIDER = "outsider"
 
 
 class PerDag(SimpleAuthManager):
-    """Airflow's simple manager, but `stranger` may read only DAGs whose id begins with `open`."""
+    """Airflow's simple manager, but `outsider` may read only DAGs with ids that start with `open`."""
 
     def is_authorized_dag(self, *, user: Any, details: DagDetails | None = None, **kwargs: Any) -> bool:
         dag_id = details.id if details else None
-        if user.username == STRANGER and not (dag_id or "").startswith("open"):
+        if user.username == OUTSIDER and not (dag_id or "").startswith("open"):
             return False
         return super().is_authorized_dag(user=user, details=details, **kwargs)

@@ -1,4 +1,4 @@
-"""A whole Airflow on this machine: scheduler, triggerer, DAG processor, API server; asked over REST."""
+"""A whole Airflow on this machine, with its REST API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAGS = Path(__file__).parents[2] / "dags"
 
 
 class Airflow:
-    """A running Airflow, asked over REST as a person would."""
+    """The REST API of a running Airflow."""
 
     def __init__(self, address: str, environment: dict[str, str]) -> None:
         self.address = address
@@ -64,7 +64,10 @@ class Airflow:
 
 
 def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    """Ask again and again until the answer is true, and return it."""
+    """Return the first true result of a condition, evaluated twice a second.
+
+    :raises AssertionError: after `seconds` without one
+    """
     end = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < end, "not so in time"
@@ -74,7 +77,7 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
 
 @contextlib.contextmanager
 def whole_airflow(home: Path, connection: str, **settings: str) -> Iterator[Airflow]:
-    """Start one with the example DAGs, `vace_default` being the connection; stop all of it at the end."""
+    """Run an Airflow with the example DAGs and the connection `vace_default`."""
     dags = home / "dags"
     if not dags.exists():
         shutil.copytree(DAGS, dags)

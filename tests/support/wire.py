@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -35,12 +37,30 @@ class Passing:
     def sender(self) -> int | None:
         """Id of the process with the sending end of the connection, or None."""
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                for found in process.net_connections("tcp"):
-                    # Both ends: a port may serve connections to several places at once.
-                    if (found.laddr[1:], found.raddr[1:]) == (self.ports[:1], self.ports[1:]):
-                        return int(process.pid)
+            # A child may have inherited the socket; the oldest process comes first.
+            if self._socket in _files_of(process.pid):
+                return int(process.pid)
         return None
+
+    @cached_property
+    def _socket(self) -> str:
+        # A sender gives up after seconds, so this reads the table of sockets once for all processes. Both
+        # ends count: a port may serve connections to several places at once.
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if (int(fields[1][-4:], 16), int(fields[2][-4:], 16)) == self.ports:
+                return f"socket:[{fields[9]}]"
+        return "no socket"
+
+
+def _files_of(pid: int) -> set[str]:
+    """Return the targets of a process's open files, empty after its end."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # this file was closed meanwhile
+                found.add(str(entry.readlink()))
+    return found
 
 
 def _json(body: bytes) -> Any:
@@ -70,7 +90,7 @@ class Wire(Served):
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
-        assert self.errors == []
+        assert self.errors == [], self.errors
 
     async def _serve(self, ready: threading.Event) -> None:
         app = web.Application(client_max_size=2**28)

@@ -17,9 +17,7 @@ if "VACE_CRASH" in os.environ:
     from cluster import Airflow, kill_tree, postgres, table, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    Count = Callable[["Started"], dict[str, tuple[int, int]]]
+    from collections.abc import Iterator
 
 pytestmark = [
     pytest.mark.crash,
@@ -59,39 +57,39 @@ with DAG("deferred", schedule=None):
     for act in ("failed", "success", "clear", "cli", "slow"):
         operator(f"operator_{act}")
         sensor(f"sensor_{act}")
-        sensor(f"told_{act}", cancel_on_kill=True)
+        sensor(f"canceling_{act}", cancel_on_kill=True)
 
 with DAG("on_worker", schedule=None):
     for act in ("failed", "success", "clear", "evicted"):
         operator(f"operator_{act}", deferrable=False)
         sensor(f"sensor_{act}", **POKING)
-        sensor(f"told_{act}", cancel_on_kill=True, **POKING)
+        sensor(f"canceling_{act}", cancel_on_kill=True, **POKING)
 
 with DAG("timed", schedule=None):
     operator("operator_evicted_last", deferrable=False, retries=0)
     operator("operator_execution", **SHORT)
     sensor("sensor_execution", poke_interval=2, **SHORT)
-    sensor("told_execution", poke_interval=2, cancel_on_kill=True, **SHORT)
+    sensor("canceling_execution", poke_interval=2, cancel_on_kill=True, **SHORT)
     operator("operator_deadline", timeout=20)
     operator("operator_deadline_kept", timeout=20, cancel_on_timeout=False)
     operator("operator_deadline_worker", timeout=20, deferrable=False)
     sensor("sensor_deadline", timeout=20)
-    sensor("told_deadline", timeout=20, cancel_on_kill=True)
+    sensor("canceling_deadline", timeout=20, cancel_on_kill=True)
 
 with DAG("kept", schedule=None):
     operator("operator")
     sensor("sensor")
-    sensor("told", cancel_on_kill=True)
+    sensor("canceling", cancel_on_kill=True)
 """
 
-KINDS = ("operator", "sensor", "told")
+KINDS = ("operator", "sensor", "canceling")
 TASKS = {
     "deferred": [f"{kind}_{act}" for kind in KINDS for act in ("failed", "success", "clear", "cli", "slow")],
     "on_worker": [f"{kind}_{act}" for kind in KINDS for act in ("failed", "success", "clear", "evicted")],
     "timed": [
-        *("operator_evicted_last", "operator_execution", "sensor_execution", "told_execution"),
+        *("operator_evicted_last", "operator_execution", "sensor_execution", "canceling_execution"),
         *("operator_deadline", "operator_deadline_kept", "operator_deadline_worker"),
-        *("sensor_deadline", "told_deadline"),
+        *("sensor_deadline", "canceling_deadline"),
     ],
     "kept": list(KINDS),
 }
@@ -112,7 +110,7 @@ def airflow(emulator: Emulator) -> Iterator[Airflow]:
 
 
 class Started:
-    """One run of a DAG, each of whose tasks waits for a prediction of its own."""
+    """One run of a DAG in which each task waits for another prediction."""
 
     def __init__(self, airflow: Airflow, emulator: Emulator, dag_id: str, run_id: str) -> None:
         self.airflow, self.emulator, self.dag_id, self.run_id = airflow, emulator, dag_id, run_id
@@ -132,26 +130,26 @@ class Started:
         prompt = f"{self.run_id} {task_id}"
         return [run.id for run in self.emulator.world.runs.values() if run.input["prompt"] == prompt]
 
-    def looks(self, task_id: str) -> int:
+    def polls(self, task_id: str) -> int:
         found = self.predictions(task_id)
         paths = [seen.path for seen in self.emulator.requests if seen.method == "GET"]
         return sum(path.rpartition("/")[2] in found for path in paths)
 
-    def stopped(self, task_id: str) -> int:
-        """How many of a task's predictions were told to stop."""
+    def cancels(self, task_id: str) -> int:
+        """Return the number of a task's predictions with a cancel request."""
         paths = {seen.path for seen in self.emulator.requests if seen.path.endswith("/cancel")}
         return sum(any(f"/{found}/" in path for path in paths) for found in self.predictions(task_id))
 
     def state(self, task_id: str) -> str:
         return self.airflow.states(self.dag_id, self.run_id)[task_id]
 
-    def wait_until_looked_at(self, *task_ids: str, times: int = 2) -> None:
-        """Wait until whoever waits has surely taken over: the first look is a worker's."""
-        before = {task_id: self.looks(task_id) for task_id in task_ids}
-        until(lambda: all(self.looks(t) >= times and self.looks(t) > before[t] for t in task_ids), 240)
+    def wait_until_polled(self, *task_ids: str, times: int = 2) -> None:
+        """Wait until each prediction was polled anew; a worker makes the first poll, a triggerer the rest."""
+        before = {task_id: self.polls(task_id) for task_id in task_ids}
+        until(lambda: all(self.polls(t) >= times and self.polls(t) > before[t] for t in task_ids), 240)
 
     def pid(self, task_id: str) -> int:
-        """The process that runs a task."""
+        """Return the process id of a task."""
         (found,) = (ti for ti in self.airflow.tasks(self.dag_id, self.run_id) if ti["task_id"] == task_id)
         return int(found["pid"])
 
@@ -160,41 +158,37 @@ def of(kind: str, run: Started) -> list[str]:
     return [task for task in TASKS[run.dag_id] if task.endswith(f"_{kind}")]
 
 
-@pytest.fixture
-def counted(capsys: pytest.CaptureFixture[str]) -> Callable[[Started], dict[str, tuple[int, int]]]:
-    """Return, and print, how many predictions each task was billed for, and how many were told to stop."""
-
-    def count(run: Started) -> dict[str, tuple[int, int]]:
-        found = {task: (len(run.predictions(task)), run.stopped(task)) for task in TASKS[run.dag_id]}
-        states = run.airflow.states(run.dag_id, run.run_id)
-        rows = [(run.run_id, task, states[task], *numbers) for task, numbers in found.items()]
-        with capsys.disabled():
-            print(table(("run", "task", "state", "billed", "told to stop"), rows))  # noqa: T201 - what one reads
-        return found
-
-    return count
+def counted(run: Started) -> dict[str, tuple[int, int]]:
+    """Return, and print, the numbers of billed and of canceled predictions of each task."""
+    found = {task: (len(run.predictions(task)), run.cancels(task)) for task in TASKS[run.dag_id]}
+    states = run.airflow.states(run.dag_id, run.run_id)
+    rows = [(run.run_id, task, states[task], *numbers) for task, numbers in found.items()]
+    print(table(("run", "task", "state", "billed", "canceled"), rows))  # noqa: T201 - a table for people
+    return found
 
 
-def test_a_deferred_task_that_a_person_ends(airflow: Airflow, emulator: Emulator, counted: Count) -> None:
+def test_only_the_end_of_a_deferred_task_cancels(airflow: Airflow, emulator: Emulator) -> None:
     run = Started(airflow, emulator, "deferred", "deferred_1")
-    run.wait_until_looked_at(*TASKS["deferred"], times=2)
+    run.wait_until_polled(*TASKS["deferred"], times=2)
     for task in of("slow", run):
         emulator.faults.add(path=f"*/{run.predictions(task)[0]}/cancel", delay=10)
+        # The vendor takes ten seconds for this cancel, longer than Airflow waits for a trigger.
         airflow.mark("deferred", run.run_id, task, "failed")
     for state in ("failed", "success"):
         for task in of(state, run):
             airflow.mark("deferred", run.run_id, task, state)
-    before = {task: run.looks(task) for task in [*of("clear", run), *of("cli", run)]}
+    before = {task: run.polls(task) for task in [*of("clear", run), *of("cli", run)]}
     airflow.clear("deferred", run.run_id, *of("clear", run))
     airflow.command("tasks", "clear", "deferred", "--yes", "--task-regex", "_cli$")
-    until(lambda: all(run.looks(task) >= looks + 3 for task, looks in before.items()), 240)
-    until(lambda: run.stopped("operator_slow") == 1)
+    until(lambda: all(run.polls(task) >= polls + 3 for task, polls in before.items()), 240)
+    until(lambda: run.cancels("operator_slow") == 1)
     until(
         lambda: all(
             emulator.world.runs[run.predictions(task)[0]].canceled is not None
-            for task in ("operator_slow", "told_slow")
+            for task in ("operator_slow", "canceling_slow")
         )
     )
+    # A clear goes on with the prediction, and a plain sensor waits for a prediction of somebody else.
     ended = ("failed", "success", "slow")
     wanted = {
         task: (1, int(task.endswith(ended) and not task.startswith("sensor"))) for task in TASKS["deferred"]
@@ -203,44 +197,42 @@ def test_a_deferred_task_that_a_person_ends(airflow: Airflow, emulator: Emulator
 
 
 @pytest.mark.parametrize("state", ["failed", "success"])
-def test_a_dag_run_that_a_person_ends(
-    airflow: Airflow, emulator: Emulator, counted: Count, state: str
-) -> None:
+def test_the_end_of_a_dag_run_cancels(airflow: Airflow, emulator: Emulator, state: str) -> None:
     run = Started(airflow, emulator, "kept", f"marked_{state}")
-    run.wait_until_looked_at(*TASKS["kept"])
+    run.wait_until_polled(*TASKS["kept"])
     airflow.mark_run("kept", run.run_id, state)
-    until(lambda: run.stopped("operator") and run.stopped("told"))
-    assert counted(run) == {"operator": (1, 1), "sensor": (1, 0), "told": (1, 1)}
+    until(lambda: run.cancels("operator") and run.cancels("canceling"))
+    assert counted(run) == {"operator": (1, 1), "sensor": (1, 0), "canceling": (1, 1)}
 
 
-def test_a_task_on_a_worker_that_a_person_or_its_machine_ends(
-    airflow: Airflow, emulator: Emulator, counted: Count
+def test_a_task_ended_on_a_worker_cancels_and_an_evicted_one_goes_on(
+    airflow: Airflow, emulator: Emulator
 ) -> None:
     run = Started(airflow, emulator, "on_worker", "on_worker_1")
-    run.wait_until_looked_at(*TASKS["on_worker"])
+    run.wait_until_polled(*TASKS["on_worker"])
     workers = []
     for task in of("evicted", run):
         worker = psutil.Process(run.pid(task)).parent()
         assert worker is not None
-        worker.terminate()  # as the kubelet does ...
+        worker.terminate()  # as the kubelet does first ...
         workers.append(worker)
     for state in ("failed", "success"):
         for task in of(state, run):
             airflow.mark("on_worker", run.run_id, task, state)
-    before = {task: run.looks(task) for task in [*of("clear", run), *of("evicted", run)]}
+    before = {task: run.polls(task) for task in [*of("clear", run), *of("evicted", run)]}
     airflow.clear("on_worker", run.run_id, *of("clear", run))
-    time.sleep(4)  # ... and some time later
+    time.sleep(4)  # ... and SIGKILL follows some time later
     for worker in workers:
         kill_tree(worker.pid)
     until(
         lambda: all(
-            run.stopped(f"{kind}_{s}") for kind in ("operator", "told") for s in ("failed", "success")
+            run.cancels(f"{kind}_{s}") for kind in ("operator", "canceling") for s in ("failed", "success")
         )
     )
 
     def goes_on(task: str) -> bool:
         (found,) = (ti for ti in airflow.tasks("on_worker", run.run_id) if ti["task_id"] == task)
-        return found["try_number"] > 1 and found["state"] == "running" and run.looks(task) > before[task] + 2
+        return found["try_number"] > 1 and found["state"] == "running" and run.polls(task) > before[task] + 2
 
     until(lambda: all(goes_on(task) for task in before), 300)
     wanted = {
@@ -252,41 +244,38 @@ def test_a_task_on_a_worker_that_a_person_or_its_machine_ends(
     until(lambda: set(airflow.states("on_worker", run.run_id).values()) <= {"failed", "success", "skipped"})
 
 
-def test_time_outs_and_an_eviction_without_a_retry_to_come(
-    airflow: Airflow, emulator: Emulator, counted: Count
-) -> None:
+def test_timeouts_and_a_last_eviction_cancel(airflow: Airflow, emulator: Emulator) -> None:
     run = Started(airflow, emulator, "timed", "timed_1")
-    run.wait_until_looked_at("operator_evicted_last")
+    run.wait_until_polled("operator_evicted_last")
     worker = psutil.Process(run.pid("operator_evicted_last")).parent()
     assert worker is not None
-    worker.terminate()
-    until(lambda: run.stopped("operator_evicted_last"))
+    worker.terminate()  # no retry is to come, so nobody would go on with the prediction
+    until(lambda: run.cancels("operator_evicted_last"))
     kill_tree(worker.pid)
     until(lambda: set(airflow.states("timed", run.run_id).values()) == {"failed"}, 300)
+    # Only an operator owns its prediction; a sensor cancels if its author says so.
     canceled = {
-        *("operator_evicted_last", "operator_execution", "told_execution"),
+        *("operator_evicted_last", "operator_execution", "canceling_execution"),
         *("operator_deadline", "operator_deadline_worker"),
     }
     assert counted(run) == {task: (1, int(task in canceled)) for task in TASKS["timed"]}
 
 
-def test_a_triggerer_that_hangs_hands_over_and_comes_back(
-    airflow: Airflow, emulator: Emulator, counted: Count
-) -> None:
+def test_the_hand_over_of_a_hanging_triggerer_cancels_nothing(airflow: Airflow, emulator: Emulator) -> None:
     run = Started(airflow, emulator, "kept", "kept_1")
-    run.wait_until_looked_at(*TASKS["kept"])
+    run.wait_until_polled(*TASKS["kept"])
     airflow.start("triggerer-2")
     airflow.pause("triggerer")
     time.sleep(12)  # beyond its threshold of 8
-    run.wait_until_looked_at(*TASKS["kept"], times=4)
+    run.wait_until_polled(*TASKS["kept"], times=4)
     airflow.go_on("triggerer")
-    time.sleep(8)
-    run.wait_until_looked_at(*TASKS["kept"], times=6)
+    time.sleep(8)  # the triggerer learns that its waits are another's, and must cancel none
+    run.wait_until_polled(*TASKS["kept"], times=6)
     airflow.parts["triggerer"].terminate()
     airflow.parts.pop("triggerer").wait(60)
-    run.wait_until_looked_at(*TASKS["kept"], times=8)
+    run.wait_until_polled(*TASKS["kept"], times=8)
     airflow.kill("triggerer-2")
     airflow.start("triggerer")
-    run.wait_until_looked_at(*TASKS["kept"], times=9)
+    run.wait_until_polled(*TASKS["kept"], times=9)
     assert set(airflow.states("kept", run.run_id).values()) == {"deferred"}
     assert counted(run) == dict.fromkeys(TASKS["kept"], (1, 0))

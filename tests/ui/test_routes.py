@@ -14,7 +14,7 @@ import pytest
 from airflow_vace.prediction import Prediction
 from airflow_vace.ui.cards import read_value
 from airflow_vace.ui.files import range_of
-from support.auth import STRANGER
+from support.auth import OUTSIDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ def site(airflow_db: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         manager = manager or get_auth_manager()
         users = {
             "admin": SimpleAuthManagerUser(username="admin", role="admin"),
-            STRANGER: SimpleAuthManagerUser(username=STRANGER, role="viewer"),
+            OUTSIDER: SimpleAuthManagerUser(username=OUTSIDER, role="viewer"),
             "nobody": SimpleAuthManagerUser(username="nobody", role=None),
         }
         tokens = {name: manager.generate_jwt(user) for name, user in users.items()}
@@ -220,7 +220,7 @@ def test_the_list_of_tested_routes_is_complete() -> None:
 @pytest.mark.parametrize("route", RUN_ROUTES)
 def test_each_route_refuses_users_who_may_not_read_the_dag(site: Site, route: str) -> None:
     path = filled(site, route)
-    for user in (STRANGER, "nobody"):
+    for user in (OUTSIDER, "nobody"):
         assert site.get(path, user).status_code == 403
         assert site.get(f"{path}?dag_id=open", user).status_code == 403
         assert site.get(path.replace(DAG_ID, "%76ace_campaign"), user).status_code == 403
@@ -232,16 +232,16 @@ def test_each_route_refuses_users_who_may_not_read_the_dag(site: Site, route: st
 @pytest.mark.parametrize("route", RUN_ROUTES)
 def test_a_permission_for_one_dag_opens_no_other(site: Site, route: str) -> None:
     path = filled(site, route)
-    answer = site.get(path.replace(DAG_ID, "open"), STRANGER)
+    answer = site.get(path.replace(DAG_ID, "open"), OUTSIDER)
     assert answer.status_code == 404 or answer.json() == []
     for trick in (f"open/../{DAG_ID}", f"open%2f..%2f{DAG_ID}", f"open/%2e%2e/{DAG_ID}", "~"):
-        answer = site.get(path.replace(DAG_ID, trick), STRANGER)
+        answer = site.get(path.replace(DAG_ID, trick), OUTSIDER)
         assert answer.status_code in (403, 404), answer.text
 
 
 def test_the_script_needs_a_login(site: Site) -> None:
     assert site.get("/tab.js", None).status_code == 401
-    answer = site.get("/tab.js", STRANGER)
+    answer = site.get("/tab.js", OUTSIDER)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/javascript")
 
