@@ -94,8 +94,6 @@ class Timing:
     max_on_kill_seconds: float = 60.0
     signed_url_grace_seconds: float = 900.0
     max_trigger_search_seconds: float = 300.0
-    # Two readings of one clock may differ by the time between them.
-    clock_slack_seconds: float = 1.0
     # A server may ask for more time than lies between two pokes of a sensor.
     max_poke_hold_seconds: float = 60.0
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from airflow_vace.task.claim import OperatorClaim
     from airflow_vace.task.run import TaskRun
 
+# The header `Date` has whole seconds, so two readings of the server's clock differ by up to a second. This
+# fact does not scale with the durations of tests.
+CLOCK_SLACK_SECONDS = 1.0
+
 
 class Deadline:
     """Time-out of an operator in the present process.
@@ -33,7 +37,6 @@ class Deadline:
         self._timeout = timeout
         self._cancel_on_timeout = cancel_on_timeout
         self._started = time.monotonic()
-        self._slack = run.hook.timing.clock_slack_seconds
 
     def enforce(self, error: PredictionTimeout, deadline: float | None) -> Prediction | None:
         """Cancel the prediction; return a success of the last moment.
@@ -64,17 +67,17 @@ class Deadline:
         clock = self._run.hook.clock
         self._claim.share_offset(clock)
         if clock.is_known and deadline is not None:
-            return clock.confirmed(self._run.hook.wall_clock()) >= deadline - self._slack
+            return clock.confirmed(self._run.hook.wall_clock()) >= deadline - CLOCK_SLACK_SECONDS
         # The clock of the triggerer's machine, or Airflow's, has confirmed the end of a deferral.
         if deadline is None or self.was_deferred:
             return True
-        return time.monotonic() - self._started >= self._timeout - self._slack
+        return time.monotonic() - self._started >= self._timeout - CLOCK_SLACK_SECONDS
 
     def _cancel_overdue(self, error: PredictionTimeout, deadline: float | None) -> Prediction:
         run = self._run
         if not self._cancel_on_timeout:
             raise error
-        if not self._claim.is_current(error.prediction, deadline, self._slack):
+        if not self._claim.is_current(error.prediction, deadline, CLOCK_SLACK_SECONDS):
             run.log.warning(
                 "Prediction %s is not canceled: it is not this attempt's any more", error.prediction.id
             )
