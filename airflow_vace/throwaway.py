@@ -42,6 +42,8 @@ def environment_for(home: Path) -> dict[str, str]:
     # The person's own settings could point to a real database, so none of them is inherited.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     return inherited | {
+        # `airflow standalone` starts `airflow` by name, so the directory of this Python must be on the PATH.
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder()),
