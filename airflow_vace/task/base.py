@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
     from airflow_vace.task.run import SaveIn, TaskRun
 
@@ -57,6 +59,14 @@ class WaitingOperator(BaseOperator):
         if is_own:
             self._given = None
             mask_fields(self)
+
+    @cached_property
+    def hook(self) -> VaceHook:
+        """Hook of the task's connection; the first API call reads the connection."""
+        # The hook imports HTTP clients, and DAG parsing imports this module.
+        from airflow_vace.hooks import VaceHook
+
+        return VaceHook(self.vace_conn_id)
 
     def on_kill(self) -> None:
         """Cancel the prediction if the task has ended for good.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from airflow_vace.prediction import first_count
@@ -27,6 +26,8 @@ SaveIn = Literal["worker", "triggerer"]
 class WaitingTask(Protocol):
     """Common parameters of operator and sensor, after rendering."""
 
+    @property
+    def hook(self) -> VaceHook: ...
     @property
     def vace_conn_id(self) -> str: ...
     @property
@@ -83,13 +84,10 @@ class TaskRun:
         self.pushed_status: str | None = None
         self.cancel_thread: Thread | None = None
 
-    @cached_property
+    @property
     def hook(self) -> VaceHook:
-        """Hook of the task's connection; the first API call reads the connection."""
-        # The hook imports HTTP clients, and DAG parsing imports this module.
-        from airflow_vace.hooks import VaceHook
-
-        return VaceHook(self.task.vace_conn_id)
+        """Hook of the task's connection."""
+        return self.task.hook
 
     @property
     def try_number(self) -> int | None:
