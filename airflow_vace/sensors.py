@@ -199,12 +199,12 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
     ) -> dict[str, Any]:
         """Go on after the triggerer.
 
-        :param event: payload of the prediction, or `{"execute": reason}` if the trigger has not begun to wait
+        :param event: payload of the prediction, or `{"execute": reason}` if the trigger has not started to wait
         :param deadline: seconds since the epoch; None takes the event's, else the deadline has passed
         :param gave_up: number of triggers that have given up this wait
         """
         if isinstance(event, dict) and "execute" in event:
-            self.log.info("Nothing was begun in the triggerer: %s", event["execute"])
+            self.log.info("Nothing was started in the triggerer: %s", event["execute"])
             return self.poll_then_defer(context)
         run = self._begin(context)
         with translated(can_poll_later):

@@ -279,7 +279,9 @@ def test_a_wait_given_up_by_the_triggerer_goes_on_while_the_prediction_runs(
     fast_emulator: Emulator,
 ) -> None:
     fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
-    fast_emulator.faults.add(method="GET", times=Timing().max_auth_refusals, status=401)
+    fast_emulator.faults.add(
+        method="GET", times=Timing().max_auth_refusals, status=401, body={"detail": "no"}
+    )
     fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
     task = waiting(deferrable=True, timeout=60)
     assert task.result()["status"] == "succeeded"

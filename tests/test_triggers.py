@@ -14,7 +14,7 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.execution_time.comms import TaskStatesResult
 
-from airflow_vace import hooks
+from airflow_vace import connection
 from airflow_vace.core.timing import Timing
 from airflow_vace.emulator.faults import PRESETS, rate_limited
 from airflow_vace.exceptions import VaceInputError
@@ -297,7 +297,7 @@ class Lookups:
 @pytest.fixture
 def lookups(monkeypatch: pytest.MonkeyPatch) -> Lookups:
     found = Lookups()
-    monkeypatch.setattr(hooks, "get_async_connection", found.answer)
+    monkeypatch.setattr(connection, "get_async_connection", found.answer)
     return found
 
 
@@ -449,7 +449,7 @@ def test_a_failed_cancel_is_retried_and_warns_of_the_bill(
     )
     slow_emulator.faults.clear()
     before = len(slow_emulator.requests)
-    slow_emulator.faults.add(path="*/cancel", status=401, times=None)
+    slow_emulator.faults.add(path="*/cancel", status=401, times=None, body={"detail": "no"})
     killed(another, {"r": {"t": "failed"}}, monkeypatch)
     assert len(slow_emulator.requests) == before + 1
 

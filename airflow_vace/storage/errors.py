@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from airflow_vace.core.retry import CallName, verdict_of
-from airflow_vace.exceptions import VaceAPIError
+from airflow_vace.exceptions import VaceAPIError, VaceRateLimited
 from airflow_vace.redaction import excerpt
 
 # These need a person: a local directory with one of them does not become writable by waiting.
@@ -27,7 +27,8 @@ def is_transient(error: Exception, call: CallName = "download") -> bool:
 
 def is_transient_status(status: int) -> bool:
     """Return True if a store that refused its signed URL with this HTTP status may accept the URL later."""
-    return is_transient(VaceAPIError("refused", status_code=status))
+    kind = VaceRateLimited if status == 429 else VaceAPIError
+    return is_transient(kind("refused", status_code=status))
 
 
 def is_permanent_write_error(error: Exception) -> bool:

@@ -82,7 +82,7 @@ def recorded_prediction(run: OperatorRun, failure: Mapping[str, Any]) -> tuple[P
             raise LedgerError(
                 "The wait ended, and there is no record of its prediction, which may run on. Either it"
                 " could not be written, then a retry looks for it; or a person deleted it, then a retry"
-                " submits anew."
+                " submits again."
             )
         prediction = run.prediction = Prediction.from_json(record.prediction if record else None)
     return prediction, record.deadline if record else None
