@@ -199,7 +199,7 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
     ) -> dict[str, Any]:
         """Go on after the triggerer.
 
-        :param event: payload of the prediction, or `{"execute": reason}` if the trigger has not started to wait
+        :param event: payload of the prediction, or `{"execute": reason}` if the trigger cannot wait
         :param deadline: seconds since the epoch; None takes the event's, else the deadline has passed
         :param gave_up: number of triggers that have given up this wait
         """

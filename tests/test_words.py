@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "airflow_vace").rglob("*.py"))
 RARE_WORDS = re.compile(
     r"(?<![a-z])(mend(s|ed|ing)?|torn|whoever|whomever|trickl\w+|nought|anew|begun|strangers?|nicety"
-    r"|befall\w*|befell|told|tells?)(?![a-z])",
+    r"|befall\w*|befell|told|tells?)(?![a-z(])",
     re.IGNORECASE,
 )
 
