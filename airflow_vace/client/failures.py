@@ -102,7 +102,8 @@ def shown_cause(error: BaseException, request: Request | None = None) -> BaseExc
     """
     query = urlsplit(request.url).query if request else ""
     for link in _chain(error):
-        text = f"{link} {link!r}"
+        # urllib3 keeps the address of a request as an attribute of its errors.
+        text = f"{link} {link!r} {vars(link)}"
         if not is_showable(text) or (query and query in text):
             return None
     return error

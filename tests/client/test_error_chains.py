@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from urllib3.exceptions import ReadTimeoutError
 
+from airflow_vace.client.failures import shown_cause
+from airflow_vace.core.requests import Request
 from airflow_vace.exceptions import VaceError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.redaction import excerpt, is_showable
@@ -72,6 +75,14 @@ def test_an_unanswered_download_shows_no_signature(slow: Emulator) -> None:
                 fetched(f"{url}?{query}")
             assert "5ecret" not in shown(caught.value)
     assert slow.requests == []
+
+
+def test_an_error_with_the_address_in_an_attribute_is_no_cause() -> None:
+    address = f"/a.mp4?hdnts={SIGNATURE}"
+    request = Request(verb="file", method="GET", url=f"https://films.example{address}", headers={})
+    error = ReadTimeoutError(cast("Any", None), address, "Read timed out")
+    assert "5ecret" not in f"{error} {error!r}", "the texts alone would show nothing"
+    assert shown_cause(error, request) is None
 
 
 def test_an_error_without_secrets_keeps_its_cause(slow: Emulator) -> None:
