@@ -58,9 +58,12 @@ class VaceHook(ConnectionHook):
         :raises VaceTransportError: if the create was never sent
         """
         creation = calls.Creation(values=input, model=model, version=version, deadline=deadline)
-        return self._run(
-            calls.create(creation, timing=self.timing, now=self.wall_clock, before_resend=before_resend)
-        )
+        return self.submit(creation, before_resend)
+
+    def submit(self, creation: calls.Creation, before_resend: Callable[[], None] | None = None) -> Prediction:
+        """Submit a described create; for arguments and errors see :meth:`create_prediction`."""
+        timing, now = self.timing, self.wall_clock
+        return self._run(calls.create(creation, timing=timing, now=now, before_resend=before_resend))
 
     async def acreate_prediction(
         self,

@@ -149,7 +149,6 @@ def normalize_input(
     if model.strip().lower() != DEFAULT_MODEL:
         return dict(given), []
     _refuse_unknown_names(given)
-    warnings: list[str] = []
     values: dict[str, Any] = {}
     for field in FIELDS.values():
         value = given.get(field.name)
@@ -157,15 +156,23 @@ def normalize_input(
             value = _READERS[field.kind](field, value)
         if value is not None and value != []:
             values[field.name] = value
-            warnings += _doubts(field, value)
         elif field.required:
             raise _error(field.name, value, "is missing", "describe the content of the video")
     # Versions of the model have different defaults, so an explicit size makes results reproducible.
     values.setdefault("size", FIELDS["size"].default)
-    if not paths:
-        _refuse_paths(values)
     _refuse_lone_mask(values)
-    return values, warnings
+    return values, _all_doubts(values) if paths else check_normalized(values, model=model)
+
+
+def check_normalized(values: Mapping[str, Any], *, model: str) -> list[str]:
+    """Return warnings about doubtful values of a normalised input.
+
+    :raises VaceInputError: for a path, which must not leave as it is
+    """
+    if model.strip().lower() != DEFAULT_MODEL:
+        return []
+    _refuse_paths(values)
+    return _all_doubts(values)
 
 
 def literal(text: str) -> Any:
@@ -313,6 +320,10 @@ def _refuse_paths(values: Mapping[str, Any]) -> None:
             "is a path, which VacePredictionOperator brings to the back-end and a bare hook does not",
             f"give {_REACHABLE}",
         )
+
+
+def _all_doubts(values: Mapping[str, Any]) -> list[str]:
+    return [doubt for name, value in values.items() for doubt in _doubts(FIELDS[name], value)]
 
 
 def _doubts(field: InputField, value: Any) -> list[str]:

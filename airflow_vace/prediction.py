@@ -20,7 +20,7 @@ from airflow_vace.exceptions import VaceProtocolError
 from airflow_vace.inputs import FIELDS
 from airflow_vace.output import MAX_TEXT_LENGTH, has_content, public_output, urls_in
 from airflow_vace.progress import Progress
-from airflow_vace.redaction import excerpt, is_data, is_shortened, unsigned
+from airflow_vace.redaction import excerpt, is_shortened, public_text, public_texts, unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,6 +84,8 @@ class PredictionStatus(StrEnum):
         return self._name_ != "UNKNOWN"
 
 
+_PUBLIC_TEXTS = ("model", "version", "created_at", "started_at", "completed_at")
+
 _TERMINAL = frozenset(
     {
         PredictionStatus.SUCCEEDED,
@@ -146,17 +148,19 @@ class Prediction:
             raise VaceProtocolError(f"Expected a prediction, got {_shown(data)}", body=_shown(data))
         identifier = _read_id(data)
         sent = _object(data.get("input"))
+        # A signed URL in a payload would be readable for all users of the Airflow UI.
+        texts = public_texts({name: data.get(name) for name in _PUBLIC_TEXTS}, MAX_TEXT_LENGTH)
         return cls(
             id=identifier,
             status=_read_status(data, identifier),
-            model=_public_text(data.get("model")),
-            version=_public_text(data.get("version")),
+            model=texts["model"],
+            version=texts["version"],
             urls={name: url for name, url in _members(data.get("urls")) if _text(url)},
             output=data.get("output"),
             error=_read_error(data.get("error")),
-            created_at=_public_text(data.get("created_at")),
-            started_at=_public_text(data.get("started_at")),
-            completed_at=_public_text(data.get("completed_at")),
+            created_at=texts["created_at"],
+            started_at=texts["started_at"],
+            completed_at=texts["completed_at"],
             metrics=_read_metrics(data.get("metrics")),
             data_removed=data.get("data_removed") is True,
             files=[item for item in _list(data.get("files")) if isinstance(item, dict)],
@@ -334,7 +338,7 @@ def _read_status(data: dict[str, Any], identifier: str) -> PredictionStatus:
 
 def _read_metrics(value: object) -> dict[str, Any]:
     return {
-        unsigned(name): item if isinstance(item, int | float | None) else _public_text(item)
+        unsigned(name): item if isinstance(item, int | float | None) else public_text(item, MAX_TEXT_LENGTH)
         for name, item in _members(value)
         if isinstance(item, int | float | None) or _text(item)
     }
@@ -354,12 +358,6 @@ def _read_error(value: object) -> str | None:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= MAX_TEXT_LENGTH else None
-
-
-def _public_text(value: object) -> str | None:
-    text = _text(value)
-    # A signed URL in a payload would be readable for all users of the Airflow UI.
-    return None if text is None or is_data(text) else unsigned(text)
 
 
 def _members(value: object) -> Iterator[tuple[str, Any]]:

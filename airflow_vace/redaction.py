@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, unquote_plus
 from airflow_vace.input_files import path_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 # Truncated text may lack the start of a URL, so the pattern begins behind the scheme's name.
 _PLACE = re.compile(r"://[^\s\"'<>]*")
@@ -91,6 +91,21 @@ def unsigned(text: str) -> str:
     scheme, _, rest = head.partition("://")
     bare = without_signatures(f"{scheme}://{_without_user(rest)}")
     return f"{bare}?…" if opening or bare != head else text
+
+
+def public_text(value: object, limit: int) -> str | None:
+    """Return a text as a payload may show it; None for other values, for `data:` URLs and beyond the limit.
+
+    :param limit: maximum number of characters
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= limit or is_data(value):
+        return None
+    return unsigned(value)
+
+
+def public_texts(values: Mapping[str, object], limit: int) -> dict[str, str | None]:
+    """Return :func:`public_text` of each value, by name."""
+    return {name: public_text(value, limit) for name, value in values.items()}
 
 
 def is_shortened(text: str) -> bool:

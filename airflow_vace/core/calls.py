@@ -22,7 +22,7 @@ from airflow_vace.exceptions import (
     VaceProtocolError,
     VaceTransportError,
 )
-from airflow_vace.inputs import normalize_input
+from airflow_vace.inputs import check_normalized, normalize_input
 from airflow_vace.prediction import Prediction, parse_time
 
 if TYPE_CHECKING:
@@ -46,12 +46,23 @@ class Creation:
     :param model: `owner/name` (default: the connection's)
     :param version: id of a version (default: the connection's; "" for the server's choice)
     :param deadline: seconds since the epoch at which the server is asked to cancel by itself
+    :param is_normalized: the values come from :func:`airflow_vace.inputs.normalize_input`
     """
 
     values: Mapping[str, Any] | str
     model: str | None = None
     version: str | None = None
     deadline: float | None = None
+    is_normalized: bool = False
+
+    def sendable(self, model: str) -> tuple[Mapping[str, Any], list[str]]:
+        """Return the values in the model's types, and warnings.
+
+        :raises VaceInputError: for values that cannot work
+        """
+        if self.is_normalized and not isinstance(self.values, str):
+            return self.values, check_normalized(self.values, model=model)
+        return normalize_input(self.values, model=model)
 
 
 def create(
@@ -70,7 +81,7 @@ def create(
     """
     target = yield from connected()
     model = creation.model or target.model
-    values, warnings = normalize_input(creation.values, model=model)
+    values, warnings = creation.sendable(model)
     for warning in warnings:
         yield Note(f"The model may refuse this: {warning}", is_warning=True)
     began = now()

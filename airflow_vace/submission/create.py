@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
 
+from airflow_vace.core.calls import Creation
 from airflow_vace.exceptions import (
     LedgerError,
     SubmissionUnknown,
@@ -108,13 +109,14 @@ class Creator:
         deadline = intent.deadline + self.hook.timing.server_cancel_grace_seconds
         self.is_submitting = True
         try:
-            return self.hook.create_prediction(
-                values,
+            creation = Creation(
+                values=values,
                 model=intent.model,
                 version=intent.version or "",
                 deadline=deadline if self.policy.cancel_on_timeout else None,
-                before_resend=lambda: self._check_may_resend(intent),
+                is_normalized=True,
             )
+            return self.hook.submit(creation, lambda: self._check_may_resend(intent))
         # These errors already say whether the create was accepted, so no translation follows.
         except (VaceError, AirflowException):
             raise

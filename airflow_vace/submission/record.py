@@ -180,7 +180,7 @@ class Record:
             # A decision about money must not fail halfway, so all members are parsed here once.
             datetime.fromisoformat(record.listed_from)
             if record.phase is not Phase.INTENT:
-                Prediction.from_json(record.prediction)
+                record.known  # noqa: B018 - read once, and kept
         except (KeyError, TypeError, ValueError, OverflowError, VaceError) as error:
             raise LedgerError(
                 f"The key {RECORD_KEY!r} in this task's state store is no record that this version can read"

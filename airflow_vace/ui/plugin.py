@@ -9,6 +9,7 @@ from airflow.plugins_manager import AirflowPlugin
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_vace import __version__
+from airflow_vace.ui import OPERATOR_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
 
 PREFIX = "/vace"
-# Airflow's names for the provider's tasks (`operator_name`), so other tasks get no tab.
-OPERATOR_NAMES = ("VacePredictionOperator", "VacePredictionSensor", "@task.vace")
 
 
 class _Routes:

@@ -9,8 +9,8 @@ from airflow.models.xcom import XComModel
 from sqlalchemy import or_, select, tuple_
 
 from airflow_vace.task.view import VIEW_KEY as VIEW
+from airflow_vace.ui import OPERATOR_NAMES
 from airflow_vace.ui.cards import RESULT, Task, read_value
-from airflow_vace.ui.plugin import OPERATOR_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

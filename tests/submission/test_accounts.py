@@ -37,7 +37,7 @@ def test_a_lost_create_is_not_searched_at_another_server(
     server: Emulator, connect: Callable[[str], None]
 ) -> None:
     run = task()
-    killed_at(run, "create_prediction", after=True)
+    killed_at(run, "submit", after=True)
     with Emulator(time_scale=100.0) as other:
         connect(other.connection_to(backend="replicate", timeout=5))
         with pytest.raises(AirflowFailException, match=f"led to {server.url}/v1 then") as caught:
@@ -53,7 +53,7 @@ def test_another_key_can_show_a_lost_create_but_cannot_deny_one(
     server: Emulator, connect: Callable[[str], None]
 ) -> None:
     run = task()
-    killed_at(run, "create_prediction", after=True)
+    killed_at(run, "submit", after=True)
     kept = dict(server.world.runs)
     server.world.runs.clear()  # the list of another account
     server.api_key = "another-key-of-another-account"
@@ -124,9 +124,9 @@ def test_an_expired_prediction_leaves_no_seed_to_the_next_one(
     forget(fast_emulator)
 
     class Retaining(VaceHook):
-        def create_prediction(self, *args: Any, **kwargs: Any) -> Any:
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
             fast_emulator.world.retention = 3600.0
-            return super().create_prediction(*args, **kwargs)
+            return super().submit(*args, **kwargs)
 
     with hooked(run, Retaining):
         payload = run.result()

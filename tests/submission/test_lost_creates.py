@@ -80,7 +80,7 @@ def test_without_a_list_nothing_is_submitted_and_nothing_retried(
 @BACKENDS
 def test_a_worker_that_dies_before_its_create_is_sent(server: Emulator, backend: str) -> None:
     run = task()
-    killed_at(run, "create_prediction")
+    killed_at(run, "submit")
     if backend == "gateway":
         with pytest.raises(AirflowFailException, match="does not list"):
             run.result()
@@ -93,7 +93,7 @@ def test_a_worker_that_dies_before_its_create_is_sent(server: Emulator, backend:
 @BACKENDS
 def test_a_worker_that_dies_before_the_record_of_the_response(server: Emulator, backend: str) -> None:
     run = task()
-    killed_at(run, "create_prediction", after=True)
+    killed_at(run, "submit", after=True)
     if backend == "gateway":
         with pytest.raises(AirflowFailException, match="does not list"):
             run.result()
@@ -147,7 +147,7 @@ def test_a_server_that_loses_each_create_is_left_in_peace(server: Emulator) -> N
 
 def test_a_seed_distinguishes_a_lost_create_from_siblings(server: Emulator) -> None:
     lost = task()
-    killed_at(lost, "create_prediction", after=True)
+    killed_at(lost, "submit", after=True)
     (mine,) = server.world.runs
     siblings = {task().result()["id"] for _ in range(3)}
     assert lost.result()["id"] == mine
@@ -157,7 +157,7 @@ def test_a_seed_distinguishes_a_lost_create_from_siblings(server: Emulator) -> N
 
 def test_a_lost_create_is_searched_on_every_page(server: Emulator) -> None:
     lost = task()
-    killed_at(lost, "create_prediction", after=True)
+    killed_at(lost, "submit", after=True)
     (mine,) = server.world.runs
     hook = VaceHook()
     for number in range(120):
@@ -167,7 +167,7 @@ def test_a_lost_create_is_searched_on_every_page(server: Emulator) -> None:
 
 def test_a_lost_create_of_another_input_is_found_and_canceled(server: Emulator) -> None:
     store = Store()
-    killed_at(task(store), "create_prediction", after=True)
+    killed_at(task(store), "submit", after=True)
     task(store, input={"prompt": "an otter"}).cleared().result()
     assert statuses(server) == ["canceled", "starting"]
 
@@ -191,7 +191,7 @@ def test_a_late_second_create_of_the_same_intent_is_canceled(
 @pytest.mark.parametrize("fault", [{"status": 500}, {"status": 429}, {"reset": "before"}], ids=str)
 def test_a_list_that_cannot_be_read_is_not_an_empty_one(server: Emulator, fault: dict[str, Any]) -> None:
     run = task()
-    killed_at(run, "create_prediction", after=True)
+    killed_at(run, "submit", after=True)
     server.faults.add(method="GET", path="/v1/predictions", times=None, **fault)
     with pytest.raises(SubmissionUnknown, match="could not be looked up") as caught:
         run.result()
@@ -204,7 +204,7 @@ def test_a_list_that_cannot_be_read_is_not_an_empty_one(server: Emulator, fault:
 
 def test_a_server_that_knows_no_list_is_one_that_does_not_list(server: Emulator) -> None:
     run = task()
-    killed_at(run, "create_prediction", after=True)
+    killed_at(run, "submit", after=True)
     server.faults.add(method="GET", path="/v1/predictions", times=None, status=404, body={"detail": "no"})
     with pytest.raises(AirflowFailException, match="does not list"):
         run.result()
@@ -213,7 +213,7 @@ def test_a_server_that_knows_no_list_is_one_that_does_not_list(server: Emulator)
 
 def test_only_a_second_404_proves_that_no_list_exists(server: Emulator) -> None:
     run = task()
-    killed_at(run, "create_prediction", after=True)
+    killed_at(run, "submit", after=True)
     server.faults.add(method="GET", path="/v1/predictions", times=1, status=404, body={"detail": "no"})
     server.faults.add(path="*/predictions/*", method="GET", times=None, patch=DONE)
     (found,) = server.world.runs.values()
@@ -223,7 +223,7 @@ def test_only_a_second_404_proves_that_no_list_exists(server: Emulator) -> None:
 
 def test_a_key_that_the_list_refuses_uses_no_retries(server: Emulator) -> None:
     run = task()
-    killed_at(run, "create_prediction", after=True)
+    killed_at(run, "submit", after=True)
     server.faults.add(method="GET", path="/v1/predictions", times=None, status=401, body={"detail": "no"})
     with pytest.raises(AirflowFailException) as caught:
         run.result()
@@ -233,7 +233,7 @@ def test_a_key_that_the_list_refuses_uses_no_retries(server: Emulator) -> None:
 
 def test_a_deleted_input_could_be_of_any_prediction(server: Emulator) -> None:
     run = task()
-    killed_at(run, "create_prediction", after=True)
+    killed_at(run, "submit", after=True)
     server.world.retention = 0
     for found in server.world.runs.values():
         found.canceled = time.time()
@@ -261,7 +261,7 @@ def test_a_lost_connection_leaves_a_lone_intent_to_a_person(
 ) -> None:
     store = Store()
     monkeypatch.setenv("AIRFLOW_CONN_OLD", server.connection_to(backend="replicate"))
-    killed_at(task(store, vace_conn_id="old"), "create_prediction", after=True)
+    killed_at(task(store, vace_conn_id="old"), "submit", after=True)
     monkeypatch.delenv("AIRFLOW_CONN_OLD")
     with pytest.raises(AirflowFailException, match="delete the key"):
         task(store).result()

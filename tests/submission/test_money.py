@@ -188,7 +188,7 @@ def test_a_clear_of_a_running_task_pays_once_for_a_failure(
 
 def test_of_several_that_are_found_a_success_is_adopted(server: Emulator) -> None:
     run = waiting()
-    killed_at(run, "create_prediction", after=True)
+    killed_at(run, "submit", after=True)
     (found,) = json.loads(VaceHook().run("/v1/predictions").content)["results"]
     running = {**found, "id": "another0running0one"}
     page = {"results": [running, {**found, **DONE}], "next": None}
@@ -340,7 +340,7 @@ def test_an_adopted_prediction_of_an_authors_seed_is_never_canceled(
     seeded = {"prompt": "a fox", "seed": 7}
     theirs = task(input=seeded).result()
     mine = waiting(input=seeded, deferrable=deferrable, timeout=0.6)
-    killed_at(mine, "create_prediction")
+    killed_at(mine, "submit")
     with pytest.raises(AirflowFailException, match="may be another task's"):
         mine.result()
     assert statuses(server) == ["starting"]
@@ -354,7 +354,7 @@ def test_an_adopted_prediction_of_an_authors_seed_is_never_canceled(
 def test_an_adopted_prediction_of_an_authors_seed_survives_a_changed_input(server: Emulator) -> None:
     store = Store()
     theirs = task(input={"prompt": "a fox", "seed": 7}).result()
-    killed_at(task(store, input={"prompt": "a fox", "seed": 7}), "create_prediction")
+    killed_at(task(store, input={"prompt": "a fox", "seed": 7}), "submit")
     task(store, input={"prompt": "an otter"}).cleared().result()
     assert not server.world.runs[theirs["id"]].canceled
     assert billed(server) == 2
@@ -395,7 +395,7 @@ def test_a_raised_timeout_says_that_the_server_keeps_the_first_one(
 
 def test_an_unreadable_item_of_the_list_hides_no_lost_create(server: Emulator) -> None:
     run = task()
-    killed_at(run, "create_prediction", after=True)
+    killed_at(run, "submit", after=True)
     (found,) = server.world.runs.values()
     listed = VaceHook().run("/v1/predictions").content
     results = json.loads(listed)["results"]
@@ -425,7 +425,7 @@ def test_an_unreadable_item_that_may_be_the_create_needs_a_person(
     server: Emulator, item: Any, bills: int
 ) -> None:
     run = task()
-    killed_at(run, "create_prediction")
+    killed_at(run, "submit")
     server.faults.add(
         method="GET",
         path="/v1/predictions",

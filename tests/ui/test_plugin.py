@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_vace.ui import plugin
+from airflow_vace.ui import OPERATOR_NAMES, plugin
 
 
 @pytest.mark.parametrize(("wanted", "names"), [("False", ["Videos"]), ("True", ["Videos", "Video"])])
@@ -25,7 +25,7 @@ def test_before_airflow_3_4_a_setting_enables_the_tab_of_a_task(
 
 def test_since_airflow_3_4_the_tab_is_on_our_tasks_only() -> None:
     _, tab = plugin.tabs(is_scoped=True)
-    assert tab["applies_to"] == {"operator_name": list(plugin.OPERATOR_NAMES)}
+    assert tab["applies_to"] == {"operator_name": list(OPERATOR_NAMES)}
 
 
 def test_the_tab_is_scoped_to_the_names_of_our_tasks() -> None:
@@ -40,7 +40,7 @@ def test_the_tab_is_scoped_to_the_names_of_our_tasks() -> None:
         decorated: Any = vace_task(clip)().operator  # type: ignore[attr-defined]
         made = VacePredictionOperator(task_id="a", input={"prompt": "b"})
         waited = VacePredictionSensor(task_id="b", prediction=made.output)
-    assert {one.operator_name for one in (decorated, made, waited)} == set(plugin.OPERATOR_NAMES)
+    assert {one.operator_name for one in (decorated, made, waited)} == set(OPERATOR_NAMES)
 
 
 def test_the_url_of_the_script_is_below_airflows_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
