@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
 
-from airflow_vace.core.calls import Creation
 from airflow_vace.exceptions import (
     LedgerError,
     SubmissionUnknown,
@@ -104,6 +103,9 @@ class Creator:
             raise
 
     def _create(self, values: Mapping[str, Any], intent: Record) -> Prediction:
+        # The calls import the whole wire, and DAG parsing imports this module.
+        from airflow_vace.core.calls import Creation
+
         self._check_alive()
         # The server cancels by itself some time after this task would have, in case the task has died.
         deadline = intent.deadline + self.hook.timing.server_cancel_grace_seconds

@@ -11,7 +11,6 @@ from airflow_vace.exceptions import LedgerError
 from airflow_vace.prediction import Prediction
 from airflow_vace.submission.decision import Attempt, Policy
 from airflow_vace.submission.record import Phase
-from airflow_vace.submission.submitter import Submission
 from airflow_vace.task.airflow_internals import TRIGGER_TIMEOUT
 from airflow_vace.task.ending import retrying_for_free
 from airflow_vace.task.errors import can_poll_later, can_submit_later, translated
@@ -23,6 +22,7 @@ from airflow_vace.task.state import is_test_of_a_task
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airflow_vace.submission.submitter import Submission
     from airflow_vace.task.operator_run import OperatorRun
 
 
@@ -108,6 +108,9 @@ def _orders(run: OperatorRun) -> Orders:
 
 
 def _submission(run: OperatorRun) -> Submission:
+    # DAG parsing imports this module, and only a running task needs the submitter.
+    from airflow_vace.submission.submitter import Submission
+
     task = run.task
     policy = Policy(
         timeout=task.timeout,
