@@ -71,7 +71,7 @@ class ConnectionHook(HttpHook):
             with _named_lookup_errors(self.vace_conn_id):
                 connection = self.get_connection(self.vace_conn_id)
                 extra = connection.extra_dejson
-            self._known_settings = Settings.of(connection, extra, timing=self.timing)
+            self._known_settings = self._read_settings(connection, extra)
         return self._known_settings
 
     async def asettings(self) -> Settings:
@@ -80,8 +80,17 @@ class ConnectionHook(HttpHook):
             with _named_lookup_errors(self.vace_conn_id):
                 connection = await get_async_connection(self.vace_conn_id, hook=self)
                 extra = await get_async_extra_dejson(connection)
-            self._known_settings = Settings.of(connection, extra, timing=self.timing)
+            self._known_settings = self._read_settings(connection, extra)
         return self._known_settings
+
+    def _read_settings(self, connection: Any, extra: Any) -> Settings:
+        settings = Settings.of(connection, extra, timing=self.timing)
+        if settings.api.key != connection.password:
+            from airflow.sdk.log import mask_secret
+
+            # Airflow masks the password as stored, so the key without a line end would stay readable.
+            mask_secret(settings.api.key)
+        return settings
 
     @property
     def lists_predictions(self) -> bool:

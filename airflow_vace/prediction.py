@@ -34,7 +34,7 @@ RETENTION_SECONDS = 3600.0
 
 # https://replicate.com/docs/reference/error-codes: E6716 is a timeout at the start, so the same input can
 # succeed in another run; E1001 is out of memory, so the same input fails again.
-_TRANSIENT_CODES = frozenset({"E6716"})
+_TRANSIENT_CODES = frozenset({"E1000", "E6716"})
 _PERMANENT_CODES = frozenset({"E1001"})
 _TRANSIENT_WORDS = re.compile(r"queue(?: is)? full|interrupted", re.IGNORECASE)
 _ERROR_CODE = re.compile(r"\bE\d{4}\b")

@@ -316,6 +316,14 @@ def test_one_poll_is_one_request_and_fails_with_a_named_error(
     assert call("get", created).id == created.id
 
 
+def test_a_response_with_a_long_header_is_read(call: Call, slow: Emulator) -> None:
+    created = call("create", FOX)
+    headers = {"Content-Type": "application/json", "Content-Security-Policy": "x" * 12_000}
+    slow.faults.add(method="GET", status=200, headers=headers, body=created.payload())
+    assert call("get", created).id == created.id
+    assert len(slow.requests) == 2
+
+
 @pytest.fixture
 def patient(slow: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """The same server, and a connection that lets megabytes take their time."""

@@ -201,6 +201,7 @@ def test_a_success_without_output_expires_by_report_or_after_an_hour() -> None:
     ("error", "again"),
     [
         ("E6716: timeout starting", True),
+        ("Unknown error (E1000)", True),
         ("Queue is full", True),
         ("queue full", True),
         ("Prediction interrupted; please retry", True),

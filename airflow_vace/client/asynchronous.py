@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow_vace.client.settings import Settings
 
 _READ_BYTES = 64 * 1024
+_MAX_HEADER_BYTES = 64 * 1024
 # Larger responses wait on disk until they are parsed, each after the other: the event loop of a triggerer
 # has hundreds of requests in flight, and memory for few large responses.
 _MAX_RESPONSE_BYTES_IN_MEMORY = 1024 * 1024
@@ -78,6 +79,9 @@ class AsyncClient:
             # A cookie of a gateway must not bind all tasks of a triggerer to a single backend server.
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[_sent_trace()],
+            # As long as http.client accepts, so that the triggerer reads the same responses as a worker.
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
         )
         return cls(settings, session, max_large_responses=max_large_responses)
 

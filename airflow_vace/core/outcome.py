@@ -35,11 +35,12 @@ def read_end(prediction: Prediction, now: float | None = None) -> Prediction:
     said = f": {prediction.error}" if prediction.error else " without saying why"
     match prediction.status:
         case PredictionStatus.FAILED:
-            advice = (
-                "The same input may well succeed in another run."
-                if prediction.worth_another_run
-                else "Change the input before running it again."
-            )
+            advice = "Change the input before running it again."
+            if prediction.worth_another_run:
+                advice = "The same input may well succeed in another run."
+            elif not prediction.error:
+                # Such a failure says nothing against the input.
+                advice = "Another run with the same input may succeed."
             raise PredictionFailed(
                 f"Prediction {prediction.id} failed{said}. {prediction.bill} {advice}",
                 prediction=prediction,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import literal
 from airflow_vace.prediction import PREDICTION_ID, Prediction
 from airflow_vace.redaction import excerpt
 
-_STATUS_PATH = re.compile(r"/predictions/(?:status/)?([^/]+?)(?:/cancel)?/?$")
+_STATUS_PATH = re.compile(r"/predictions/(?:status/)?([^/?#]+?)(?:/cancel)?/?(?:$|[?#])")
+_CANCEL_PATH = re.compile(r"/cancel/?(?:$|[?#])")
+# The vendor's pages: https://replicate.com/p/ID and https://replicate.com/OWNER/NAME?prediction=ID
+_PAGE_PATH = re.compile(r"/p/([^/]+)/?$")
 # Templates render a missing value as one of these words, which would otherwise pass as ids.
 _MISSING = ("none", "null")
 
@@ -43,8 +46,8 @@ def read_reference(prediction: object) -> tuple[str, str | None]:
         if PREDICTION_ID.fullmatch(text) and text.lower() not in _MISSING:
             return text, None
         if identifier := _id_in_url(text):
-            # A cancel address answers POST only, so it cannot serve as `urls.get`.
-            return identifier, None if text.rstrip("/").endswith("/cancel") else text
+            # A cancel address answers POST only, and a page is no API, so neither can serve as `urls.get`.
+            return identifier, text if _STATUS_PATH.search(text) and not _CANCEL_PATH.search(text) else None
         prediction = literal(text) if text.startswith("{") else prediction
     if isinstance(prediction, Mapping):
         identifier, urls = prediction.get("id"), prediction.get("urls")
@@ -66,7 +69,10 @@ def _id_in_url(text: str) -> str | None:
     if not text.startswith(("http://", "https://")):
         return None
     try:
-        match = _STATUS_PATH.search(urlsplit(text).path)
+        parts = urlsplit(text)
+        asked = parse_qs(parts.query).get("prediction", [""])[0]
     except ValueError:
         return None
-    return match[1] if match and PREDICTION_ID.fullmatch(match[1]) else None
+    match = _STATUS_PATH.search(parts.path) or _PAGE_PATH.search(parts.path)
+    identifier = match[1] if match else asked
+    return identifier if PREDICTION_ID.fullmatch(identifier) else None

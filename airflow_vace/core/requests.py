@@ -30,6 +30,8 @@ _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][\w.:/-]*", re.ASCII)
 # The key is a header's value: a line break would start another header, and HTTP headers are ASCII.
 _KEY = re.compile(r"[\x21-\x7e]+")
+_AUTH_SCHEME = re.compile(r"(?:bearer|token|basic|apikey)\s+", re.IGNORECASE)
+_QUOTES = ("'", '"')
 # A shorter key occurs in ordinary words, so its removal would garble every message.
 _MIN_HIDDEN_KEY_LENGTH = 4
 
@@ -115,7 +117,6 @@ class Api:
         :raises VaceInputError: for an invalid address, key or back-end
         """
         host = check_base_url(base_url)
-        _check_key(key)
         _check_backend(backend)
         chosen = BACKENDS[backend] if backend else backend_of(host)
         if lists is not None:
@@ -126,7 +127,7 @@ class Api:
             backend=chosen,
             base_url=base_url.rstrip("/"),
             prefix=f"/{path}" if path else "",
-            key=str(key),
+            key=_read_key(key),
         )
 
     @cached_property
@@ -299,13 +300,20 @@ def _lacking(backend: Backend, call: str, remedy: str) -> VaceInputError:
     )
 
 
-def _check_key(key: str | None) -> None:
-    if not key or not _KEY.fullmatch(key):
-        raise VaceInputError(
-            "The connection has no usable API key: put it into the password field, one line of ASCII.",
-            field="password",
-            remedy="put the API key into the connection's password",
-        )
+def _read_key(password: str | None) -> str:
+    """Return the API key without the blanks and line ends of a paste; the error never shows the key."""
+    key = (password or "").strip()
+    remedy = "put the API key into the connection's password"
+    problem = "has no usable API key: put it into the password field, one line of ASCII"
+    if key[:1] in _QUOTES and key[:1] == key[-1:]:
+        remedy = "remove the quotes around the API key"
+        problem = "has an API key in quotes: remove the quotes around the key in the password field"
+    elif scheme := _AUTH_SCHEME.match(key):
+        remedy = f"remove {scheme[0]!r} from the API key"
+        problem = f"has an API key that begins with {scheme[0]!r}: put only the key into the password field"
+    elif _KEY.fullmatch(key):
+        return key
+    raise VaceInputError(f"The connection {problem}.", field="password", remedy=remedy)
 
 
 def _check_backend(name: str | None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk import Connection
@@ -16,6 +16,10 @@ from airflow_vace.client.settings import DEFAULT_TIMEOUT, Settings
 from airflow_vace.core.multipart import Form
 from airflow_vace.core.timing import Timing
 from airflow_vace.exceptions import VaceInputError
+from airflow_vace.hooks import VaceHook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def settings(extra: dict[str, Any] | None = None, **fields: Any) -> Settings:
@@ -206,3 +210,13 @@ def test_settings_hide_the_key_and_the_passwords_of_proxies() -> None:
     found = settings({"proxies": "http://me:5ecret@p:1"}, password="verysecret")
     assert "verysecret" not in repr(found)
     assert "5ecret" not in repr(found)
+
+
+def test_a_key_with_a_line_end_is_masked_without_it(
+    connect: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masked: list[object] = []
+    monkeypatch.setattr("airflow.sdk.log.mask_secret", masked.append)
+    connect('{"conn_type": "vace", "host": "https://x.example", "password": "r8_pasted\\n"}')
+    assert VaceHook().settings.api.key == "r8_pasted"
+    assert "r8_pasted" in masked

@@ -56,3 +56,16 @@ def test_other_values_are_refused_with_a_remedy(reference: object) -> None:
     with pytest.raises(VaceInputError, match=r"submit\.output") as caught:
         read_reference(reference)
     assert caught.value.field == "prediction"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "https://replicate.com/p/abc123",
+        "https://replicate.com/p/abc123/",
+        "https://replicate.com/prunaai/vace-14b?prediction=abc123",
+        "https://api.replicate.com/v1/predictions/abc123/cancel",
+    ],
+)
+def test_a_page_of_a_prediction_names_the_prediction(page: str) -> None:
+    assert read_reference(page) == ("abc123", None)

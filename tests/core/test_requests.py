@@ -288,3 +288,17 @@ def test_only_back_ends_with_uploads_accept_an_upload() -> None:
     assert request.headers["Content-Type"].startswith("multipart/form-data; boundary=")
     with pytest.raises(VaceInputError, match="documents no upload"):
         Api.at("https://gateway.example", KEY).upload(form)
+
+
+@pytest.mark.parametrize("pasted", ["r8_key\n", "  r8_key  ", "r8_key\r\n"])
+def test_a_pasted_key_works_without_its_blanks(pasted: str) -> None:
+    assert Api.at("https://x.example", pasted).key == "r8_key"
+
+
+@pytest.mark.parametrize(
+    ("pasted", "named"), [("'r8_key'", "quotes"), ('"r8_key"', "quotes"), ("Bearer r8_key", "'Bearer '")]
+)
+def test_a_key_in_quotes_or_with_its_scheme_names_the_remedy(pasted: str, named: str) -> None:
+    with pytest.raises(VaceInputError, match=named) as caught:
+        Api.at("https://x.example", pasted)
+    assert "r8_key" not in str(caught.value)

@@ -339,6 +339,8 @@ def test_a_success_with_output_or_files_is_returned() -> None:
             "failed: E1001 memory. It may be billed",
         ),
         (prediction_of("failed"), PredictionFailed, "failed without saying why"),
+        (prediction_of("failed"), PredictionFailed, "with the same input may succeed"),
+        (prediction_of("failed", error="E1000"), PredictionFailed, "may well succeed in another run"),
         (prediction_of("failed", error="E6716"), PredictionFailed, "may well succeed in another run"),
         (prediction_of("canceled"), PredictionCanceled, "was canceled by somebody"),
         (prediction_of("aborted"), PredictionCanceled, "not billed"),
