@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.redaction import excerpt
@@ -29,6 +29,23 @@ def own_url(base_url: str, url: str) -> str | None:
     base, parts = urlsplit(base_url), urlsplit(url)
     query = f"?{parts.query}" if parts.query else ""
     return f"{base.scheme}://{base.netloc}{parts.path or '/'}{query}"
+
+
+def own_page(base_url: str, list_url: str, url: str) -> str | None:
+    """Return the address of a further page at the origin of `base_url`; None without a cursor.
+
+    Behind a proxy a server may name another scheme, port or host. Only the cursor of such an address counts,
+    so the request with the key goes to the own list.
+
+    :param list_url: address of the first page
+    :param url: the server's address of the page, absolute or relative
+    """
+    try:
+        absolute = urljoin(base_url, url)
+        cursor = urlsplit(absolute).query
+    except ValueError:
+        return None
+    return own_url(base_url, absolute) or (f"{list_url}?{cursor}" if cursor else None)
 
 
 def check_base_url(base_url: str) -> str:

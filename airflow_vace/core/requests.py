@@ -9,11 +9,11 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from airflow_vace.core.backends import BACKENDS, REPLICATE, Backend, backend_of
 from airflow_vace.core.multipart import Form
-from airflow_vace.core.origins import check_base_url, is_http, own_url
+from airflow_vace.core.origins import check_base_url, is_http, own_page, own_url
 from airflow_vace.core.references import read_reference
 from airflow_vace.exceptions import VaceInputError, VaceProtocolError
 from airflow_vace.inputs import DEFAULT_MODEL
@@ -207,12 +207,9 @@ class Api:
         """Describe a further page of the list.
 
         :param url: the server's address of the page, absolute or relative
-        :raises VaceProtocolError: if the page is not at the connection's own origin
+        :raises VaceProtocolError: if the page is at another origin and has no cursor
         """
-        try:
-            own = own_url(self.base_url, urljoin(self.base_url, url))
-        except ValueError:
-            own = None
+        own = own_page(self.base_url, self._url(self.backend.list or ""), url)
         if own is None:
             raise VaceProtocolError(f"The next page of the list is at a foreign origin: {excerpt(url)}")
         return self._request("list", own)

@@ -302,3 +302,17 @@ def test_a_key_in_quotes_or_with_its_scheme_names_the_remedy(pasted: str, named:
     with pytest.raises(VaceInputError, match=named) as caught:
         Api.at("https://x.example", pasted)
     assert "r8_key" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "following",
+    [
+        "http://gateway.example/replicate/v1/predictions?cursor=a",
+        "https://gateway.example:8443/replicate/v1/predictions?cursor=a",
+        "https://api.replicate.com/v1/predictions?cursor=a",
+        "/replicate/v1/predictions?cursor=a",
+    ],
+)
+def test_the_cursor_of_a_page_is_used_at_the_own_address(following: str) -> None:
+    api = Api.at("https://gateway.example", KEY, lists=True)
+    assert api.page(following).url == "https://gateway.example/replicate/v1/predictions?cursor=a"
