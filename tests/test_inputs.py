@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_vace.exceptions import VaceInputError
-from airflow_vace.inputs import DEFAULT_MODEL, FIELDS, SPEED_MODES, literal, normalize_input
+from airflow_vace.inputs import (
+    DEFAULT_MODEL,
+    FIELDS,
+    SPEED_MODES,
+    check_normalized,
+    literal,
+    normalize_input,
+)
 
 URL = "https://example.com/a.mp4"
 
@@ -247,3 +254,9 @@ def test_a_path_object_becomes_the_url_of_a_file(tmp_path: Path) -> None:
         normalize_input(given)
     with pytest.raises(VaceInputError, match="is not a URL"):
         normalize_input({"prompt": "x", "src_video": Path("a.mp4")}, paths=True)
+
+
+def test_a_normalised_input_of_another_model_is_not_checked() -> None:
+    assert check_normalized({"text": "s3://bucket/a.txt"}, model="owner/speech") == []
+    with pytest.raises(VaceInputError, match="is a path"):
+        check_normalized({"prompt": "a fox", "src_video": "s3://bucket/a.mp4"}, model=DEFAULT_MODEL)
