@@ -307,7 +307,8 @@ def _read_key(password: str | None) -> str:
         problem = "has an API key in quotes: remove the quotes around the key in the password field"
     elif scheme := _AUTH_SCHEME.match(key):
         remedy = f"remove {scheme[0]!r} from the API key"
-        problem = f"has an API key that begins with {scheme[0]!r}: put only the key into the password field"
+        problem = f"has an API key that begins with {scheme[0]!r}: put only the key into the password field,"
+        problem += " without 'Bearer ' or another scheme"
     elif _KEY.fullmatch(key):
         return key
     raise VaceInputError(f"The connection {problem}.", field="password", remedy=remedy)
