@@ -206,8 +206,8 @@ def test_the_content_decides_about_the_suffix(
 
 @pytest.mark.usefixtures("fast_emulator")
 def test_an_output_without_a_valid_url_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(VaceProtocolError, match=r"at no http\(s\) address: https://\[torn/a\.mp4"):
-        save_output(VaceHook(), succeeded(output="https://[torn/a.mp4"), tmp_path)
+    with pytest.raises(VaceProtocolError, match=r"at no http\(s\) address: https://\[broken/a\.mp4"):
+        save_output(VaceHook(), succeeded(output="https://[broken/a.mp4"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

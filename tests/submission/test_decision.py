@@ -148,7 +148,7 @@ TABLE: list[tuple[str, Record | None, Evidence, dict[str, Any], Step]] = [
         ),
     ),
     (
-        "its file is gone, whatever the server tells",
+        "its file is gone, whatever the server answers",
         settled("succeeded", data_removed=True),
         SUCCEEDED,
         {},

@@ -144,7 +144,7 @@ class Started:
         return self.airflow.states(self.dag_id, self.run_id)[task_id]
 
     def wait_until_polled(self, *task_ids: str, times: int = 2) -> None:
-        """Wait until each prediction was polled anew; a worker makes the first poll, a triggerer the rest."""
+        """Wait for another poll of each prediction; a worker makes the first, a triggerer the rest."""
         before = {task_id: self.polls(task_id) for task_id in task_ids}
         until(lambda: all(self.polls(t) >= times and self.polls(t) > before[t] for t in task_ids), 240)
 
