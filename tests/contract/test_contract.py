@@ -21,6 +21,7 @@ from airflow_vace.storage.media_types import type_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_vace.emulator import Emulator
     from airflow_vace.prediction import Prediction
 
 # The question in tests/conftest.py names this number, so no test may pay for more.
@@ -39,9 +40,20 @@ CHEAPEST = {
 class Account:
     """Creates predictions over `vace_default`, up to the agreed number."""
 
-    def __init__(self, *, is_live: bool) -> None:
-        self.is_live = is_live
+    def __init__(self, emulator: Emulator | None = None) -> None:
+        self.emulator = emulator
         self.made: list[str] = []
+
+    @property
+    def is_live(self) -> bool:
+        """True for an account at a real server, where predictions cost money."""
+        return self.emulator is None
+
+    def create_long(self) -> Prediction:
+        """Create a prediction that the emulator renders in real time: it still runs seconds later."""
+        if self.emulator is not None:
+            self.emulator.world.time_scale = 1.0
+        return self.create()
 
     def create(self) -> Prediction:
         assert len(self.made) < MAX_PREDICTIONS, "nobody agreed to pay for more"
@@ -61,13 +73,13 @@ def account(request: pytest.FixtureRequest) -> Iterator[Account]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "live":
             patch.setenv("AIRFLOW_CONN_VACE_DEFAULT", os.environ["VACE_LIVE_CONNECTION"])
-            yield Account(is_live=True)
+            yield Account()
             return
         from airflow_vace.emulator import Emulator
 
         with Emulator(time_scale=0.005) as emulator:
             patch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection_to(backend=request.param))
-            yield Account(is_live=False)
+            yield Account(emulator)
             assert emulator.bill["charged"] <= MAX_PREDICTIONS
 
 
@@ -162,7 +174,7 @@ def test_a_running_prediction_is_canceled(account: Account, ended: Prediction) -
         with pytest.raises(VaceInputError):
             hook.cancel_prediction(ended)
         return
-    running = account.create()
+    running = account.create_long()
     canceled = hook.wait_for_prediction(hook.cancel_prediction(running), timeout=600)
     assert canceled.status in ("canceled", "aborted", "succeeded")
     if canceled.status is PredictionStatus.SUCCEEDED:
