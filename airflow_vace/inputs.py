@@ -15,7 +15,16 @@ from pathlib import PurePath
 from typing import Any, Literal, Required, TypedDict
 
 from airflow_vace.exceptions import VaceInputError
-from airflow_vace.input_files import is_fetchable, is_path, path_text, paths_in
+from airflow_vace.input_files import (
+    all_texts_in,
+    is_fetchable,
+    is_path,
+    names_file,
+    path_text,
+    paths_in,
+    plain_paths,
+    store_address_in,
+)
 from airflow_vace.redaction import excerpt
 
 DEFAULT_MODEL = "prunaai/vace-14b"
@@ -136,7 +145,7 @@ def normalize_input(
 
     Rendered templates become typed values, `1280x720` becomes `1280*720`, a short speed name the full name,
     and a single reference image a list. None means an absent input. The result always contains `size`.
-    Inputs of other models are returned unchanged.
+    Inputs of other models are returned unchanged, except that path objects become text.
 
     :param input: mapping, or its JSON or Python text
     :param model: `owner/name`
@@ -146,8 +155,9 @@ def normalize_input(
     given = literal(input) if isinstance(input, str) else input
     if not isinstance(given, Mapping):
         raise _error("input", input, "is not an object", "give a dict such as {'prompt': '...'}")
-    if model.strip().lower() != DEFAULT_MODEL:
-        return dict(given), []
+    if is_other(model):
+        others = {str(name): plain_paths(value, str(name)) for name, value in given.items()}
+        return others, [] if paths else check_normalized(others, model=model)
     _refuse_unknown_names(given)
     values: dict[str, Any] = {}
     for field in FIELDS.values():
@@ -169,10 +179,13 @@ def check_normalized(values: Mapping[str, Any], *, model: str) -> list[str]:
 
     :raises VaceInputError: for a path, which must not leave as it is
     """
-    if model.strip().lower() != DEFAULT_MODEL:
-        return []
-    _refuse_paths(values)
-    return _all_doubts(values)
+    _refuse_paths(values, model)
+    return [] if is_other(model) else _all_doubts(values)
+
+
+def is_other(model: str) -> bool:
+    """Return True for a model other than prunaai/vace-14b, whose inputs are not known here."""
+    return model.strip().lower() != DEFAULT_MODEL
 
 
 def literal(text: str) -> Any:
@@ -262,7 +275,7 @@ def _read_url(field: InputField, value: object) -> str:
         raise _wrong_type(field, value, "a URL")
     # A bare local path would otherwise be an invalid URL.
     if url.startswith("/"):
-        url = PurePath(url).as_uri()
+        url = f"file://{PurePath(url)}"
     if is_path(url) or is_fetchable(url):
         return url
     raise _error(
@@ -312,8 +325,26 @@ def _refuse_lone_mask(values: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_paths(values: Mapping[str, Any]) -> None:
-    for name, path in paths_in(values):
+def refuse_inner_paths(values: Mapping[str, Any]) -> None:
+    """Refuse store addresses inside longer texts of another model's input.
+
+    :raises VaceInputError: with field, value and remedy
+    """
+    for name, text in all_texts_in(values):
+        address = None if names_file(text) else store_address_in(text)
+        if address is not None:
+            raise _error(
+                name,
+                address,
+                "has the address of a store inside a longer text, which the back-end cannot open",
+                "give the address alone, or a list of addresses instead of its text",
+            )
+
+
+def _refuse_paths(values: Mapping[str, Any], model: str) -> None:
+    if is_other(model):
+        refuse_inner_paths(values)
+    for name, path in paths_in(values, anywhere=is_other(model)):
         raise _error(
             name,
             path,
