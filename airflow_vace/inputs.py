@@ -15,16 +15,8 @@ from pathlib import PurePath
 from typing import Any, Literal, Required, TypedDict
 
 from airflow_vace.exceptions import VaceInputError
-from airflow_vace.input_files import (
-    all_texts_in,
-    is_fetchable,
-    is_path,
-    names_file,
-    path_text,
-    paths_in,
-    plain_paths,
-    store_address_in,
-)
+from airflow_vace.input_files import is_fetchable, is_path, path_text, paths_in
+from airflow_vace.other_inputs import check_without_paths, plain_paths
 from airflow_vace.redaction import excerpt
 
 DEFAULT_MODEL = "prunaai/vace-14b"
@@ -155,7 +147,7 @@ def normalize_input(
     given = literal(input) if isinstance(input, str) else input
     if not isinstance(given, Mapping):
         raise _error("input", input, "is not an object", "give a dict such as {'prompt': '...'}")
-    if is_other(model):
+    if model.strip().lower() != DEFAULT_MODEL:
         others = {str(name): plain_paths(value, str(name)) for name, value in given.items()}
         return others, [] if paths else check_normalized(others, model=model)
     _refuse_unknown_names(given)
@@ -179,13 +171,11 @@ def check_normalized(values: Mapping[str, Any], *, model: str) -> list[str]:
 
     :raises VaceInputError: for a path, which must not leave as it is
     """
-    _refuse_paths(values, model)
-    return [] if is_other(model) else _all_doubts(values)
-
-
-def is_other(model: str) -> bool:
-    """Return True for a model other than prunaai/vace-14b, whose inputs are not known here."""
-    return model.strip().lower() != DEFAULT_MODEL
+    if model.strip().lower() != DEFAULT_MODEL:
+        check_without_paths(values)
+        return []
+    _refuse_paths(values)
+    return _all_doubts(values)
 
 
 def literal(text: str) -> Any:
@@ -325,26 +315,8 @@ def _refuse_lone_mask(values: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_inner_paths(values: Mapping[str, Any]) -> None:
-    """Refuse store addresses inside longer texts of another model's input.
-
-    :raises VaceInputError: with field, value and remedy
-    """
-    for name, text in all_texts_in(values):
-        address = None if names_file(text) else store_address_in(text)
-        if address is not None:
-            raise _error(
-                name,
-                address,
-                "has the address of a store inside a longer text, which the back-end cannot open",
-                "give the address alone, or a list of addresses instead of its text",
-            )
-
-
-def _refuse_paths(values: Mapping[str, Any], model: str) -> None:
-    if is_other(model):
-        refuse_inner_paths(values)
-    for name, path in paths_in(values, anywhere=is_other(model)):
+def _refuse_paths(values: Mapping[str, Any]) -> None:
+    for name, path in paths_in(values):
         raise _error(
             name,
             path,

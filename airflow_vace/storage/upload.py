@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from airflow_vace.client.addresses import private_address_of
 from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError
 from airflow_vace.input_files import FILE_FIELDS, path_text, paths_in
-from airflow_vace.inputs import DEFAULT_MODEL, is_other, refuse_inner_paths
+from airflow_vace.inputs import DEFAULT_MODEL
+from airflow_vace.other_inputs import check_without_inner_paths, paths_anywhere
 from airflow_vace.redaction import excerpt
 from airflow_vace.storage.errors import describe_error, is_transient, is_transient_status, store_error
 from airflow_vace.storage.lineage import report_input
@@ -71,14 +72,14 @@ class InputFiles:
     def __init__(self, hook: VaceHook, *, seconds: float, model: str = DEFAULT_MODEL) -> None:
         self.hook = hook
         self.seconds = seconds
-        self.is_other = is_other(model)
+        self.is_other = model.strip().lower() != DEFAULT_MODEL
         self.log = hook.log
 
     def reachable(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the input with signed URLs, upload URLs or `data:` URLs in place of paths.
 
         No request that costs money is sent. Inputs of another model may have paths anywhere, see
-        :func:`airflow_vace.input_files.names_file`.
+        :func:`airflow_vace.other_inputs.names_file`.
 
         :param values: normalised input
         :raises VaceInputError: for a file that is missing, empty, of the wrong type, forbidden, or out of the
@@ -87,8 +88,8 @@ class InputFiles:
         :raises VaceError: if the back-end refused an upload
         """
         if self.is_other:
-            refuse_inner_paths(values)
-        found = paths_in(values, anywhere=self.is_other, is_file=_is_file)
+            check_without_inner_paths(values)
+        found = paths_anywhere(values, _is_file) if self.is_other else paths_in(values)
         files = {text: self._checked(field, text) for field, text in found}
         if not self.is_other:
             _check_mask(values, files)
