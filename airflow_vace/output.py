@@ -84,7 +84,8 @@ def _addresses_of(text: str) -> list[tuple[str, _Form]]:
         urls = _BETWEEN_URLS.split(text)
         return [(url, "absolute") for url in urls] if all(map(_HTTP_URL.fullmatch, urls)) else []
     if text.startswith(("/", "./", "../")):
-        is_file = _ROOTED.fullmatch(text) or (not text.startswith("//") and _FILE_NAME.fullmatch(text))
+        # Text such as "// see a.mp4" is a comment.
+        is_file = _ROOTED.fullmatch(text) or (text[2:3].strip() and _FILE_NAME.fullmatch(text))
         return [(text, "rooted")] if is_file else []
     is_name = " " not in text and _FILE_NAME.fullmatch(text)
     return [(text, "name")] if is_name else []

@@ -265,10 +265,10 @@ def _index_of(ti: Any) -> str:
 
 def _split(name: str, suffix: str) -> tuple[str, str]:
     """Return the stem of an author's file name, and the ending for a file with this suffix."""
-    if name.lower().endswith(suffix):
-        return name[: -len(suffix)], name[-len(suffix) :]
-    path = PurePosixPath(name)
-    return path.stem, path.suffix if kind_of(path.suffix) == kind_of(suffix) else suffix
+    known = [known for known in (*TYPES, suffix) if name.lower().endswith(known)]
+    length = len(max(known, key=len, default=PurePosixPath(name).suffix))
+    stem, ending = name[: len(name) - length], name[len(name) - length :]
+    return stem, ending if kind_of(ending) == kind_of(suffix) else suffix
 
 
 def _name_of(prediction_id: str) -> str:

@@ -205,9 +205,9 @@ def file_type(found: str | None, announced: Announced) -> FileType:
         if is_plain and header in _SUFFIX_OF and is_text_type(header):
             found = header
         return FileType(found, suffix_of_type(found))
-    for kind in announced.types:
-        if kind not in _SIGNED_TYPES and kind in _SUFFIX_OF:
-            return FileType(kind, suffix_of_type(kind))
+    header = announced.header
+    if header in _SUFFIX_OF and header not in (*_SIGNED_TYPES, *_UNSPECIFIC):
+        return FileType(header, suffix_of_type(header))
     for suffix in announced.suffixes:
         kind = type_of_suffix(suffix)
         if kind not in _SIGNED_TYPES:
