@@ -1,4 +1,4 @@
-"""A gateway with models of any kind: each run costs, reads the files of the input, and returns a set output."""
+"""A gateway with models of any kind: each run costs, and reads the files of its input."""
 
 from __future__ import annotations
 

@@ -125,9 +125,7 @@ def test_a_file_in_s3_is_brought_to_another_model(
     }
     payload = task("owner/restyle", input=values, save_to=f"{tmp_path}/").result()
     (sent,) = host.inputs.values()
-    print(
-        f"owner/restyle: {host.bill}; brought {len(host.read)} files of S3; saved {payload['files'][0]['uri']}"
-    )
+    show(f"owner/restyle: {host.bill}; brought {len(host.read)} files; saved {payload['files'][0]['uri']}")
     assert host.read[sent["video"]] == MP4
     assert host.read[sent["scene"]["refs"][0]] == b"\x01\x02\x03"
     assert sent["scene"]["prompt"] == "/imagine a fox"
