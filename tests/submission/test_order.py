@@ -95,3 +95,26 @@ def test_a_query_that_signs_nothing_counts() -> None:
 def test_a_file_in_the_input_identifies_no_prediction(data: str, *, is_list: bool) -> None:
     values = {"prompt": "a fox", "image": [data] if is_list else data}
     assert names_in_echo(values) == ("prompt",)
+
+
+def test_a_local_path_has_the_digest_of_earlier_releases() -> None:
+    """Earlier releases percent-encoded local paths; a changed digest would pay again."""
+    plain = Order(values={"src_video": "file:///data/run:1 a/b.mp4"}, model="o/n", version=None, conn_id="c")
+    encoded = Order(
+        values={"src_video": "file:///data/run%3A1%20a/b.mp4"}, model="o/n", version=None, conn_id="c"
+    )
+    assert plain.fingerprint == encoded.fingerprint
+
+
+def test_a_new_signature_inside_an_object_is_the_same_order() -> None:
+    def order(signature: str) -> Order:
+        url = f"https://b.s3.amazonaws.com/a.mp4?X-Amz-Signature={signature}"
+        values = {"scene": {"refs": [{"url": url}], "n": 1.0, "text": " x "}}
+        return Order(values=values, model="o/n", version=None, conn_id="c")
+
+    assert order("one").fingerprint == order("two").fingerprint
+
+
+def test_an_object_with_a_file_inside_is_no_echo() -> None:
+    values = {"scene": {"refs": ["data:image/png;base64,AA"]}, "prompt": "a fox", "more": {"n": [1]}}
+    assert names_in_echo(values) == ("more", "prompt")
