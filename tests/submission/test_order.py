@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -97,22 +98,22 @@ def test_a_file_in_the_input_identifies_no_prediction(data: str, *, is_list: boo
     assert names_in_echo(values) == ("prompt",)
 
 
+def of_other_model(**values: Any) -> Order:
+    return Order(values=values, model="owner/name", version=None, conn_id="c")
+
+
 def test_a_local_path_has_the_digest_of_earlier_releases() -> None:
-    """Earlier releases percent-encoded local paths; a changed digest would pay again."""
-    plain = Order(values={"src_video": "file:///data/run:1 a/b.mp4"}, model="o/n", version=None, conn_id="c")
-    encoded = Order(
-        values={"src_video": "file:///data/run%3A1%20a/b.mp4"}, model="o/n", version=None, conn_id="c"
-    )
-    assert plain.fingerprint == encoded.fingerprint
+    # They percent-encoded local paths, and a changed digest would pay again.
+    plain = of_other_model(src_video="file:///data/run:1 a/b.mp4")
+    assert plain.fingerprint == of_other_model(src_video="file:///data/run%3A1%20a/b.mp4").fingerprint
 
 
 def test_a_new_signature_inside_an_object_is_the_same_order() -> None:
-    def order(signature: str) -> Order:
+    def signed(signature: str) -> str:
         url = f"https://b.s3.amazonaws.com/a.mp4?X-Amz-Signature={signature}"
-        values = {"scene": {"refs": [{"url": url}], "n": 1.0, "text": " x "}}
-        return Order(values=values, model="o/n", version=None, conn_id="c")
+        return of_other_model(scene={"refs": [{"url": url}], "n": 1.0, "text": " x "}).fingerprint
 
-    assert order("one").fingerprint == order("two").fingerprint
+    assert signed("one") == signed("two")
 
 
 def test_an_object_with_a_file_inside_is_no_echo() -> None:
