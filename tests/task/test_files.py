@@ -401,8 +401,8 @@ def test_a_file_is_uploaded_once_and_not_again_by_a_retry(
     uploads = [r for r in slow_emulator.requests if r.path == "/v1/files"]
     assert len(uploads) == 1
     (run,) = slow_emulator.world.runs.values()
-    assert run.input["src_video"].startswith(f"{slow_emulator.url}/_files/")
-    assert "_files" not in str(store.rows)
+    assert run.input["src_video"].startswith(f"{slow_emulator.url}/v1/files/")
+    assert "/v1/files" not in str(store.rows)
 
 
 def test_a_lost_create_is_found_by_the_url_of_its_input(
