@@ -13,7 +13,7 @@ from airflow_vace.core.backends import BACKENDS
 from airflow_vace.emulator.control import CONTROL_PATH
 from airflow_vace.emulator.damage import damaged, drop_connection
 from airflow_vace.emulator.dialects import face_of, not_found, refusal
-from airflow_vace.emulator.limits import Bucket, VendorLimits, throttled
+from airflow_vace.emulator.limits import Bucket, throttled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,7 +54,6 @@ class Middleware:
         self._key_headers = (*_KEY_HEADERS, *map(str.lower, emulator.dialect.headers))
         # One second's worth of requests in a burst.
         self._limit = Bucket(emulator.limit, emulator.limit) if emulator.limit else None
-        self._vendor = VendorLimits(emulator.world.time_scale)
 
     @web.middleware
     async def log(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -114,7 +113,7 @@ class Middleware:
         is_open = request.path.startswith(_OPEN_PATHS)
         if is_open or face_of(request).backend != "replicate":
             return await handler(request)
-        bucket = self._vendor.bucket_of(request)
+        bucket = self.emulator.limits.bucket_of(request)
         if bucket.take():
             response = await handler(request)
         else:

@@ -18,6 +18,7 @@ from aiohttp import web
 from airflow_vace.emulator.faults import Faults
 from airflow_vace.emulator.gateways import dialect_of
 from airflow_vace.emulator.journal import Journal
+from airflow_vace.emulator.limits import VendorLimits
 from airflow_vace.emulator.models import Models
 from airflow_vace.emulator.service import Service
 from airflow_vace.emulator.tls import server_context, write_authority
@@ -79,6 +80,7 @@ class Emulator:
         self.dialect = dialect_of(dialect)
         self.signature = secrets.token_hex(16) if signs else ""
         self.limit = limit
+        self.limits = VendorLimits(time_scale)
         self.throttled = 0
         self.journal = Journal(state)
         # Only this process writes the file from here on, so a partial line can go.
