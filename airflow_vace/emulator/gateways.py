@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,10 +68,9 @@ class Dialect:
         """Return True if the path is one of this gateway's."""
         return self._pattern.match(path) is not None
 
-    def missing_header(self, request: web.Request) -> str | None:
-        """Return the name of a required header that is missing or wrong, None if all are correct."""
-        wrong = (name for name, value in self.headers.items() if request.headers.get(name) != value)
-        return next(wrong, None)
+    def lacks_header(self, request: web.Request) -> bool:
+        """Return True if a required header is missing or wrong."""
+        return any(request.headers.get(name) != value for name, value in self.headers.items())
 
     def own_id(self, upstream: str) -> str:
         """Return the gateway's id of an upstream's prediction."""
@@ -131,16 +130,17 @@ PRESETS: Mapping[str, Dialect] = {
 }
 
 
-def dialect_of(value: Dialect | str | None) -> Dialect:
-    """Return a dialect by name; None means the plain gateway.
+def dialect_of(value: Dialect | str | None, headers: Mapping[str, str] | None, path: str) -> Dialect:
+    """Return a dialect by name, with further headers and another path; None means the plain gateway.
 
+    :param path: path of Replicate's API at the gateway, empty for the dialect's own
     :raises ValueError: if no preset has this name
     """
-    if isinstance(value, Dialect):
-        return value
-    if value is not None and value not in PRESETS:
+    if isinstance(value, str) and value not in PRESETS:
         raise ValueError(f"dialect {value!r} is none of {', '.join(PRESETS)}")
-    return PRESETS[value] if value else Dialect()
+    known = PRESETS[value] if isinstance(value, str) else value or Dialect()
+    known = replace(known, headers={**known.headers, **(headers or {})})
+    return replace(known, prefix=path, backend="replicate") if path else known
 
 
 def translation(dialect: Dialect) -> Middleware:

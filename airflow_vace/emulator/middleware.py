@@ -140,7 +140,11 @@ class Middleware:
         """Refuse a request without the key; files and the control plane are open."""
         if request.path.startswith(_OPEN_PATHS) or _is_signed_download(request):
             return await handler(request)
-        dialect, name = self.emulator.dialect, face_of(request).backend
+        # As Cloudflare AI Gateway refuses: its own key is checked before the vendor's.
+        if self.emulator.dialect.lacks_header(request):
+            body = {"success": False, "result": [], "error": [{"code": 2009, "message": "Unauthorized"}]}
+            return web.json_response(body, status=401)
+        name = face_of(request).backend
         backend = BACKENDS[name]
         expected = backend.key_form.format(key=self.emulator.api_key)
         given = request.headers.get(backend.key_header, "")
@@ -148,9 +152,6 @@ class Middleware:
         if given != expected and given.replace("Token ", "Bearer ", 1) != expected:
             detail = "Invalid token" if given else "You did not pass an authentication token"
             return refusal(name, 401, detail, "Unauthenticated")
-        missing = dialect.missing_header(request) if dialect.covers(request.path) else None
-        if missing:
-            return refusal("gateway", 401, f"The header {missing} is missing or wrong", "Unauthorized")
         return await handler(request)
 
 

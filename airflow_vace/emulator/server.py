@@ -50,6 +50,8 @@ class Emulator:
     :param models: further models: `owner/name` or `owner/name:version` to an OpenAPI schema as Cog writes it,
         an output, the path of a file as the output, or None to echo the input; `*` echoes for any model
     :param dialect: a gateway's ids, words, envelopes and second key, by name; :mod:`.gateways` lists them
+    :param headers: headers that each request must have beside the key, as a gateway's second key
+    :param path: further path of Replicate's API, such as `/v1/account/gateway/replicate`
     :raises ValueError: if `state` is not a file of predictions, or a model or dialect has a wrong name
     """
 
@@ -71,13 +73,15 @@ class Emulator:
         signs: bool = False,
         models: Mapping[str, Any] | None = None,
         dialect: Dialect | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        path: str = "",
     ) -> None:
         self.host = host
         self.port = port
         self.api_key = api_key
         self.seed = seed
         self.tls = tls
-        self.dialect = dialect_of(dialect)
+        self.dialect = dialect_of(dialect, headers, path)
         self.signature = secrets.token_hex(16) if signs else ""
         self.limit = limit
         self.limits = VendorLimits(time_scale)
@@ -134,13 +138,6 @@ class Emulator:
         """All received requests, without the control plane's."""
         with self._condition:
             return list(self._seen)
-
-    def uploaded(self, url: str) -> bytes:
-        """Return the content of an uploaded file by the URL in a prediction's input.
-
-        :raises KeyError: if no uploaded file has this URL
-        """
-        return self.uploads.content_of(url)
 
     def wait_for(self, condition: Callable[[], bool], timeout: float = 30.0) -> None:
         """Block until a condition is true; each request and response checks the condition again.

@@ -241,7 +241,7 @@ def test_video_mask_and_references_come_from_a_store(
     sent = emulator.world.runs[payload["id"]].input
     urls = [sent["src_video"], sent["src_mask"], *sent["src_ref_images"]]
     # A store signs its URLs; the emulator takes uploads from disk.
-    read = _downloaded if store == "s3" else emulator.uploaded
+    read = _downloaded if store == "s3" else emulator.uploads.content_of
     assert [read(url) for url in urls] == list(files.values())
     assert all(("X-Amz-Signature" in url) == (store == "s3") for url in urls)
     manifest = json.loads(s3.read(f"composed/{store}.mp4.json"))

@@ -129,10 +129,20 @@ def test_a_gateway_may_be_described_in_a_test() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_other_faces_are_as_ever(name: str) -> None:
     with Emulator(time_scale=1.0, dialect=name) as emulator:
-        headers = {"Authorization": f"Bearer {emulator.api_key}"}
+        headers = {"Authorization": f"Bearer {emulator.api_key}", **emulator.dialect.headers}
         body = {"version": FIRST_VERSION, "input": FOX}
         answer = requests.post(f"{emulator.url}/v1/predictions", json=body, headers=headers, timeout=10)
         assert (answer.status_code, answer.json()["status"]) == (201, "starting")
+
+
+def test_headers_and_path_of_a_gateway_may_stand_alone() -> None:
+    with Emulator(headers={"X-Second": "s"}, path="/v1/mine/replicate") as emulator:
+        known = json.loads(emulator.connection)
+        assert known["host"] == f"{emulator.url}/v1/mine/replicate"
+        assert known["extra"] == {"backend": "replicate", "headers": {"X-Second": "s"}}
+        assert ask(emulator, "/predictions").status_code == 200
+        assert ask(emulator, "/predictions", **{"X-Second": "t"}).status_code == 401
+        assert emulator.requests[0].auth == ("authorization", "x-second")
 
 
 def test_an_unknown_dialect_is_an_error() -> None:

@@ -219,7 +219,13 @@ def test_every_response_is_as_the_document_says(document: dict[str, Any], rows: 
 def test_a_wrong_response_is_a_violation(document: dict[str, Any]) -> None:
     with Emulator(time_scale=1.0) as emulator:
         walk = Walk(emulator)
-        for wrong in ({"data_removed": "no"}, {"status": "done"}, {"created_at": "now"}, {"urls": {}}):
+        changes: list[dict[str, Any]] = [
+            {"data_removed": "no"},
+            {"status": "done"},
+            {"created_at": "now"},
+            {"urls": {}},
+        ]
+        for wrong in changes:
             emulator.faults.add(method="POST", patch=wrong)
             walk.create()
         emulator.faults.add(method="POST", status=201, body="a text")

@@ -52,7 +52,7 @@ def test_the_same_content_twice_is_two_files(emulator: Emulator) -> None:
     assert [file["id"] for file in listed] == [second["id"], first["id"]]
     assert ask(emulator, "DELETE", f"/v1/files/{first['id']}").status_code == 204
     assert ask(emulator, "DELETE", f"/v1/files/{first['id']}").status_code == 404
-    assert emulator.uploaded(second["urls"]["get"]) == b"PK"
+    assert emulator.uploads.content_of(second["urls"]["get"]) == b"PK"
 
 
 def test_the_url_of_a_file_has_its_description_and_needs_the_key(emulator: Emulator) -> None:
@@ -60,7 +60,7 @@ def test_the_url_of_a_file_has_its_description_and_needs_the_key(emulator: Emula
     assert file["urls"]["get"] == f"{emulator.url}/v1/files/{file['id']}"
     assert requests.get(file["urls"]["get"], timeout=10).status_code == 401
     with pytest.raises(KeyError):
-        emulator.uploaded(f"{emulator.url}/v1/files/another")
+        emulator.uploads.content_of(f"{emulator.url}/v1/files/another")
 
 
 def test_content_is_sent_to_a_signed_address_only(emulator: Emulator) -> None:
