@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -32,12 +32,14 @@ def is_absent(value: object) -> bool:
     return value is None or (isinstance(value, str) and value.strip().lower() in _ABSENT)
 
 
-def digits_text(value: Any) -> Any:
-    """Return the digits of an id that XCom or a DAG brings as an integer; other values unchanged."""
+def id_text(value: Any) -> Any:
+    """Return an id as text, if XCom or a DAG brings an integer or a `UUID`; other values unchanged."""
+    if value is None or isinstance(value, bool | Mapping | Sequence):
+        return value
     with suppress(NotPlainError):
-        number = plain(value)
-        if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
-            return str(number)
+        found = plain(value)
+        if isinstance(found, str) or (isinstance(found, int) and found >= 0):
+            return str(found)
     return value
 
 
