@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from airflow.providers.common.compat.sdk import (
@@ -17,6 +16,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import VaceInput, read_input
 from airflow_vace.operators import VacePredictionOperator
+from airflow_vace.plain import is_record
 from airflow_vace.submission.order import digest_of_arguments
 from airflow_vace.task.airflow_internals import is_set_during_execution, set_during_execution
 from airflow_vace.task.arguments import handed_over
@@ -131,8 +131,7 @@ def _input_of(returned: object, function: Callable[..., Any]) -> dict[str, Any]:
     """
     if isinstance(returned, str) and returned.strip():
         return {"prompt": returned}
-    is_record = is_dataclass(returned) or hasattr(returned, "model_dump")
-    if is_record or (isinstance(returned, Mapping) and returned):
+    if is_record(returned) or (isinstance(returned, Mapping) and returned):
         # A generator gives its items once only, so all later readers get its list.
         return read_input(returned)
     remedy = "return a dict of inputs such as {'prompt': '...'}, or the prompt as text"

@@ -9,7 +9,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, Required, TypedDict
@@ -17,7 +16,7 @@ from typing import Any, Required, TypedDict
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.input_fields import DEFAULT_MODEL, FIELDS, SPEED_MODES, InputField
 from airflow_vace.input_files import is_fetchable, is_path, paths_in
-from airflow_vace.plain import NotPlainError, is_absent, plain
+from airflow_vace.plain import NotPlainError, is_absent, is_record, plain
 from airflow_vace.redaction import excerpt
 
 
@@ -99,7 +98,7 @@ def read_input(input: object) -> dict[str, Any]:  # noqa: A002 - the API's own w
     :raises VaceInputError: for another object, and for a value without a form in JSON
     """
     given = literal(input) if isinstance(input, str) else input
-    if is_dataclass(given) or hasattr(given, "model_dump"):
+    if is_record(given):
         given = _plain("input", given)
     if not isinstance(given, Mapping):
         raise _error("input", input, "is not an object", "give a dict such as {'prompt': '...'}")

@@ -43,6 +43,12 @@ def id_text(value: Any) -> Any:
     return value
 
 
+def is_record(value: object) -> bool:
+    """Return True for a dataclass or a Pydantic model."""
+    has_fields = is_dataclass(value) or callable(getattr(value, "model_dump", None))
+    return has_fields and not isinstance(value, type)
+
+
 def plain(value: Any, depth: int = 0) -> Any:
     """Return a value as JSON: text, number, bool, None, list or dict.
 
