@@ -7,13 +7,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk import DAG, task, task_group
+from airflow.utils.session import create_session
 
+from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.ui import task_instances, xcoms
+from airflow_vace.ui.cards import cards_of
+from support.runs import run
 from support.site import DAG_ID, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from airflow_vace.emulator import Emulator
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 PATH = "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH"
@@ -116,34 +123,27 @@ def test_text_that_is_no_address_is_a_plain_value() -> None:
         assert xcoms.address_of(value) is None
 
 
-def test_each_pass_of_a_mapped_clip_in_a_loop_has_a_card(fast_emulator: Any, airflow_db: str) -> None:
-    from airflow.sdk import DAG, TaskGroup, task, task_group
-    from airflow.utils.session import create_session
-
-    from airflow_vace.operators import VacePredictionOperator
-    from airflow_vace.ui.cards import cards_of
-    from support.runs import run
-
-    if not hasattr(TaskGroup, "loop") and not hasattr(task_group, "loop"):
-        pytest.skip("Airflow 3.4 brings loops")
+def test_each_pass_of_a_mapped_clip_in_a_loop_has_a_card(fast_emulator: Emulator, airflow_db: str) -> None:
     assert airflow_db
 
+    @task
+    def prompts() -> list[dict[str, str]]:
+        return [{"prompt": "a fox"}, {"prompt": "a bear"}]
+
+    @task_group
+    def rounds() -> None:
+        clip = VacePredictionOperator.partial(task_id="clip", wait_for_completion=True)
+        clip.expand(input=prompts())
+
+    if not hasattr(rounds, "loop"):
+        pytest.skip("Airflow 3.4 brings loops")
     with DAG("looped", schedule=None) as dag:
-
-        @task_group
-        def rounds() -> None:
-            @task
-            def prompts() -> list[dict[str, str]]:
-                return [{"prompt": "a fox"}, {"prompt": "a bear"}]
-
-            clip = VacePredictionOperator.partial(task_id="clip", wait_for_completion=True)
-            clip.expand(input=prompts())
-
-        rounds.loop(max_iterations=3)  # type: ignore[attr-defined]
+        rounds.loop(max_iterations=3)
     done = run(dag)
     with create_session() as session:
-        found = task_instances.tasks_of(session, "looped", done.run_id)
-    cards = cards_of(found, lambda *_: None)
+        cards = cards_of(task_instances.tasks_of(session, "looped", done.run_id), lambda *_: None)
     assert [(card.map_index, card.loop_pass) for card in cards] == [(i, n) for i in (0, 1) for n in (1, 2, 3)]
     assert len({card.id for card in cards}) == fast_emulator.bill["charged"] == 6
     assert len({card.instance for card in cards}) == 6
+    first, second, third = [card.created_at or "" for card in cards[:3]]
+    assert first < second < third
