@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import literal
+from airflow_vace.plain import id_text
 from airflow_vace.prediction import PREDICTION_ID, Prediction
 from airflow_vace.redaction import excerpt
 
@@ -38,9 +39,11 @@ def read_known(prediction: object) -> Prediction:
 def read_reference(prediction: object) -> tuple[str, str | None]:
     """Return the id, and `urls.get` if known, of a prediction.
 
-    :param prediction: payload (dict, JSON text or Python text), id, or `urls.get`
+    :param prediction: payload (dict, JSON text or Python text), id, or `urls.get`; an id of digits may be an
+        integer
     :raises VaceInputError: if the reference contains no prediction
     """
+    prediction = id_text(prediction)
     if isinstance(prediction, str):
         text = prediction.strip()
         if PREDICTION_ID.fullmatch(text) and text.lower() not in _MISSING:
@@ -50,7 +53,7 @@ def read_reference(prediction: object) -> tuple[str, str | None]:
             return identifier, text if _STATUS_PATH.search(text) and not _CANCEL_PATH.search(text) else None
         prediction = literal(text) if text.startswith("{") else prediction
     if isinstance(prediction, Mapping):
-        identifier, urls = prediction.get("id"), prediction.get("urls")
+        identifier, urls = id_text(prediction.get("id")), prediction.get("urls")
         url = urls.get("get") if isinstance(urls, Mapping) else None
         if isinstance(identifier, str) and PREDICTION_ID.fullmatch(identifier):
             return identifier, url if isinstance(url, str) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from airflow_vace.core.references import read_known, read_reference
@@ -30,6 +32,15 @@ def test_facts_in_a_payload_are_kept_before_the_first_poll() -> None:
     assert read_known("abc").urls == {}
 
 
+@pytest.mark.parametrize("reference", [20261128, {"id": 20261128}, "20261128", " 20261128\n"])
+def test_an_id_of_digits_may_be_a_number(reference: object) -> None:
+    assert read_reference(reference) == ("20261128", None)
+
+
+def test_an_id_may_be_a_uuid() -> None:
+    assert read_reference(UUID(int=7)) == (str(UUID(int=7)), None)
+
+
 @pytest.mark.parametrize(
     "reference",
     [
@@ -44,10 +55,10 @@ def test_facts_in_a_payload_are_kept_before_the_first_poll() -> None:
         "https://[::1",
         {},
         [],
-        5,
+        *(1.5, True, -5),
         {"id": None},
         {"id": "a/b"},
-        {"id": 5, "urls": {"get": FOREIGN}},
+        {"id": 1.5, "urls": {"get": FOREIGN}},
         {"urls": {"get": 5}},
         "{'id': ",
     ],
