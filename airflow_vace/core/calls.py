@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.multipart import Form
+from airflow_vace.core.references import read_known
 from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
 from airflow_vace.core.retry import Backoff, CreateRetries, read_failed_create, verdict_of
 from airflow_vace.core.steps import Note, Pause, connected, sent
@@ -111,7 +112,8 @@ def get(prediction: object) -> Call[Prediction]:
     """Return the present state of a prediction."""
     api = (yield from connected()).api
     request = api.get(prediction)
-    return read_prediction(api, request, (yield from sent(request)))
+    known = prediction if isinstance(prediction, Prediction) else read_known(prediction)
+    return read_prediction(api, request, (yield from sent(request)), known)
 
 
 def cancel(prediction: object) -> Call[Prediction]:

@@ -80,7 +80,7 @@ ROWS: list[tuple[Failure, Sequence[BaseException], tuple[Verdict, ...]]] = [
     (Failure.SEE_OTHER, [refused(303)], (UNCLEAR, NOW, NEVER, AGAIN, NEVER, NEVER)),
     (
         Failure.PROXY_REFUSAL,
-        [refused(status, is_from_api=False) for status in (401, 403, 404, 410)],
+        [refused(302), *(refused(status, is_from_api=False) for status in (400, 401, 403, 404, 410, 422))],
         (NEVER, AGAIN, NOW, AGAIN, NEVER, NEVER),
     ),
     (Failure.KEY_REFUSED, [refused(401), refused(403)], (NEVER, NOW, NEVER, NEVER, NEVER, NEVER)),
@@ -88,7 +88,7 @@ ROWS: list[tuple[Failure, Sequence[BaseException], tuple[Verdict, ...]]] = [
     (Failure.NOT_FOUND, [refused(404), refused(410)], (NEVER, NOW, NEVER, AGAIN, NEVER, NEVER)),
     (
         Failure.REFUSED,
-        [refused(status) for status in (302, 400, 413, 422)],
+        [refused(status) for status in (400, 409, 413, 422)],
         (NEVER, NOW, NEVER, AGAIN, NEVER, NEVER),
     ),
     (Failure.UNREADABLE, [VaceProtocolError("m")], (UNCLEAR, NOW, NEVER, AGAIN, NEVER, NEVER)),
@@ -172,5 +172,6 @@ def test_refusals_settle_after_a_number_and_a_time() -> None:
     timing = Timing()
     assert settling_limits(Failure.KEY_REFUSED, timing) == (5, 0.0)
     assert settling_limits(Failure.NOT_FOUND, timing) == (8, 10.0)
+    assert settling_limits(Failure.REFUSED, timing) == (8, 10.0)
     assert settling_limits(Failure.NO_CONNECTION, timing) == (5, 60.0)
     assert settling_limits(Failure.SERVER_TROUBLE, timing) is None
