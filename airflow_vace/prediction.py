@@ -10,7 +10,7 @@ __all__ = ("Prediction", "PredictionStatus", "Progress")
 import json
 import re
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
@@ -36,6 +36,8 @@ _TRANSIENT_CODES = frozenset({"E1000", "E6716"})
 _PERMANENT_CODES = frozenset({"E1001"})
 _TRANSIENT_WORDS = re.compile(r"queue(?: is)? full|interrupted", re.IGNORECASE)
 _ERROR_CODE = re.compile(r"\bE\d{4}\b")
+
+_MAX_BEHIND_UTC = timedelta(hours=12)
 
 # Payloads live in database rows, so each part of a response is bounded.
 _MAX_MEMBERS = 40
@@ -220,7 +222,7 @@ class Prediction:
         """
         if self.status is not PredictionStatus.SUCCEEDED or self.has_output:
             return False
-        ended = parse_time(self.completed_at)
+        ended = latest_time(self.completed_at)
         return self.data_removed or (ended is not None and now - ended.timestamp() > RETENTION_SECONDS)
 
     @property
@@ -259,6 +261,17 @@ def parse_time(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def latest_time(text: str | None) -> datetime | None:
+    """Return the latest moment that an ISO 8601 time can stand for; None for other text.
+
+    A time without a zone may be a server's local time, up to twelve hours behind UTC.
+    """
+    moment = parse_time(text)
+    if moment is None or datetime.fromisoformat(text or "").tzinfo:
+        return moment
+    return moment + _MAX_BEHIND_UTC
 
 
 def first_count(*values: object) -> int | None:

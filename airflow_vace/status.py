@@ -13,7 +13,7 @@ from airflow_vace.redaction import excerpt
 
 _SEPARATORS = re.compile(r"[\s_.-]+")
 # `TASK_STATUS_SUCCEED`, `JOB_STATE_RUNNING`: the name of the enumeration stands before the word.
-_PREFIX = re.compile(r"(?:(?:task|job|run|prediction|generation|status|state)(?=[a-z]))+")
+_PREFIXES = ("task", "job", "run", "prediction", "generation", "status", "state")
 
 
 class PredictionStatus(StrEnum):
@@ -116,5 +116,7 @@ def status_of(word: str, *, has_output: bool, has_error: bool, has_ended: bool) 
 
 def _plain(word: str) -> str:
     """Return a word in small letters without separators and without the name of an enumeration."""
-    joined = _SEPARATORS.sub("", word.strip().lower())
-    return joined if joined in _MEANINGS or joined in _SUCCESS_WORDS else _PREFIX.sub("", joined, count=1)
+    parts = _SEPARATORS.split(word.strip().lower())
+    while len(parts) > 1 and parts[0] in _PREFIXES:
+        del parts[0]
+    return "".join(parts)

@@ -24,7 +24,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.inputs import check_normalized, normalize_input
-from airflow_vace.prediction import Prediction, parse_time
+from airflow_vace.prediction import Prediction, latest_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -309,7 +309,7 @@ def _newer(page: Page, created_after: str | None) -> Page:
         return page
 
     def is_newer(created_at: object) -> bool:
-        created = parse_time(created_at if isinstance(created_at, str) else None)
+        created = latest_time(created_at if isinstance(created_at, str) else None)
         return created is None or created > start
 
     return replace(
