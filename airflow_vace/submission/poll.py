@@ -65,7 +65,7 @@ class EarlierPrediction:
         wait = Wait(prediction=prediction, deadline=now() + timing.max_trouble_seconds, timing=timing)
         while True:
             try:
-                latest = prediction.updated(self.hook.get_prediction(prediction))
+                latest = self.hook.get_prediction(prediction)
             except VaceError as error:
                 decision = wait.failed(error, now())
                 if isinstance(decision, GiveUp):
@@ -73,7 +73,7 @@ class EarlierPrediction:
             else:
                 # A confused cache may answer with another prediction, which must lead to no new payment.
                 if not latest.status.is_final or is_confirmed(wait.prediction, latest):
-                    return latest
+                    return prediction.updated(latest)
                 decision = wait.answered(latest, now())
                 if isinstance(decision, GiveUp):
                     return self._given_up(prediction, decision.error, decision.error)

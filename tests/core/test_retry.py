@@ -16,6 +16,7 @@ from airflow_vace.core.retry import (
     Failure,
     Verdict,
     failure_of,
+    is_denial,
     is_file_gone,
     is_lasting,
     is_not_found,
@@ -166,6 +167,25 @@ def test_a_file_host_refuses_in_any_format() -> None:
     assert all(is_file_gone(refused(status, is_from_api=False)) for status in (403, 404, 410))
     assert not is_file_gone(refused(401))
     assert not is_file_gone(VaceTransportError("m", sent=True))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("task_not_exist", "task_not_found", "not_found", "TaskNotFound", "PREDICTION_NOT_FOUND"),
+        *("task does not exist", "resource_not_found", "no_such_task", "NotFoundError", "job-not-exists"),
+    ],
+)
+def test_a_code_for_an_unknown_prediction_counts_under_any_status(code: str) -> None:
+    assert failure_of(refused(400, code=code)) is Failure.NOT_FOUND
+    assert is_denial(refused(400, code=code))
+
+
+@pytest.mark.parametrize("code", [None, "", "model_not_found", "channel_not_found", "not_allowed", "exist"])
+def test_other_codes_are_refusals(code: str | None) -> None:
+    assert failure_of(refused(400, code=code)) is Failure.REFUSED
+    assert is_denial(refused(400, code=code))
+    assert not is_denial(refused(400, code=code, is_from_api=False))
 
 
 def test_refusals_settle_after_a_number_and_a_time() -> None:
