@@ -132,13 +132,11 @@ def read_probe(api: Api, request: Request, response: Response) -> None:
         )
 
 
-def _prediction_of(data: Any) -> Prediction:
+def _prediction_of(data: dict[str, Any]) -> Prediction:
     """Read a prediction without the members that only payloads have."""
     # A hostile server may send the same names.
     ours = ("files", "label", "map_index", "seed", "status_word", "upstream_id")
-    if isinstance(data, dict):
-        data = {name: value for name, value in data.items() if name not in ours}
-    return Prediction.from_json(data)
+    return Prediction.from_json({name: value for name, value in data.items() if name not in ours})
 
 
 def _from_pruna(api: Api, request: Request, data: dict[str, Any]) -> dict[str, Any]:
