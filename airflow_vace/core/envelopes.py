@@ -1,15 +1,16 @@
 """Gateways' forms of a prediction, converted to Replicate's members.
 
 Known forms: `{code, message, data: {…}}`, also twice nested or in a list of one; ids as `task_id` or only in
-`urls.get`; other names for status, output, error and times. Sources: WaveSpeed's documentation
-(https://wavespeed.ai/docs/get-result) and the task routes of new-api
-(https://github.com/QuantumNous/new-api/blob/main/dto/task.go).
+`urls.get`; other names for status, output, error and times. Sources: WaveSpeed
+(https://wavespeed.ai/docs/get-result), DashScope (https://help.aliyun.com/zh/model-studio/wan-vace-api-reference)
+and the task routes of new-api (https://github.com/QuantumNous/new-api/blob/main/dto/task.go).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -30,17 +31,19 @@ _IDS = ("id", "task_id", "taskId", "prediction_id", "predictionId")
 _REQUEST_IDS = ("request_id", "requestId")
 _STATUSES = ("status", "task_status", "taskStatus", "state")
 _ADDRESSES = ("get_url", "status_url")
-# `fail_reason` is the address of the video after a success at new-api.
-_OUTPUTS = (
-    *("outputs", "generation_url", "result_url", "resultUrl", "video_url", "videoUrl", "video", "videos"),
-    *("task_result", "result", "fail_reason"),
+# `video_url`, `resultUrls`, `outputs`, `task_result`.
+_OUTPUT_NAME = re.compile(
+    r"(?:outputs?|(?:task_?)?results?|videos?|files?|images?|media|generation|download)(?:_?urls?)?",
+    re.IGNORECASE,
 )
+# The address of the video after a success at new-api, the reason after a failure.
+_OUTPUT_OR_REASON = "fail_reason"
 _REASONS = ("fail_reason", "failReason", "failure_reason", "error_message", "task_status_msg", "reason")
 _TEXTS = ("message", "msg")
 _MOMENTS = {
     "created_at": ("created_at", "createdAt", "submit_time"),
     "started_at": ("started_at", "startedAt", "start_time"),
-    "completed_at": ("completed_at", "completedAt", "finished_at", "finish_time", "finishTime"),
+    "completed_at": ("completed_at", "completedAt", "finished_at", "finish_time", "finishTime", "end_time"),
 }
 # Members of the vendor's own object, which a gateway may hand on inside.
 _INNER = ("model", "version", "input", "logs", "error", "metrics", "urls", "data_removed")
@@ -53,6 +56,7 @@ _EVIDENCE = frozenset(
         *(name for names in _MOMENTS.values() for name in names),
     }
 )
+_TASK_NAMES = frozenset({*_IDS[1:], "task_status", "taskStatus"})
 _LISTS = ("results", "data", "predictions", "items", "tasks", "list", "records")
 # Milliseconds since the epoch are larger, seconds are smaller.
 _MAX_EPOCH_SECONDS = 1e11
@@ -83,14 +87,13 @@ def find_created(data: dict[str, Any], base_url: str) -> Found | None:
     chain = _chain(data)
     holder = _holder(chain)
     word = _word_of(chain, holder)
-    # An error envelope's id names the HTTP request, and no prediction.
-    if word is None and any(has_reason(item.get("error")) for item in chain):
+    if _is_about_request(chain, holder, word):
         return None
     identifier = _id_of(holder) or _id_in_addresses(chain, base_url) or _bare_id(data)
     members = _members(chain, holder, word)
     if identifier is not None:
         return Found(members={**members, "id": identifier, "status": word or PredictionStatus.STARTING})
-    output = members.get("output") or _listed_urls(data)
+    output = members["output"]
     has_ended = word is None or says_success(word)
     if not has_ended or not urls_in(output) or has_reason(members.get("error")):
         return None
@@ -110,10 +113,15 @@ def find_polled(data: dict[str, Any], asked: str) -> Found | None:
     chain = _chain(data)
     holder = _holder(chain)
     identifier, word = _id_of(holder), _word_of(chain, holder)
-    # An envelope may say "error" about the request, and may name the request by an id.
     if identifier != asked and (word is None or _EVIDENCE.isdisjoint(holder)):
         return None
+    if word is None and _is_about_request(chain, holder, word):
+        return None
     members = {**_members(chain, holder, word), "id": asked, "status": word}
+    url = holder.get("url")
+    if word and says_success(word) and not has_content(members["output"]) and isinstance(url, str):
+        # A bare `url` may lead to a page or a route of the task, so only a file's own address counts.
+        members["output"] = url if urls_in(url) and asked not in url and not id_in_url(url) else None
     return Found(members=members, other_id=None if identifier == asked else identifier)
 
 
@@ -152,15 +160,27 @@ def _chain(data: dict[str, Any]) -> list[dict[str, Any]]:
     chain, level = [], [data]
     for _ in range(_MAX_DEPTH):
         chain += level
-        level = [inner for item in level for name in _WRAPPERS for inner in _only_object(item.get(name))]
+        level = [inner for item in level for inner in _wrapped_in(item)]
     return chain
 
 
-def _only_object(value: object) -> Iterator[dict[str, Any]]:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, dict):
-        yield value
+def _wrapped_in(item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for name in (*_WRAPPERS, "output"):
+        value = item.get(name)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        # DashScope wraps the task in `output`, where other vendors have the output itself.
+        if isinstance(value, dict) and (name != "output" or not _TASK_NAMES.isdisjoint(value)):
+            yield value
+
+
+def _is_about_request(chain: list[dict[str, Any]], holder: dict[str, Any], word: str | None) -> bool:
+    """Return True if an envelope's id and status are the request's, and no prediction's."""
+    if word is None:
+        return any(has_reason(item.get("error")) for item in chain)
+    is_foreign_word = word.strip().lower() != PredictionStatus.FAILED
+    has_failed = PredictionStatus(word) is PredictionStatus.FAILED
+    return has_failed and is_foreign_word and _EVIDENCE.isdisjoint(holder)
 
 
 def _holder(chain: list[dict[str, Any]]) -> dict[str, Any]:
@@ -255,24 +275,35 @@ def _members(chain: list[dict[str, Any]], holder: dict[str, Any], word: str | No
         members["urls"] = {"get": address, **(members["urls"] if isinstance(members["urls"], dict) else {})}
     around = [item for item in chain if not any(item is other for other in inside)]
     status = PredictionStatus(word or "unknown")
-    if not has_content(members.get("output")):
-        has_failed = status.is_final and not says_success(status)
-        members["output"] = _output_of([*inside, *around], has_failed=has_failed)
-    if status.is_final and not says_success(status) and not has_reason(members["error"]):
+    has_failed = status.is_final and not says_success(status)
+    members["output"] = _output_of([*inside, *around], has_failed=has_failed)
+    if has_failed and not has_reason(members["error"]):
         members["error"] = _reason_in(inside, around)
     return members
 
 
 def _output_of(places: list[dict[str, Any]], *, has_failed: bool) -> Any:
-    """Return the output under any name, None without an output."""
+    """Return the output under any name, else the verbatim `output` of the first place."""
     for item in places:
-        if has_content(item.get("output")):
-            return item["output"]
-        for name in _OUTPUTS:
-            # The reason of a failure may be an address too.
-            if (name not in _REASONS or not has_failed) and urls_in(item.get(name)):
-                return item[name]
-    return None
+        output = item.get("output")
+        if has_content(output) and not any(output is place for place in places):
+            return output
+        for name, value in item.items():
+            is_output = _OUTPUT_NAME.fullmatch(name) or (name == _OUTPUT_OR_REASON and not has_failed)
+            is_task = isinstance(value, dict) and _text_in(value, _STATUSES)
+            if is_output and not is_task and urls_in(value):
+                return value
+        if urls := _listed_urls(item):
+            return urls
+    return places[0].get("output")
+
+
+def _listed_urls(item: dict[str, Any]) -> list[str]:
+    """Return the addresses of `{"created": …, "data": [{"url": …}]}`, the image route of new-api."""
+    items = item.get("data")
+    objects = [part for part in items if isinstance(part, dict)] if isinstance(items, list) else []
+    bare = [part for part in [*objects, item.get("metadata")] if isinstance(part, dict) and not _id_of(part)]
+    return [url for part in bare for url in urls_in(part.get("url"))]
 
 
 def _reason_in(inside: list[dict[str, Any]], around: list[dict[str, Any]]) -> str | None:
@@ -283,13 +314,6 @@ def _reason_in(inside: list[dict[str, Any]], around: list[dict[str, Any]]) -> st
         if text and not says_success(text):
             return text
     return None
-
-
-def _listed_urls(data: dict[str, Any]) -> list[str] | None:
-    """Return the addresses of `{"created": …, "data": [{"url": …}]}`, the image route of new-api."""
-    items = data.get("data")
-    objects = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-    return [url for item in objects for url in urls_in(item.get("url"))] or None
 
 
 def _moment(value: object) -> object:

@@ -64,6 +64,7 @@ def polled(body: Any) -> Prediction:
         ({"code": "success", "message": "", "data": "task_1"}, "starting"),
         ({"code": 1, "description": "queued", "result": "task_1"}, "starting"),
         ({"success": True, "data": "task_1"}, "starting"),
+        ({"request_id": "trace", "output": {"task_id": "task_1", "task_status": "PENDING"}}, "starting"),
         ({"urls": {"get": "https://gateway.example/replicate/v1/predictions/task_1"}}, "starting"),
         ({"urls": {"get": "/replicate/v1/predictions/task_1"}, "status": "processing"}, "processing"),
         ({"id": "https://gateway.example/v1/predictions/task_1", "status": "starting"}, "starting"),
@@ -94,6 +95,7 @@ def test_a_created_prediction_is_found_in_any_envelope(body: Any, status: str) -
         {"code": 5, "message": "no", "data": "task_1"},
         {"code": 200, "data": "see https://gateway.example"},
         {"request_id": "trace", "message": "welcome"},
+        {"request_id": "trace", "status": "error", "message": "no"},
         {"message": "welcome", "docs": "https://gateway.example/docs"},
         {"id": 0},
         {"id": True},
@@ -171,6 +173,13 @@ DONE: tuple[dict[str, Any], ...] = (
     {"id": "task_1", "status": "succeeded", "output": None, "result": {"url": VIDEO}},
     {"status": "success", "data": {"status": "done", "output": [VIDEO]}},
     {"id": "up", "status": "succeeded", "output": VIDEO},
+    {"id": "task_1", "status": "completed", "url": VIDEO},
+    {"id": "task_1", "status": "completed", "output_url": VIDEO},
+    {"id": "task_1", "status": "done", "resultUrls": [VIDEO]},
+    {"id": "task_1", "status": "done", "files": [{"id": "f1", "url": VIDEO}]},
+    {"id": "task_1", "status": "completed", "data": [{"url": VIDEO}]},
+    {"id": "task_1", "status": "completed", "object": "video", "metadata": {"url": VIDEO}},
+    {"request_id": "trace", "output": {"task_id": "task_1", "task_status": "SUCCEEDED", "video_url": VIDEO}},
     {"id": 1234567, "status": "succeeded", "output": VIDEO},
 )
 
@@ -248,6 +257,21 @@ def test_the_reason_of_a_failure_is_found_under_any_name(body: Any, error: str |
 def test_an_answer_about_the_request_is_not_the_end_of_a_prediction(body: Any) -> None:
     with pytest.raises(VaceProtocolError):
         polled(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"id": "task_1", "status": "success", "url": "https://gateway.example/tasks/task_1"},
+        {"id": "task_1", "status": "success", "url": "https://gateway.example/predictions/up"},
+        {"id": "task_1", "status": "success", "url": "soon"},
+        {"id": "task_1", "status": "success", "result": {"status": "running", "url": VIDEO}},
+        {"output": {"task_id": "task_1", "task_status": "SUCCESS"}},
+    ],
+    ids=str,
+)
+def test_an_address_of_the_task_is_no_output(body: Any) -> None:
+    assert not polled(body).status.is_final
 
 
 def test_another_id_of_a_poll_is_noted() -> None:
