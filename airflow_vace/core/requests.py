@@ -16,8 +16,9 @@ from airflow_vace.core.base_urls import place_of
 from airflow_vace.core.credentials import Headers, hidden_forms, read_key, secrets_of
 from airflow_vace.core.multipart import Form
 from airflow_vace.core.origins import is_http, own_page, own_url
-from airflow_vace.core.references import read_reference
+from airflow_vace.core.references import id_in_url, read_reference
 from airflow_vace.exceptions import VaceInputError, VaceProtocolError
+from airflow_vace.ids import id_in_path
 from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.prediction import Prediction
 from airflow_vace.redaction import excerpt
@@ -192,15 +193,18 @@ class Api:
     def get(self, prediction: object) -> Request:
         """Describe one poll of a prediction.
 
-        `urls.get` is used at the connection's own origin only. A gateway returns the vendor's `urls.get`,
-        where the connection's key must not go, so the id determines the URL then.
+        `urls.get` is used at the connection's own origin only, and only for this id. A gateway returns the
+        vendor's `urls.get`, where the connection's key must not go, so the id determines the URL then.
 
         :param prediction: payload, id, `urls.get` or :class:`~airflow_vace.prediction.Prediction`
         :raises VaceInputError: if the reference contains no prediction
         """
         identifier, url = self._reference(prediction)
         own = own_url(self.base_url, url) if url else None
-        path = self.backend.get.format(id=identifier)
+        # Some gateways keep the vendor's id in the address, and answer to their own ids only.
+        if own and id_in_url(own) not in (None, identifier):
+            own = None
+        path = self.backend.get.format(id=id_in_path(identifier))
         return self._request("get", own or self._url(path), prediction_id=identifier)
 
     def cancel(self, prediction: object) -> Request:
@@ -212,7 +216,7 @@ class Api:
         identifier, _ = self._reference(prediction)
         if not self.backend.cancel:
             raise _lacking(self.backend, "cancel", "let the prediction run to its end")
-        path = self.backend.cancel.format(id=identifier)
+        path = self.backend.cancel.format(id=id_in_path(identifier))
         return self._request("cancel", self._url(path), prediction_id=identifier)
 
     def model(self, model: str) -> Request:
@@ -303,6 +307,9 @@ class Api:
     ) -> Request:
         # Keys travel in headers only: URLs end up in logs of proxies.
         sent = {**self.credentials, "Accept": "application/json", **(headers or {})}
+        if verb in ("get", "list"):
+            # Proxies with a cache repeat the first answer otherwise, and the end would never be seen.
+            sent["Cache-Control"] = "no-cache"
         if body is not None:
             sent["Content-Type"] = body.content_type if isinstance(body, Form) else "application/json"
         method: Literal["GET", "POST"] = "POST" if verb in ("create", "cancel", "upload") else "GET"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 from airflow_vace.exceptions import VaceInputError
+from airflow_vace.ids import id_in_file_name
 from airflow_vace.input_files import path_text
 from airflow_vace.redaction import excerpt, without_secrets
 from airflow_vace.storage.manifests import manifest_at
@@ -131,7 +132,8 @@ class Destination:
             *folders, start = self.names or ("",)
             for folder in folders:
                 place = place.below(_fitted(folder, place.max_name_bytes))
-            name = f"{start}-{prediction_id}" if start else prediction_id
+            name = id_in_file_name(prediction_id)
+            name = f"{start}-{name}" if start else name
             return place.below(f"{_fitted(name, place.max_file_name_bytes - _ENDING_BYTES)}{count}{suffix}")
         index = "".join(self.names)
         return place.renamed(
