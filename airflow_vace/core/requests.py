@@ -252,12 +252,13 @@ class Api:
             raise VaceProtocolError(f"The next page of the list is at a foreign origin: {excerpt(url)}")
         return self._request("list", own)
 
-    def file(self, url: str, *, start: int = 0, etag: str | None = None) -> Request:
+    def file(self, url: str, *, start: int = 0, etag: str | None = None, with_key: bool = True) -> Request:
         """Describe a download; the key goes to the connection's own origin only.
 
         :param url: address of the file
         :param start: first byte to send, for a resumed download
         :param etag: ETag of the first part; the server sends the complete file if the ETag differs
+        :param with_key: False after the own origin has refused the key for this file
         :raises VaceProtocolError: for an address other than http(s)
         """
         # Lengths and ranges of a compressed response do not match the file, so compression is declined.
@@ -268,7 +269,7 @@ class Api:
                 headers["If-Range"] = etag
         own = own_url(self.base_url, url)
         # Storage hosts reject or log unknown credentials, so a foreign address gets no key.
-        if own:
+        if own and with_key:
             return self._request("file", own, headers=headers)
         if not is_http(url):
             raise VaceProtocolError(f"The output is at no http(s) address: {excerpt(url)}")
@@ -283,6 +284,10 @@ class Api:
         if not self.backend.files:
             raise _lacking(self.backend, "upload", "give a URL that it can reach")
         return self._request("upload", self._url(self.backend.files), body=form)
+
+    def is_own(self, url: str) -> bool:
+        """Return True if a URL has the connection's origin, so that requests carry the key."""
+        return own_url(self.base_url, url) is not None
 
     def is_own_host(self, url: str) -> bool:
         """Return True if a URL has the connection's host, on any port."""
