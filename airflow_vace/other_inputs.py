@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.exceptions import VaceInputError
-from airflow_vace.input_files import path_text
 from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
@@ -53,24 +51,6 @@ _MEDIA_PATH = re.compile(
 )
 # PATH_MAX of Linux, and a longer text is a prompt.
 _MAX_PATH_LENGTH = 4096
-
-
-def plain_paths(value: Any, name: str = "input") -> Any:
-    """Return a value with the text of each path object, in any nesting of lists, tuples and objects.
-
-    :param name: name of the input, for errors
-    :raises VaceInputError: for a path object of a local file that is not absolute
-    """
-    if isinstance(value, Mapping):
-        return {key: plain_paths(item, f"{name}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_paths(item, f"{name}[{index}]") for index, item in enumerate(value)]
-    text = None if isinstance(value, str) else path_text(value)
-    if text is None:
-        return value
-    if isinstance(value, PurePath) and not value.is_absolute():
-        raise _error(name, text, "is a path that is not absolute", "give an absolute path")
-    return text
 
 
 def paths_anywhere(

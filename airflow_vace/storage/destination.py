@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 from airflow_vace.exceptions import VaceInputError
+from airflow_vace.ids import id_in_file_name
 from airflow_vace.input_files import path_text
 from airflow_vace.redaction import excerpt, without_secrets
 from airflow_vace.storage.manifests import manifest_at
@@ -132,7 +133,7 @@ class Destination:
             *folders, start = self.names or ("",)
             for folder in folders:
                 place = place.below(_fitted(folder, place.max_name_bytes))
-            identifier = _name_of(prediction_id)
+            identifier = id_in_file_name(prediction_id)
             name = f"{start}-{identifier}" if start else identifier
             room = max(_ENDING_BYTES, len(f"{_LARGEST_NUMBER}{suffix}.json"))
             return place.below(f"{_fitted(name, place.max_file_name_bytes - room)}{count}{suffix}")
@@ -150,7 +151,7 @@ class Destination:
         """
         place = self.place_of(prediction_id, number, suffix)
         stem, ending = _split(place.name, suffix)
-        identifier = _name_of(prediction_id)
+        identifier = id_in_file_name(prediction_id)
         limit = place.parent.max_file_name_bytes - len(".json")
         name = f"{stem}-{identifier}{ending}"
         if bytes_of(name) > limit:
@@ -269,14 +270,6 @@ def _split(name: str, suffix: str) -> tuple[str, str]:
     length = len(max(known, key=len, default=PurePosixPath(name).suffix))
     stem, ending = name[: len(name) - length], name[len(name) - length :]
     return stem, ending if kind_of(ending) == kind_of(suffix) else suffix
-
-
-def _name_of(prediction_id: str) -> str:
-    """Return the id of a prediction as a part of a file's name; different ids have different names."""
-    plain = _safe(prediction_id, 200)
-    if plain == prediction_id:
-        return plain
-    return f"{plain}-{hashlib.sha256(prediction_id.encode()).hexdigest()[:8]}"
 
 
 def _fitted(name: str, limit: int) -> str:
