@@ -14,8 +14,9 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_vace.exceptions import VaceInputError
-from airflow_vace.inputs import VaceInput
+from airflow_vace.inputs import VaceInput, read_input
 from airflow_vace.operators import VacePredictionOperator
+from airflow_vace.plain import is_record
 from airflow_vace.submission.order import digest_of_arguments
 from airflow_vace.task.airflow_internals import is_set_during_execution, set_during_execution
 from airflow_vace.task.arguments import handed_over
@@ -24,6 +25,8 @@ from airflow_vace.task.view import VIEW_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
+    from datetime import timedelta
+    from pathlib import Path
     from typing import ParamSpec
 
     from airflow.sdk import Context, ObjectStoragePath
@@ -128,8 +131,9 @@ def _input_of(returned: object, function: Callable[..., Any]) -> dict[str, Any]:
     """
     if isinstance(returned, str) and returned.strip():
         return {"prompt": returned}
-    if isinstance(returned, Mapping) and returned:
-        return dict(returned)
+    if is_record(returned) or (isinstance(returned, Mapping) and returned):
+        # A generator gives its items once only, so all later readers get its list.
+        return read_input(returned)
     remedy = "return a dict of inputs such as {'prompt': '...'}, or the prompt as text"
     shown = "nothing" if returned is None else f"{type(returned).__name__} {str(returned)[:100]!r}"
     raise VaceInputError(
@@ -155,11 +159,11 @@ def vace_task(
     vace_conn_id: str = "vace_default",
     wait_for_completion: bool = False,
     deferrable: bool = ...,
-    poll_interval: float | None = None,
-    timeout: float = 3600,
+    poll_interval: float | timedelta | None = None,
+    timeout: float | timedelta = 3600,
     cancel_on_kill: bool = True,
     cancel_on_timeout: bool = True,
-    save_to: str | ObjectStoragePath | None = None,
+    save_to: str | Path | ObjectStoragePath | None = None,
     save_in: SaveIn = "worker",
     end_from_trigger: bool | None = None,
     durable: bool = True,

@@ -1,107 +1,24 @@
-"""The twelve inputs of prunaai/vace-14b, and their checks before a paid request."""
+"""Inputs of a create: plain JSON for any model, and checks of prunaai/vace-14b's before a paid request."""
 
 from __future__ import annotations
 
-__all__ = ("DEFAULT_MODEL", "FIELDS", "InputField", "VaceInput", "normalize_input")
+__all__ = ("DEFAULT_MODEL", "FIELDS", "SPEED_MODES", "InputField", "VaceInput", "normalize_input")
 
 import ast
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import PurePath
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Required, TypedDict
 
 from airflow_vace.exceptions import VaceInputError
-from airflow_vace.input_files import is_fetchable, is_path, path_text, paths_in
+from airflow_vace.input_fields import DEFAULT_MODEL, FIELDS, SPEED_MODES, InputField
+from airflow_vace.input_files import is_fetchable, is_path, paths_in
+from airflow_vace.other_inputs import check_without_paths
+from airflow_vace.plain import NotPlainError, is_absent, is_record, plain
 from airflow_vace.redaction import excerpt
-
-DEFAULT_MODEL = "prunaai/vace-14b"
-
-Kind = Literal["str", "int", "number", "url", "urls"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputField:
-    """One input of the model.
-
-    Third parties report `values` and bounds, so other values cause a warning instead of an error.
-
-    :param name: name in the API
-    :param kind: type in the API: text, integer, number, URL, list of URLs
-    :param help: one sentence for forms and documentation
-    :param default: value of the API for an absent input
-    :param required: True if the API refuses a create without this input
-    :param values: reported values
-    :param low: reported minimum
-    :param high: reported maximum
-    """
-
-    name: str
-    kind: Kind
-    help: str
-    default: Any = None
-    required: bool = False
-    values: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-
-
-SPEED_MODES = {
-    "lightly": "Lightly Juiced 🍊 (more consistent)",
-    "juiced": "Juiced 🔥 (more speed)",
-    "extra": "Extra Juiced 🚀 (even more speed)",
-}
-
-# Names, types and defaults are from the model's API page, bounds from reports of third parties.
-_FIELDS = (
-    InputField(name="prompt", kind="str", required=True, help="What the video shows."),
-    InputField(name="src_video", kind="url", help="The video to edit, or to be guided by."),
-    InputField(name="src_mask", kind="url", help="White is generated, black is kept; with src_video."),
-    InputField(name="src_ref_images", kind="urls", help="One to three images of the subjects to show."),
-    InputField(
-        name="size",
-        kind="str",
-        default="832*480",
-        values=("832*480", "480*832", "1280*720", "720*1280"),
-        help="Width*height in pixels.",
-    ),
-    InputField(
-        name="frame_num",
-        kind="int",
-        default=81,
-        low=1,
-        help="Frames at 16 a second, 4n+1; with src_video the source decides.",
-    ),
-    InputField(
-        name="speed_mode",
-        kind="str",
-        default=SPEED_MODES["lightly"],
-        values=tuple(SPEED_MODES.values()),
-        help="Faster or more consistent; the short names are lightly, juiced and extra.",
-    ),
-    InputField(name="sample_steps", kind="int", default=50, low=1, high=100, help="Denoising steps."),
-    InputField(
-        name="sample_solver",
-        kind="str",
-        default="unipc",
-        values=("unipc", "dpm++"),
-        help="The solver of the sampler.",
-    ),
-    InputField(name="sample_shift", kind="int", default=16, help="The sampler's shift."),
-    InputField(
-        name="sample_guide_scale",
-        kind="number",
-        default=5,
-        low=0,
-        high=20,
-        help="How closely to follow the prompt.",
-    ),
-    InputField(name="seed", kind="int", default=-1, help="Same seed, same video; negative: random."),
-)
-FIELDS: Mapping[str, InputField] = {field.name: field for field in _FIELDS}
 
 
 class VaceInput(TypedDict, total=False):
@@ -135,29 +52,30 @@ def normalize_input(
     """Return the input in the types of the model, and warnings about doubtful values.
 
     Rendered templates become typed values, `1280x720` becomes `1280*720`, a short speed name the full name,
-    and a single reference image a list. None means an absent input. The result always contains `size`.
-    Inputs of other models are returned unchanged.
+    and a single reference image a list. None, and the texts "None", "null" and "", mean an absent input. A
+    number as prompt becomes text. The result always contains `size`.
 
-    :param input: mapping, or its JSON or Python text
+    Inputs of other models only become JSON, without the inputs that are None; a text stays as it is.
+
+    :param input: see :func:`read_input`
     :param model: `owner/name`
     :param paths: whether a file may be a path such as `s3://bucket/clip.mp4`, for a later upload
     :raises VaceInputError: for an invalid value, with field, value and remedy
     """
-    given = literal(input) if isinstance(input, str) else input
-    if not isinstance(given, Mapping):
-        raise _error("input", input, "is not an object", "give a dict such as {'prompt': '...'}")
+    given = read_input(input)
     if model.strip().lower() != DEFAULT_MODEL:
-        return dict(given), []
+        if "prompt" in given:
+            given["prompt"] = _read_prompt_of_any_model(given["prompt"])
+        others = {name: value for name, value in given.items() if value is not None}
+        return others, [] if paths else check_normalized(others, model=model)
     _refuse_unknown_names(given)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"prompt": _read_prompt(given.get("prompt"))}
     for field in FIELDS.values():
         value = given.get(field.name)
-        if value is not None:
+        if field.name != "prompt" and not is_absent(value):
             value = _READERS[field.kind](field, value)
-        if value is not None and value != []:
-            values[field.name] = value
-        elif field.required:
-            raise _error(field.name, value, "is missing", "describe the content of the video")
+            if value != []:
+                values[field.name] = value
     # Versions of the model have different defaults, so an explicit size makes results reproducible.
     values.setdefault("size", FIELDS["size"].default)
     _refuse_lone_mask(values)
@@ -170,9 +88,32 @@ def check_normalized(values: Mapping[str, Any], *, model: str) -> list[str]:
     :raises VaceInputError: for a path, which must not leave as it is
     """
     if model.strip().lower() != DEFAULT_MODEL:
+        check_without_paths(values)
         return []
     _refuse_paths(values)
     return _all_doubts(values)
+
+
+def read_input(input: object) -> dict[str, Any]:  # noqa: A002 - the API's own word
+    """Return the inputs of any model as plain JSON.
+
+    :param input: mapping, dataclass or Pydantic model, or the JSON or Python text of a mapping
+    :raises VaceInputError: for another object, and for a value without a form in JSON
+    """
+    given = literal(input) if isinstance(input, str) else input
+    if is_record(given):
+        given = _plain("input", given)
+    if not isinstance(given, Mapping):
+        raise _error("input", input, "is not an object", "give a dict such as {'prompt': '...'}")
+    return {str(name): _plain(str(name), value) for name, value in given.items()}
+
+
+def _plain(name: str, value: object) -> Any:
+    try:
+        return plain(value)
+    except NotPlainError as error:
+        remedy = "give text, a number, True or False, a URL or an absolute path, a list or a dict"
+        raise _error(name, value, str(error), remedy) from None
 
 
 def literal(text: str) -> Any:
@@ -207,10 +148,6 @@ def _read_str(field: InputField, value: object) -> str:
     if not isinstance(value, str):
         raise _wrong_type(field, value, "text")
     text = value.strip()
-    if not text:
-        raise _error(field.name, value, "is empty", "give a text, or leave it out")
-    if field.name == "prompt":
-        return _read_prompt(value)
     if field.name == "size" and (match := _SIZE.fullmatch(text)):
         return f"{match[1]}*{match[2]}"
     if field.name == "speed_mode":
@@ -221,16 +158,30 @@ def _read_str(field: InputField, value: object) -> str:
     return next((known for known in field.values if known.lower() == text.lower()), text)
 
 
-def _read_prompt(text: str) -> str:
-    # Jinja renders a missing XCom as "None", and the model would make a paid video of this word.
-    if text.strip().lower() in ("none", "null"):
-        raise _error(
-            "prompt",
-            text,
-            "is the text that a template renders for a missing value",
-            "let the task before it return the prompt, and give xcom_pull its task_ids (and map_indexes)",
-        )
-    return text
+_ABSENT_PROMPT = (
+    "describe the content of the video; where another task returns the prompt, give xcom_pull the task_ids"
+    " (and map_indexes) of this task"
+)
+
+
+def _read_prompt(value: object) -> str:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise _error("prompt", value, "is missing", _ABSENT_PROMPT)
+    return str(_read_prompt_of_any_model(value))
+
+
+def _read_prompt_of_any_model(value: object) -> object:
+    if is_absent(value) and value != "":
+        # Jinja renders a missing XCom as "None", and the model would make a paid video of this word.
+        problem = "is the text that a template renders for a missing value" if value else "is missing"
+        raise _error("prompt", value, problem, _ABSENT_PROMPT)
+    # Native rendering (`render_template_as_native_obj`) makes a number of the prompt `1984`.
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        remedy = "give one text; a list of prompts needs a task for each: `.expand(input=...)`"
+        raise _error("prompt", value, "must be text", remedy)
+    return value
 
 
 def _read_number(field: InputField, value: object) -> float:
@@ -257,12 +208,12 @@ _REACHABLE = "an http(s) URL that it can reach, or a data: URL for a small file"
 
 
 def _read_url(field: InputField, value: object) -> str:
-    url = value.strip() if isinstance(value, str) else path_text(value)
-    if url is None:
+    if not isinstance(value, str):
         raise _wrong_type(field, value, "a URL")
+    url = value.strip()
     # A bare local path would otherwise be an invalid URL.
     if url.startswith("/"):
-        url = PurePath(url).as_uri()
+        url = f"file://{PurePath(url)}"
     if is_path(url) or is_fetchable(url):
         return url
     raise _error(
@@ -275,12 +226,10 @@ def _read_url(field: InputField, value: object) -> str:
 
 def _read_urls(field: InputField, value: object) -> list[str]:
     if isinstance(value, str):
-        value = literal(value) if value.lstrip().startswith(("[", "(")) else [value]
-    elif path_text(value) is not None:
-        value = [value]
-    if isinstance(value, str) or not isinstance(value, Sequence):
+        value = literal(value) if value.lstrip().startswith(("[", "(", "{")) else [value]
+    if not isinstance(value, list | tuple | set):
         raise _wrong_type(field, value, "a list of URLs")
-    return [_read_url(field, item) for item in value]
+    return [_read_url(field, item) for item in plain(value) if not is_absent(item)]
 
 
 _READERS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("VacePredictionOperator",)
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
@@ -17,6 +18,7 @@ from airflow_vace.task.arguments import handed_over
 from airflow_vace.task.base import WaitingOperator
 from airflow_vace.task.ending import closing, retrying_for_free
 from airflow_vace.task.errors import translated
+from airflow_vace.task.fields import read_fields, seconds, without_missing
 from airflow_vace.task.operator_run import OperatorRun
 from airflow_vace.task.operator_wait import wait_for_result
 from airflow_vace.task.parameters import check_operator
@@ -24,7 +26,9 @@ from airflow_vace.task.submitting import recorded_prediction, restore_input, sub
 from airflow_vace.task.view import push_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+    from datetime import timedelta
+    from pathlib import Path
     from typing import ClassVar
 
     from airflow.sdk import Context, ObjectStoragePath
@@ -41,15 +45,19 @@ class VacePredictionOperator(WaitingOperator):
     pays nothing again. If that prediction brought no video, the task submits a new prediction and logs the
     reason.
 
+    A template that renders to nothing (None, "None", "null" or an empty text) means "not given", for a member
+    of `input` too. A missing prompt is an error, and nothing is paid.
+
     :param input: inputs of the model, such as `{"prompt": "...", "size": "1280*720"}` (templated)
     :param model: `owner/name` (templated; default: the connection's, else prunaai/vace-14b)
     :param version: id of a version (templated; default: the connection's, else the server's choice)
     :param vace_conn_id: connection of type `vace` (templated)
     :param wait_for_completion: wait until the prediction is final, and return its final payload
     :param deferrable: wait in the triggerer (default: `[operators] default_deferrable`)
-    :param poll_interval: greatest delay, in seconds, between the end and its notice (default: 10 s, or 5 % of
-        the time waited)
-    :param timeout: seconds from submission to a final status (default: 3600); retries share them
+    :param poll_interval: greatest delay between the end and its notice, in seconds or as `timedelta`
+        (default: 10 s, or 5 % of the time waited)
+    :param timeout: time from submission to a final status, in seconds or as `timedelta` (default: 3600 s);
+        retries share this time
     :param cancel_on_kill: cancel the prediction when the task is killed
     :param cancel_on_timeout: cancel the prediction at its deadline
     :param save_to: a directory, with a slash at the end, or a file's name for the video; local, or
@@ -81,11 +89,11 @@ class VacePredictionOperator(WaitingOperator):
         vace_conn_id: str = "vace_default",
         wait_for_completion: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float | None = None,
-        timeout: float = 3600,
+        poll_interval: float | timedelta | None = None,
+        timeout: float | timedelta = 3600,
         cancel_on_kill: bool = True,
         cancel_on_timeout: bool = True,
-        save_to: str | ObjectStoragePath | None = None,
+        save_to: str | Path | ObjectStoragePath | None = None,
         save_in: SaveIn = "worker",
         end_from_trigger: bool | None = None,
         durable: bool = True,
@@ -101,8 +109,8 @@ class VacePredictionOperator(WaitingOperator):
         self.vace_conn_id = vace_conn_id
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
-        self.poll_interval = poll_interval
-        self.timeout = timeout
+        self.poll_interval: float | None = seconds(poll_interval, None)
+        self.timeout: float = seconds(timeout, 3600)
         self.cancel_on_kill = cancel_on_kill
         self.cancel_on_timeout = cancel_on_timeout
         self.save_to = save_to
@@ -171,6 +179,7 @@ class VacePredictionOperator(WaitingOperator):
         """Return the run of this process, the same for the same context."""
         run = self._run
         if not isinstance(run, OperatorRun) or run.context is not context:
+            read_fields(self)
             run = self._run = OperatorRun(self, context)
         return run
 
@@ -187,10 +196,17 @@ class VacePredictionOperator(WaitingOperator):
         self, parent: Any, template_fields: Any, context: Context, jinja_env: Any, seen_oids: set[int]
     ) -> None:
         """Digest the values from other tasks during rendering."""
+        # Airflow renders no mapping but a dict, and would send the templates in another one as they are.
+        # A mapped instance has text from other tasks in place, which must not be rendered.
+        if parent is self and self._given is None and isinstance(self.input, Mapping):
+            self.input = dict(self.input)
         given = {name: getattr(self, name) for name in self.argument_fields}
+        before = self.input
         element = self._given or {}
         # Rendering replaces the references to other tasks by values, so both are compared right after it.
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        if parent is self:
+            self.input = without_missing(before, self.input)
         parts = [self._argument(name, value, seen_oids) for name, value in given.items()]
         # The whole element of a mapped task counts, because a template may use the element's params or label.
         others = {name: value for name, value in element.items() if name not in self.argument_fields}

@@ -22,12 +22,14 @@ from airflow_vace.core.references import read_known
 from airflow_vace.core.timing import Timing
 from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.exceptions import VaceError
+from airflow_vace.plain import is_absent
 from airflow_vace.prediction import Prediction
 from airflow_vace.task.airflow_internals import TRIGGER_FAILED, TRIGGER_TIMEOUT, post_execute_hook_of
 from airflow_vace.task.base import WaitingOperator
 from airflow_vace.task.claim import SensorClaim
 from airflow_vace.task.ending import closing
 from airflow_vace.task.errors import can_poll_later, translated
+from airflow_vace.task.fields import DEFAULT_CONN_ID, read_fields, seconds
 from airflow_vace.task.parameters import check_saving
 from airflow_vace.task.rendering import label_text
 from airflow_vace.task.result import result_of
@@ -38,6 +40,7 @@ from airflow_vace.task.triggerer import MappedStart, can_end_tasks, is_plain, so
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
     from typing import ClassVar
 
     from airflow.sdk import Context, ObjectStoragePath
@@ -63,8 +66,8 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
     :param start_from_trigger: begin in the triggerer, without a worker (Airflow 3.3+; needs `deferrable`)
     :param end_from_trigger: end with a success in the triggerer, without a worker (Airflow 3.3+; default:
         if the task loses nothing by this)
-    :param poke_interval: seconds between two polls; when deferred, the maximum (default: 60 s, deferred
-        10 s, or 5 % of the time waited)
+    :param poke_interval: time between two polls, in seconds or as `timedelta`; when deferred, the maximum
+        (default: 60 s, deferred 10 s, or 5 % of the time waited)
     :param label: the customer or product of the video, for payload, manifest and asset event (templated;
         default: the rendered `map_index_template`, else the label in `prediction`)
     :raises ValueError: for parameters that cannot work together
@@ -82,7 +85,7 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
         vace_conn_id: str = "vace_default",
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         cancel_on_kill: bool = False,
-        save_to: str | ObjectStoragePath | None = None,
+        save_to: str | Path | ObjectStoragePath | None = None,
         save_in: SaveIn = "worker",
         start_from_trigger: bool = False,
         end_from_trigger: bool | None = None,
@@ -90,8 +93,11 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
         label: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if poke_interval is not None:
-            kwargs["poke_interval"] = poke_interval
+        interval = seconds(poke_interval, None)
+        if interval is not None:
+            kwargs["poke_interval"] = interval
+        if "timeout" in kwargs:
+            kwargs["timeout"] = seconds(kwargs["timeout"], None)
         super().__init__(**kwargs)
         check_saving(save_to, save_in, end_from_trigger, is_deferrable=deferrable)
         self.prediction = prediction
@@ -103,7 +109,7 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
         self.end_from_trigger = end_from_trigger
         self.video_label = label
         # The author's interval alone limits the gap between polls; Airflow's default does not.
-        self._poll_interval = None if poke_interval is None else self.poke_interval
+        self._poll_interval = None if interval is None else self.poke_interval
         self._wait: Wait | None = None
         self.start_from_trigger = start_from_trigger and self._prepare_start(label)
 
@@ -124,13 +130,13 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
             return False
         kwargs = {
             "source": source,
-            "vace_conn_id": self.vace_conn_id,
+            "vace_conn_id": DEFAULT_CONN_ID if is_absent(self.vace_conn_id) else self.vace_conn_id,
             "timeout": self.timeout,
             "poll_interval": self._poll_interval,
             "cancel_on_kill": self.cancel_on_kill,
             "end_from_trigger": self.end_from_trigger,
             "do_xcom_push": self.do_xcom_push,
-            "saves": self.save_to is not None or post_execute_hook_of(self) is not None,
+            "saves": not is_absent(self.save_to) or post_execute_hook_of(self) is not None,
             "label": label_text(label),
         }
         # DAG parsing must stay cheap, so the hook and its timing are not imported here.
@@ -228,6 +234,7 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
     def _begin(self, context: Context) -> TaskRun:
         """Return the run of this process, the same for the same context."""
         if self._run is None or self._run.context is not context:
+            read_fields(self)
             self._run = TaskRun(self, context, SensorClaim(context.get("ti")))
             # Until the task defers, this process alone knows the deadline, so no other clock counts.
             self._run.is_deadline_local = True

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
-from datetime import timedelta
 from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,11 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from airflow_vace.core.references import read_reference
 from airflow_vace.core.timing import Timing
 from airflow_vace.links import LINKS, PredictionOutputLink
+from airflow_vace.plain import is_absent
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.redaction import excerpt
 from airflow_vace.task.airflow_internals import awrite_xcom
+from airflow_vace.task.fields import seconds
 from airflow_vace.task.kill import acancel_if_ended
 from airflow_vace.task.rendering import label_text
 from airflow_vace.task.trigger_saving import save_in_triggerer
@@ -306,22 +307,18 @@ class VacePredictionStartTrigger(VacePredictionTrigger):
         """
         if not given.get("deferrable", conf.getboolean("operators", "default_deferrable", fallback=False)):
             raise NeedsWorker("it is not deferrable")
-        self.vace_conn_id = given.get("vace_conn_id", self.vace_conn_id)
+        conn_id: Any = given.get("vace_conn_id")
+        self.vace_conn_id = self.vace_conn_id if is_absent(conn_id) else conn_id
         if not is_plain(self.vace_conn_id):
             raise NeedsWorker("its connection is a template")
-        self.timeout = _seconds(given.get("timeout", conf.getfloat("sensors", "default_timeout")))
-        interval = given.get("poke_interval")
-        self.poll_interval = None if interval is None else _seconds(interval)
+        self.timeout = seconds(given.get("timeout"), conf.getfloat("sensors", "default_timeout"))
+        self.poll_interval = seconds(given.get("poke_interval"), None)
         self.cancel_on_kill = bool(given.get("cancel_on_kill", False))
         self.asked_to_end = given.get("end_from_trigger")
         self.do_xcom_push = bool(given.get("do_xcom_push", True))
-        self.saves = given.get("save_to") is not None
+        self.saves = not is_absent(given.get("save_to"))
         if not is_plain(given.get("label")):
             raise NeedsWorker("its label is a template")
         self.label = label_text(given.get("label"))
         if given.get("save_in") == "triggerer":
             raise NeedsWorker("it saves in the triggerer, to a place that a worker renders")
-
-
-def _seconds(duration: timedelta | float) -> float:
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.faces import backend, call, emulator, slow  # noqa: F401 - fixtures
+from support.site import result, site  # noqa: F401 - fixtures
 from support.stores import memory, object_store  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.multipart import Form
+from airflow_vace.core.references import read_known
 from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
 from airflow_vace.core.retry import Backoff, CreateRetries, is_not_found, read_failed_create, verdict_of
 from airflow_vace.core.steps import Note, Pause, connected, sent
@@ -24,7 +25,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.inputs import check_normalized, normalize_input
-from airflow_vace.prediction import Prediction, parse_time
+from airflow_vace.prediction import Prediction, latest_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -125,7 +126,8 @@ def get(prediction: object) -> Call[Prediction]:
     """Return the present state of a prediction."""
     api = (yield from connected()).api
     request = api.get(prediction)
-    return read_prediction(api, request, (yield from sent(request)))
+    known = prediction if isinstance(prediction, Prediction) else read_known(prediction)
+    return read_prediction(api, request, (yield from sent(request)), known)
 
 
 def cancel(prediction: object) -> Call[Prediction]:
@@ -319,7 +321,7 @@ def _newer(page: Page, created_after: str | None) -> Page:
         return page
 
     def is_newer(created_at: object) -> bool:
-        created = parse_time(created_at if isinstance(created_at, str) else None)
+        created = latest_time(created_at if isinstance(created_at, str) else None)
         return created is None or created > start
 
     return replace(

@@ -16,8 +16,9 @@ from airflow_vace.core.base_urls import place_of
 from airflow_vace.core.credentials import Headers, hidden_forms, read_key, secrets_of
 from airflow_vace.core.multipart import Form
 from airflow_vace.core.origins import is_http, own_page, own_url
-from airflow_vace.core.references import read_reference
+from airflow_vace.core.references import id_in_url, read_reference
 from airflow_vace.exceptions import VaceInputError, VaceProtocolError
+from airflow_vace.ids import id_in_path
 from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.prediction import Prediction
 from airflow_vace.redaction import excerpt
@@ -192,15 +193,18 @@ class Api:
     def get(self, prediction: object) -> Request:
         """Describe one poll of a prediction.
 
-        `urls.get` is used at the connection's own origin only. A gateway returns the vendor's `urls.get`,
-        where the connection's key must not go, so the id determines the URL then.
+        `urls.get` is used at the connection's own origin only, and only for this id. A gateway returns the
+        vendor's `urls.get`, where the connection's key must not go, so the id determines the URL then.
 
         :param prediction: payload, id, `urls.get` or :class:`~airflow_vace.prediction.Prediction`
         :raises VaceInputError: if the reference contains no prediction
         """
         identifier, url = self._reference(prediction)
         own = own_url(self.base_url, url) if url else None
-        path = self.backend.get.format(id=identifier)
+        # Some gateways keep the vendor's id in the address, and answer to their own ids only.
+        if own and id_in_url(own) not in (None, identifier):
+            own = None
+        path = self.backend.get.format(id=id_in_path(identifier))
         return self._request("get", own or self._url(path), prediction_id=identifier)
 
     def cancel(self, prediction: object) -> Request:
@@ -212,7 +216,7 @@ class Api:
         identifier, _ = self._reference(prediction)
         if not self.backend.cancel:
             raise _lacking(self.backend, "cancel", "let the prediction run to its end")
-        path = self.backend.cancel.format(id=identifier)
+        path = self.backend.cancel.format(id=id_in_path(identifier))
         return self._request("cancel", self._url(path), prediction_id=identifier)
 
     def model(self, model: str) -> Request:
@@ -248,12 +252,13 @@ class Api:
             raise VaceProtocolError(f"The next page of the list is at a foreign origin: {excerpt(url)}")
         return self._request("list", own)
 
-    def file(self, url: str, *, start: int = 0, etag: str | None = None) -> Request:
+    def file(self, url: str, *, start: int = 0, etag: str | None = None, with_key: bool = True) -> Request:
         """Describe a download; the key goes to the connection's own origin only.
 
         :param url: address of the file
         :param start: first byte to send, for a resumed download
         :param etag: ETag of the first part; the server sends the complete file if the ETag differs
+        :param with_key: False after the own origin has refused the key for this file
         :raises VaceProtocolError: for an address other than http(s)
         """
         # Lengths and ranges of a compressed response do not match the file, so compression is declined.
@@ -264,7 +269,7 @@ class Api:
                 headers["If-Range"] = etag
         own = own_url(self.base_url, url)
         # Storage hosts reject or log unknown credentials, so a foreign address gets no key.
-        if own:
+        if own and with_key:
             return self._request("file", own, headers=headers)
         if not is_http(url):
             raise VaceProtocolError(f"The output is at no http(s) address: {excerpt(url)}")
@@ -279,6 +284,10 @@ class Api:
         if not self.backend.files:
             raise _lacking(self.backend, "upload", "give a URL that it can reach")
         return self._request("upload", self._url(self.backend.files), body=form)
+
+    def is_own(self, url: str) -> bool:
+        """Return True if a URL has the connection's origin, so that requests carry the key."""
+        return own_url(self.base_url, url) is not None
 
     def is_own_host(self, url: str) -> bool:
         """Return True if a URL has the connection's host, on any port."""
@@ -303,6 +312,9 @@ class Api:
     ) -> Request:
         # Keys travel in headers only: URLs end up in logs of proxies.
         sent = {**self.credentials, "Accept": "application/json", **(headers or {})}
+        if verb in ("get", "list"):
+            # Proxies with a cache repeat the first answer otherwise, and the end would never be seen.
+            sent["Cache-Control"] = "no-cache"
         if body is not None:
             sent["Content-Type"] = body.content_type if isinstance(body, Form) else "application/json"
         method: Literal["GET", "POST"] = "POST" if verb in ("create", "cancel", "upload") else "GET"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow_vace.exceptions import LedgerError, VaceError
 from airflow_vace.inputs import DEFAULT_MODEL
-from airflow_vace.prediction import Prediction, parse_time
+from airflow_vace.prediction import Prediction
 from airflow_vace.submission.order import mark_of, names_in_echo
 
 if TYPE_CHECKING:
@@ -257,9 +257,6 @@ class Record:
 
     def may_be(self, item: Mapping[str, Any]) -> bool:
         """Return True if an unreadable object of the list may be the intended prediction."""
-        created = parse_time(item.get("created_at") if isinstance(item.get("created_at"), str) else None)
-        if created is not None and created < datetime.fromisoformat(self.listed_from):
-            return False
         readable = Prediction.from_json({**item, "id": "unreadable", "status": "unknown"})
         return self.is_of(readable) is not False
 

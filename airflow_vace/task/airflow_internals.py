@@ -148,3 +148,10 @@ def has_listeners() -> bool:
     from airflow.sdk.listener import get_listener_manager
 
     return bool(get_listener_manager().has_listeners)
+
+
+def is_asset_reference(outlet: Any) -> bool:
+    """Return True for `Asset.ref(name=...)` and `Asset.ref(uri=...)`."""
+    from airflow.sdk.definitions.asset import AssetRef
+
+    return isinstance(outlet, AssetRef)

@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_vace.links import LINKS
 from airflow_vace.task.airflow_internals import FROM_MAPPED
+from airflow_vace.task.fields import is_native, render_as_text
 from airflow_vace.task.kill import handle_kill
 from airflow_vace.task.rendering import mask_fields, protect_data
 
@@ -55,6 +56,8 @@ class WaitingOperator(BaseOperator):
         if is_own:
             index = getattr(context.get("ti"), "map_index", -1)
             protect_data(self, self._given, index, jinja_env, seen_oids)
+            if is_native(self, jinja_env):
+                template_fields = render_as_text(self, template_fields, context, seen_oids)
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
         if is_own:
             self._given = None

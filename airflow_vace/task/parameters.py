@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from airflow_vace.exceptions import VaceInputError
+from airflow_vace.plain import is_absent
 from airflow_vace.submission.decision import OnOrphanedIntent
 from airflow_vace.task.run import SaveIn
 
@@ -22,14 +23,15 @@ def check_saving(save_to: object, save_in: object, end_from_trigger: object, *, 
     """
     if save_in not in get_args(SaveIn):
         raise ValueError(f"save_in is {save_in!r}; it must be 'worker' or 'triggerer'")
-    if save_in == "triggerer" and (save_to is None or not is_deferrable):
+    is_saved = not is_absent(save_to)
+    if save_in == "triggerer" and (not is_saved or not is_deferrable):
         raise ValueError(
             "save_in='triggerer' needs save_to, and a task that waits in the triggerer: deferrable=True"
         )
     # A typo such as "true" would silently mean True.
     if end_from_trigger not in (None, True, False):
         raise ValueError(f"end_from_trigger is {end_from_trigger!r}; it must be True, False or None")
-    if end_from_trigger and save_to is not None and save_in != "triggerer":
+    if end_from_trigger and is_saved and save_in != "triggerer":
         raise ValueError(
             "end_from_trigger=True leaves no worker to save the video: add save_in='triggerer', or leave it"
             " out, which ends there whenever nothing is lost"
@@ -43,7 +45,7 @@ def check_operator(task: SubmittingTask) -> None:
     """
     is_deferrable = task.wait_for_completion and task.deferrable
     check_saving(task.save_to, task.save_in, task.end_from_trigger, is_deferrable=is_deferrable)
-    if task.save_to is not None and not task.wait_for_completion:
+    if not is_absent(task.save_to) and not task.wait_for_completion:
         raise VaceInputError(
             "save_to needs wait_for_completion=True: without it there is no video yet when this task"
             " ends. Give save_to to the VacePredictionSensor instead.",
@@ -66,4 +68,7 @@ def _check_seconds(name: str, value: object) -> None:
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < value <= _MAX_SECONDS:  # type: ignore[operator]
-        raise ValueError(f"{name} is {value!r}; it must be a positive number of seconds, a year at most")
+        raise ValueError(
+            f"{name} is {value!r}; give a positive number of seconds or a timedelta, a year at most, and no"
+            " template"
+        )

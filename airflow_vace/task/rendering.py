@@ -12,6 +12,7 @@ from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.inputs import literal
+from airflow_vace.plain import is_absent
 from airflow_vace.redaction import unsigned
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ def oids_of_references(given: Mapping[str, Any] | None) -> set[int]:
 
 
 def label_text(label: Any) -> str | None:
-    """Return a label as text for every database; None for an empty label."""
-    if label is None:
+    """Return a label as text for every database; None for an absent label."""
+    if is_absent(label):
         return None
     text = unsigned(str(label)).replace("\0", "").encode(errors="replace").decode()
     return text[:_MAX_LABEL_LENGTH] or None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -34,18 +32,24 @@ _OPEN = ("running", "deferred", "queued", "scheduled", "restarting", "up_for_ret
 class Task:
     """One of the provider's task instances.
 
+    :param instance: the id of the task instance
     :param map_index: -1 for a task that is not mapped
     :param state: Airflow's state, None before the start
+    :param loop_pass: number of the pass, from 1, for a mapped task in a loop; None outside of loops
     :param result: the XCom `return_value`, of any type
     :param view: the XCom `vace_view`, of any type
+    :param trouble: the reason why a value could not be read
     """
 
+    instance: str
     task_id: str
     map_index: int
     state: str | None
     try_number: int = 1
+    loop_pass: int | None = None
     result: Any = None
     view: Any = None
+    trouble: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -81,11 +85,13 @@ class Card:
     :param note: the reason why no video is shown
     """
 
+    instance: str
     task_id: str
     map_index: int
     state: str | None
     is_open: bool
     try_number: int
+    loop_pass: int | None = None
     id: str | None = None
     status: str | None = None
     model: str | None = None
@@ -100,23 +106,6 @@ class Card:
     seconds: float | None = None
     videos: list[dict[str, Any]] = field(default_factory=list)
     note: str | None = None
-
-
-def read_value(value: Any) -> Any:
-    """Return the value of an XCom row, which holds JSON or the text of JSON."""
-    if isinstance(value, str):
-        with suppress(ValueError):
-            value = json.loads(value)
-    return _printable(value)
-
-
-def _printable(value: Any) -> Any:
-    """Return a value without lone surrogates, which UTF-8 cannot encode."""
-    if isinstance(value, dict):
-        return {str(key): _printable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_printable(item) for item in value]
-    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _nowhere(*_: object) -> None:
@@ -140,7 +129,7 @@ def cards_of(
     found: dict[str, tuple[tuple[bool, ...], Card]] = {}
     for task in tasks:
         card = _card_of(task, source, now or datetime.now(UTC), asked)
-        key = card.id or f"{task.task_id}[{task.map_index}]"
+        key = card.id or task.instance
         rank = (bool(card.videos or card.note), card.completed_at is not None, card.is_open)
         before = found.get(key)
         if before is not None:
@@ -157,11 +146,14 @@ def _card_of(task: Task, source: Source, now: datetime, asked: Asked) -> Card:
     values = task.known.get("input")
     error = task.known.get("error")
     card = Card(
+        instance=task.instance,
         task_id=task.task_id,
         map_index=task.map_index,
         state=task.state,
         is_open=task.is_open,
         try_number=task.try_number,
+        loop_pass=task.loop_pass,
+        note=task.trouble,
         input=_shown(values) if isinstance(values, dict) else {},
         error=error if isinstance(error, str) else None,
     )
@@ -179,7 +171,8 @@ def _card_of(task: Task, source: Source, now: datetime, asked: Asked) -> Card:
     card.completed_at = prediction.completed_at
     card.seconds = seconds if isinstance(seconds, int | float) else None
     if prediction.status is PredictionStatus.SUCCEEDED:
-        card.videos, card.note = _videos(task, prediction, source, now, asked)
+        card.videos, note = _videos(task, prediction, source, now, asked)
+        card.note = None if card.videos else task.trouble or note
     return card
 
 

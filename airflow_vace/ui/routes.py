@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
+from uuid import UUID
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.common.db.common import SessionDep
@@ -21,7 +22,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response, Streamin
 from airflow_vace.ui.cards import Task, cards_of
 from airflow_vace.ui.files import is_below, pieces, place_below, range_of, roots_of, type_of
 from airflow_vace.ui.snapshots import Snapshots
-from airflow_vace.ui.task_instances import tasks_of
+from airflow_vace.ui.task_instances import of_instance, of_task, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,31 +40,31 @@ _MAY_READ = Depends(requires_access_dag(method="GET", access_entity=DagAccessEnt
 _IS_KNOWN = Depends(get_user)
 # The database's integers; a larger number would make the query fail with a 500.
 _MAX_INDEX = 2**31 - 1
-MapIndex = Annotated[int, InPath(ge=-1, le=_MAX_INDEX)]
 Number = Annotated[int, InPath(ge=0)]
+InstanceId = Annotated[UUID, InPath()]
 
 snapshots = Snapshots()
 
 
 @dataclass(frozen=True)
 class Instance:
-    """The task instance that a path names."""
+    """The task instance that a path names by its id."""
 
     dag_id: str
     run_id: str
-    task_id: str
-    map_index: int
+    instance: UUID
 
     def read(self, session: Session) -> Task | None:
         """Return the instance's values, None if the instance is not the provider's."""
-        found = tasks_of(session, self.dag_id, self.run_id, self.task_id, self.map_index)
+        # The permission is for the DAG of the path, so an instance of another DAG is not found.
+        found = tasks_of(session, self.dag_id, self.run_id, of_instance(self.instance))
         # A poll or a download may take minutes, so give the database connection back first.
         session.close()
         return found[0] if found else None
 
 
-def _instance(dag_id: str, run_id: str, task_id: str, map_index: MapIndex) -> Instance:
-    return Instance(dag_id, run_id, task_id, map_index)
+def _instance(dag_id: str, run_id: str, instance: InstanceId) -> Instance:
+    return Instance(dag_id, run_id, instance)
 
 
 InPathInstance = Annotated[Instance, Depends(_instance)]
@@ -76,15 +77,15 @@ def new_app() -> FastAPI:
     app.add_api_route("/tab.js", script, dependencies=[_IS_KNOWN])
     run = "/runs/{dag_id}/{run_id}"
     app.add_api_route(f"{run}/videos", videos, dependencies=[_MAY_READ])
-    app.add_api_route(f"{run}/progress/{{task_id}}/{{map_index}}", progress, dependencies=[_MAY_READ])
+    app.add_api_route(f"{run}/progress/{{instance}}", progress, dependencies=[_MAY_READ])
     app.add_api_route(
-        f"{run}/outputs/{{task_id}}/{{map_index}}/{{number}}",
+        f"{run}/outputs/{{instance}}/{{number}}",
         signed_file,
         dependencies=[_MAY_READ],
         response_class=RedirectResponse,
     )
     app.add_api_route(
-        f"{run}/files/{{task_id}}/{{map_index}}/{{number}}",
+        f"{run}/files/{{instance}}/{{number}}",
         saved_file,
         methods=["GET", "HEAD"],
         dependencies=[_MAY_READ],
@@ -115,14 +116,14 @@ def videos(
     def saved_url(task: Task, number: int, file: dict[str, Any]) -> str | None:
         if not is_below(roots, file.get("uri")):
             return None
-        return f"{root}/files/{quote(task.task_id, safe='')}/{task.map_index}/{number}"
+        return f"{root}/files/{task.instance}/{number}"
 
     def signed_url(task: Task, number: int) -> str | None:
         if not isinstance(task.known.get("vace_conn_id"), str):
             return None
-        return f"{root}/outputs/{quote(task.task_id, safe='')}/{task.map_index}/{number}"
+        return f"{root}/outputs/{task.instance}/{number}"
 
-    tasks = tasks_of(session, dag_id, run_id, task_id, map_index)
+    tasks = tasks_of(session, dag_id, run_id, of_task(task_id, map_index))
     return [asdict(card) for card in cards_of(tasks, saved_url, asked=signed_url)]
 
 

@@ -90,7 +90,7 @@ async function ask(path) {
 const wordOf = (card, progress) => (card.is_open && progress?.status) || card.status || card.state || "unknown";
 const isRunning = (card) => card.is_open && !FINAL.includes(card.status);
 const nameOf = (card) => (card.map_index >= 0 ? `${card.task_id} [${card.map_index}]` : card.task_id);
-const keyOf = (card) => `${card.task_id}/${card.map_index}`;
+const keyOf = (card) => card.instance;
 
 function lengthOf(seconds) {
   if (seconds === null || seconds === undefined) return null;
@@ -162,6 +162,7 @@ function Facts({ card }) {
     ["Created", momentOf(card.created_at)],
     ["Finished", momentOf(card.completed_at)],
     ["Ran for", lengthOf(card.seconds)],
+    ["Pass", card.loop_pass],
     ["Attempt", card.try_number > 1 ? card.try_number : null],
     ["File", sizeOf(card.videos[0]?.size)],
     ["Prediction", card.id],
@@ -274,7 +275,7 @@ function Gallery({ dagId, runId, taskId, mapIndex }) {
   const run = `vace/runs/${segment(dagId)}/${segment(runId)}`;
   const query = isSingle ? `?task_id=${segment(taskId)}&map_index=${segment(index)}` : "";
   const progressPath = useCallback(
-    (card) => `${run}/progress/${segment(card.task_id)}/${card.map_index}`,
+    (card) => `${run}/progress/${segment(card.instance)}`,
     [run],
   );
   const { cards, progress, error } = usePolling(`${run}/videos${query}`, progressPath);

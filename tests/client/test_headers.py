@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -250,7 +251,7 @@ def test_a_changed_second_key_is_used_once_the_old_one_is_refused(
         wait = asyncio.create_task(event_of(created, poll_interval=0.1))
         await settled(slow_cloudflare, lambda: looked_at(slow_cloudflare, created) >= 2)
         connect(slow_cloudflare.connection_to(timeout=5, headers=ANOTHER))
-        slow_cloudflare.headers.update(ANOTHER)
+        slow_cloudflare.dialect = replace(slow_cloudflare.dialect, headers=ANOTHER)
         slow_cloudflare.faults.add(path="*/predictions/*", patch=DONE, times=None)
         return await wait
 
@@ -263,7 +264,7 @@ def test_a_changed_second_key_makes_no_other_account(
 ) -> None:
     lost = task()
     killed_at(lost, "submit")
-    slow_cloudflare.headers.update(ANOTHER)
+    slow_cloudflare.dialect = replace(slow_cloudflare.dialect, headers=ANOTHER)
     connect(slow_cloudflare.connection_to(timeout=5))
     lost.result()
     assert billed(slow_cloudflare) == 1

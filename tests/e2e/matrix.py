@@ -30,6 +30,7 @@ AIRFLOW_FREE = (
     "tests/fuzzing",
     "tests/test_exceptions.py",
     "tests/test_inputs.py",
+    "tests/test_plain.py",
     "tests/test_prediction.py",
 )
 # Libraries of the release's own day: Airflow 3.2.2 does not start its own `dag.test()` with later ones.

@@ -262,8 +262,9 @@ def cards(data: bytes) -> None:
     """XComs of other tasks, for the Videos tab: cards that are JSON."""
     from dataclasses import asdict
 
-    from airflow_vace.ui.cards import Task, cards_of, read_value
+    from airflow_vace.ui.cards import Task, cards_of
     from airflow_vace.ui.files import is_below, range_of
+    from airflow_vace.ui.xcoms import read_value
 
     material = Material(data)
     values = [material.value(), material.object()]
@@ -272,7 +273,12 @@ def cards(data: bytes) -> None:
     elif material.below(2):
         values[0] = material.rest().decode(errors="replace")
     task = Task(
-        task_id="t", map_index=-1, state="running", result=read_value(values[0]), view=read_value(values[1])
+        instance="t",
+        task_id="t",
+        map_index=-1,
+        state="running",
+        result=read_value(values[0]),
+        view=read_value(values[1]),
     )
     made = cards_of([task], lambda *_: None, datetime.fromtimestamp(NOW, UTC))
     text = json.dumps([asdict(card) for card in made], allow_nan=False, ensure_ascii=False)

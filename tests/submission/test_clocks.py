@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -68,6 +69,41 @@ def test_a_lost_create_is_found_by_a_worker_whose_clock_is_ahead(
     set_clock_ahead(monkeypatch, 1200.0)
     server.faults.add(method="POST", path="*/predictions", status=502, accept=True)
     assert task().result()["id"] in server.world.runs
+    assert billed(server) == 1
+
+
+def test_a_lost_create_is_found_though_only_the_list_shows_the_servers_time(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock_ahead(monkeypatch, 1200.0)
+    server.faults.add(method="POST", path="*/predictions", reset="after")
+    # Resets show no time, and outlast the grace after which a missing create counts as never sent.
+    server.faults.add(method="GET", path="*/predictions", times=7, reset="before")
+    assert task().result()["id"] in server.world.runs
+    assert billed(server) == 1
+
+
+def test_a_lost_create_of_another_worker_whose_clock_is_ahead_is_found(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = task()
+    set_clock_ahead(monkeypatch, 1200.0)
+    killed_at(run, "submit", after=True)
+    set_clock_ahead(monkeypatch, 0.0)
+    assert run.result()["id"] in server.world.runs
+    assert billed(server) == 1
+
+
+def test_an_unreadable_item_of_a_slower_clock_may_be_the_lost_create(
+    server: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock_ahead(monkeypatch, 1200.0)
+    server.faults.add(method="POST", path="*/predictions", status=502, accept=True)
+    created = datetime.now(UTC).isoformat()
+    odd = {"id": "", "status": "starting", "created_at": created, "input": {}}
+    server.faults.add(method="GET", path="*/predictions", times=None, status=200, body={"results": [odd]})
+    with pytest.raises(AirflowFailException, match="can't be distinguished"):
+        task().result()
     assert billed(server) == 1
 
 

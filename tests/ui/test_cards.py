@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from airflow_vace.ui.cards import Task, cards_of, read_value
+from airflow_vace.ui.cards import Task, cards_of
+from airflow_vace.ui.xcoms import read_value
 
 
 def task(**more: Any) -> Task:
-    return Task(**{"task_id": "t", "map_index": -1, "state": "success", **more})
+    return Task(**{"instance": "i", "task_id": "t", "map_index": -1, "state": "success", **more})
 
 
 def nowhere(*_: object) -> None:
@@ -81,6 +82,33 @@ def test_while_the_sensor_waits_the_card_is_open() -> None:
 def test_other_values_in_xcom_make_an_empty_card(value: Any) -> None:
     (card,) = cards_of([task(result=value, view=value, state="failed")], nowhere, NOON)
     assert card.videos == []
+
+
+def test_each_pass_of_a_loop_has_a_card() -> None:
+    passes: list[dict[str, Any]] = [
+        {"result": {**PAYLOAD, "id": "p1"}},
+        {"result": {**PAYLOAD, "id": "p2"}},
+        {"view": {"error": "out of memory"}, "state": "failed"},
+        {"state": "running"},
+    ]
+    tasks = [
+        task(instance=f"i{number}", map_index=0, loop_pass=number, **values)
+        for number, values in enumerate(passes, start=1)
+    ]
+    cards = cards_of(tasks, nowhere, NOON)
+    assert [(card.instance, card.loop_pass) for card in cards] == [(f"i{n}", n) for n in (1, 2, 3, 4)]
+    assert [card.id for card in cards] == ["p1", "p2", None, None]
+
+
+def test_a_card_says_why_a_value_could_not_be_read() -> None:
+    (card,) = cards_of([task(trouble="The store is away.")], nowhere, NOON)
+    assert card.note == "The store is away."
+    view = {"prediction": {**PAYLOAD, "status": "starting", "output": None, "completed_at": None}}
+    (card,) = cards_of([task(view=view, trouble="The store is away.")], nowhere, NOON)
+    assert (card.id, card.note) == ("p1", "The store is away.")
+    (card,) = cards_of([task(result=PAYLOAD, trouble="The store is away.")], nowhere, NOON)
+    assert card.videos
+    assert card.note is None
 
 
 def test_javascript_urls_are_not_links() -> None:
