@@ -36,14 +36,6 @@ SENSORS = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
-    found = Supervisor()
-    where = "airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS"
-    monkeypatch.setattr(where, found, raising=False)
-    return found
-
-
 def whose(payload: Any) -> tuple[Any, Any, Any]:
     return payload["label"], payload["map_index"], payload["seed"]
 
