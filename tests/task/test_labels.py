@@ -168,7 +168,7 @@ def test_pairs_are_right_although_some_clips_fail(fast_emulator: Emulator) -> No
         submit = VacePredictionOperator.partial(task_id="submit").expand_kwargs(
             products().map(
                 lambda name: {
-                    "input": {"prompt": name, "frame_num": "none" if name == "Rain jacket" else 81},
+                    "input": {"prompt": name, "frame_num": "no number" if name == "Rain jacket" else 81},
                     "label": name,
                 }
             )
