@@ -17,6 +17,7 @@ from aiohttp import web
 
 from airflow_vace.emulator.faults import Faults
 from airflow_vace.emulator.journal import Journal
+from airflow_vace.emulator.models import Models
 from airflow_vace.emulator.service import Service
 from airflow_vace.emulator.world import DEFAULT_KEY, World
 
@@ -72,6 +73,7 @@ class Emulator:
         self.journal.drop_partial_line()
         runs = self.journal.runs()
         self.world = World(seed=seed, time_scale=time_scale, retention=retention, runs=runs)
+        self.models = Models()
         self.faults = Faults(seed)
         self.closing = asyncio.Event()
         self._seen: list[SeenRequest] = []

@@ -49,6 +49,7 @@ class Service:
         self.world = emulator.world
         self.folder = folder
         self.uploads = Uploads(emulator, folder)
+        self.models = emulator.models
         self._render_locks: dict[str, asyncio.Lock] = {}
 
     def app(self) -> web.Application:
@@ -70,6 +71,7 @@ class Service:
         route.add_get("/_delivery/{id}/{name}", self.file)
         route.add_get("/v1/account", self.account)
         self.uploads.add_routes(route)
+        self.models.add_routes(route)
         route.add_get(f"{CONTROL_PATH}bill", self.bill)
         route.add_get(f"{CONTROL_PATH}requests", self.requests)
         route.add_route("*", f"{CONTROL_PATH}faults", self.faults)
@@ -84,14 +86,19 @@ class Service:
             return refusal(backend, 400, "The body is not JSON", "Bad request")
         if not isinstance(body, dict):
             return refusal(backend, 400, "The body is not an object", "Bad request")
-        model = _model_of(request, backend)
-        if refused := _refused_create(request, backend, model, body):
+        model, version = _model_of(request, backend), body.get("version")
+        if backend == "replicate":
+            found = self.models.version_of(version, model if "owner" in request.match_info else None)
+            if isinstance(found, web.Response):
+                return found
+            model, version = found
+        if refused := _refused_create(backend, model, body):
             return refused
         cancel_after = _seconds_of(request.headers.get("Cancel-After"))
         run = self.world.create(
             body["input"],
             model=model,
-            version=body.get("version"),
+            version=version,
             now=time.time(),
             # Only Replicate documents this header, so the other two ignore it.
             cancel_after=cancel_after if backend == "replicate" else None,
@@ -195,18 +202,13 @@ def _model_of(request: web.Request, backend: BackendName) -> str:
     return DEFAULT_MODEL if name == "vace" else name
 
 
-def _refused_create(
-    request: web.Request, backend: BackendName, model: str, body: dict[str, Any]
-) -> web.Response | None:
+def _refused_create(backend: BackendName, model: str, body: dict[str, Any]) -> web.Response | None:
     """Return the back-end's refusal of a create, None if nothing is wrong."""
     if model != DEFAULT_MODEL:
         # The gateway's real message: "no channel available".
         if backend == "gateway":
             return refusal(backend, 503, f"model {model} 无可用渠道", "model_not_found")
         return refusal(backend, 404, "The requested resource could not be found.", "Not found")
-    if backend == "replicate" and request.path == "/v1/predictions" and not body.get("version"):
-        problem = {"type": "required", "field": "version", "description": "version is required"}
-        return refusal(backend, 422, "version is required", "Invalid", invalid_fields=[problem])
     if problems := invalid_fields(body.get("input")):
         detail = "".join(f"- {p['field']}: {p['description']}\n" for p in problems)
         return refusal(backend, 422, detail, "Input validation failed", invalid_fields=problems)

@@ -419,6 +419,7 @@ def test_replicates_python_client_works_with_the_emulator(emulator: Emulator, tm
     prediction.wait()
     assert prediction.status == "succeeded"
     assert [p.id for p in client.predictions.list()] == [prediction.id]
+    emulator.models.known["prunaai/vace-14b"].is_official = True
     by_model = client.models.predictions.create(model="prunaai/vace-14b", input=FOX)
     by_model.cancel()
     assert client.run("prunaai/vace-14b", input=FOX).endswith(".mp4")
