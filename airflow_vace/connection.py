@@ -18,6 +18,7 @@ from airflow_vace.client.settings import Settings
 from airflow_vace.core import calls
 from airflow_vace.core.clock import Clock
 from airflow_vace.core.timing import Timing
+from airflow_vace.core.versions import chosen
 from airflow_vace.exceptions import VaceConnectionMissing, VaceTransportError
 from airflow_vace.inputs import normalize_input
 from airflow_vace.redaction import secrets_in
@@ -110,10 +111,9 @@ class ConnectionHook(HttpHook):
 
         :raises VaceInputError: for an input that cannot work
         """
-        settings = self.settings
-        model = model or settings.model
+        model, version = chosen(model, version or None, self.settings)
         values, _ = normalize_input(input, model=model, paths=True)
-        return values, model, version or settings.version
+        return values, model, version
 
     def fresh(self, settings: Settings | None = None) -> Self:
         """Return a hook of the same connection with a new session, without another look-up.

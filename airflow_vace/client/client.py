@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, assert_never
 from urllib.parse import urljoin, urlsplit
+from weakref import WeakKeyDictionary
 
 from airflow_vace.client.addresses import refuse_private
 from airflow_vace.client.asynchronous import AsyncClient
@@ -22,12 +24,12 @@ from airflow_vace.core.clock import Clock
 from airflow_vace.core.errors import read_error
 from airflow_vace.core.requests import Request
 from airflow_vace.core.response_times import served_at
-from airflow_vace.core.steps import Connect, Note, Pause
+from airflow_vace.core.steps import Connect, Note, Once, Pause
 from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError
 from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
 
     import requests
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_REDIRECTS = 6
+# Results of calls that run once in a process.
+_kept: dict[Hashable, Any] = {}
 
 
 def _mask_nothing(_: Iterable[str]) -> None:
@@ -80,6 +84,8 @@ class VaceClient:
         self._connect = connect
         self._around = around or Surroundings()
         self.is_create_open = False
+        # A signal handler may run calls of this client, hence the re-entrant lock.
+        self._once = threading.RLock()
 
     def run(self, call: Call[T]) -> T:
         """Run a call to the end, and return the result.
@@ -112,6 +118,11 @@ class VaceClient:
                 return time.sleep(seconds)
             case Note():
                 return self._around.write(step)
+            case Once(key, kept_call):
+                with self._once:
+                    if key not in _kept:
+                        _kept[key] = self.run(kept_call())
+                return _kept[key]
             case _:
                 assert_never(step)
 
@@ -179,6 +190,8 @@ class AsyncVaceClient:
         self._around = around or Surroundings()
         self._is_shared = False
         self._client: AsyncClient | None = None
+        # A lock belongs to an event loop, and a client may serve several loops, one after another.
+        self._once: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def run(self, call: Call[T]) -> T:
         """Await the end of a call, and return the result.
@@ -210,6 +223,11 @@ class AsyncVaceClient:
                 return await asyncio.sleep(seconds)
             case Note():
                 return self._around.write(step)
+            case Once(key, kept_call):
+                async with self._once.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+                    if key not in _kept:
+                        _kept[key] = await self.run(kept_call())
+                return _kept[key]
             case _:
                 assert_never(step)
 

@@ -27,6 +27,7 @@ from airflow_vace.client.proxies import proxy_for, read_proxies
 from airflow_vace.core.multipart import Form
 from airflow_vace.core.requests import Api
 from airflow_vace.core.timing import Timing
+from airflow_vace.core.versions import split_reference
 from airflow_vace.inputs import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Settings:
         if not isinstance(extra, Mapping):
             raise unusable("extra", "***", "an object such as {}")
         backend = read_text(extra, "backend")
+        model, version = split_reference(read_text(extra, "model"), read_text(extra, "version"))
         return cls(
             api=Api.at(
                 _base_url(connection),
@@ -100,8 +102,8 @@ class Settings:
                 prefix=read_text(extra, "api_prefix"),
                 lists=read_flag(extra, "lists"),
             ),
-            model=read_text(extra, "model") or DEFAULT_MODEL,
-            version=read_text(extra, "version"),
+            model=model or DEFAULT_MODEL,
+            version=version,
             timeout=read_positive(
                 extra,
                 "timeout",
@@ -133,7 +135,7 @@ class Settings:
             case "upload":
                 # A back-end may store 100 MB before it responds.
                 return replace(self, timeout=max(self.timeout, self.timing.min_upload_seconds))
-            case "create" | "get" | "list" | "file":
+            case "create" | "get" | "list" | "file" | "model":
                 return self
             case _:
                 assert_never(request.verb)

@@ -13,6 +13,7 @@ from airflow_vace.core.multipart import Form
 from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
 from airflow_vace.core.retry import Backoff, CreateRetries, read_failed_create, verdict_of
 from airflow_vace.core.steps import Note, Pause, connected, sent
+from airflow_vace.core.versions import chosen, version_to_send
 from airflow_vace.core.wait import Final, GiveUp, PollAgain, Wait
 from airflow_vace.exceptions import (
     VaceAPIError,
@@ -43,7 +44,7 @@ class Creation:
     """The arguments of a create.
 
     :param values: inputs of the model; text from a template is normalised
-    :param model: `owner/name` (default: the connection's)
+    :param model: `owner/name`, or `owner/name:version` (default: the connection's)
     :param version: id of a version (default: the connection's; "" for the server's choice)
     :param deadline: seconds since the epoch at which the server is asked to cancel by itself
     :param is_normalized: the values come from :func:`airflow_vace.inputs.normalize_input`
@@ -80,21 +81,24 @@ def create(
     :param before_resend: called before each repetition; an exception of it ends the call
     """
     target = yield from connected()
-    model = creation.model or target.model
+    model, version = chosen(creation.model, creation.version, target)
     values, warnings = creation.sendable(model)
     for warning in warnings:
         yield Note(f"The model may refuse this: {warning}", is_warning=True)
+    version = yield from version_to_send(target, model, version, timing=timing)
     began = now()
     request = target.api.create(
         values,
         model=model,
-        version=target.version if creation.version is None else creation.version or None,
+        version=version,
         cancel_after=None if creation.deadline is None else creation.deadline - began,
     )
     retries = CreateRetries(timing)
     while True:
         try:
-            return read_prediction(target.api, request, (yield from sent(request)))
+            created = read_prediction(target.api, request, (yield from sent(request)))
+            # Payload and manifest show the version of the video, and some servers omit it.
+            return created if created.version else replace(created, version=version)
         except VaceError as error:
             # A clock that was set back meanwhile must not lengthen the time for repetitions.
             delay = retries.next_delay(error, max(now() - began, 0.0))
@@ -105,6 +109,14 @@ def create(
         yield Pause(delay)
         if before_resend is not None:
             before_resend()
+
+
+def latest_version(model: str, *, timing: Timing) -> Call[str | None]:
+    """Return the latest version of a model, None where a create goes without a version.
+
+    :raises VaceError: see :func:`airflow_vace.core.versions.version_to_send`
+    """
+    return (yield from version_to_send((yield from connected()), model, None, timing=timing))
 
 
 def get(prediction: object) -> Call[Prediction]:

@@ -23,11 +23,13 @@ from airflow_vace.redaction import excerpt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Verb = Literal["create", "get", "cancel", "list", "file", "upload"]
+Verb = Literal["create", "get", "cancel", "list", "file", "upload", "model"]
 
 # Model and version become parts of a path or header, so slashes, blanks and dots in pairs are refused.
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][\w.:/-]*", re.ASCII)
+# Replicate refuses less: https://replicate.com/docs/reference/http#predictions.create
+_MIN_CANCEL_AFTER_SECONDS = 5
 # The key is a header's value: a line break would start another header, and HTTP headers are ASCII.
 _KEY = re.compile(r"[\x21-\x7e]+")
 _AUTH_SCHEME = re.compile(r"(?:bearer|token|basic|apikey)\s+", re.IGNORECASE)
@@ -45,7 +47,7 @@ class Request:
     :param url: complete address
     :param headers: all headers; secret, because the API key is a value
     :param body: JSON or form, None without a body
-    :param prediction_id: required id of the response, None for create, list, file and upload
+    :param prediction_id: required id of the response, None for all but get and cancel
     """
 
     verb: Verb
@@ -163,7 +165,7 @@ class Api:
             body = {"version": version, **body}
         if cancel_after is not None:
             # Whole seconds, rounded up: an early cancel would waste a paid run.
-            headers["Cancel-After"] = f"{max(math.ceil(cancel_after), 1)}s"
+            headers["Cancel-After"] = f"{max(math.ceil(cancel_after), _MIN_CANCEL_AFTER_SECONDS)}s"
         return self._request("create", self._url(path), headers=headers, body=_encode(body))
 
     def get(self, prediction: object) -> Request:
@@ -191,6 +193,17 @@ class Api:
             raise _lacking(self.backend, "cancel", "let the prediction run to its end")
         path = self.backend.cancel.format(id=identifier)
         return self._request("cancel", self._url(path), prediction_id=identifier)
+
+    def model(self, model: str) -> Request:
+        """Describe the look-up of a model.
+
+        :param model: `owner/name`
+        :raises VaceInputError: for an invalid model, or if the back-end documents no models
+        """
+        _check_model(model, None)
+        if not self.backend.model:
+            raise _lacking(self.backend, "models", "name a version")
+        return self._request("model", self._url(self.backend.model.format(model=model)))
 
     def list(self, created_after: str | None = None) -> Request:
         """Describe the first page of the account's predictions, newest first.
@@ -324,6 +337,11 @@ def _check_backend(name: str | None) -> None:
         )
 
 
+def is_version(text: str) -> bool:
+    """Return True if a text can be the id of a version."""
+    return _VERSION.fullmatch(text) is not None
+
+
 def _check_model(model: str, version: str | None) -> None:
     """Check the parts of a create that become parts of its path."""
     if not _MODEL.fullmatch(model) or ".." in model:
@@ -334,7 +352,7 @@ def _check_model(model: str, version: str | None) -> None:
             value=model,
             remedy="owner/name",
         )
-    if version and not _VERSION.fullmatch(version):
+    if version and not is_version(version):
         raise VaceInputError(
             f"version is {excerpt(repr(version))}; it must be a version's id, or be left out."
             " Nothing was sent, nothing is billed.",

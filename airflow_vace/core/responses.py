@@ -22,7 +22,7 @@ def read_prediction(api: Api, request: Request, response: Response) -> Predictio
     :raises VaceAPIError: (or a subclass) if the server refused
     :raises VaceProtocolError: if the response is not a prediction, or another prediction
     """
-    data = _read_object(api, request, response)
+    data = read_object(api, request, response)
     if api.backend.response_format == "pruna":
         data = _from_pruna(api, request, data)
     if request.verb == "create" and data.get("id") and not data.get("status"):
@@ -69,7 +69,7 @@ def read_list(api: Api, request: Request, response: Response) -> Page:
     :raises VaceAPIError: (or a subclass) if the server refused
     :raises VaceProtocolError: if the response is not a page of predictions
     """
-    data = _read_object(api, request, response)
+    data = read_object(api, request, response)
     results, following = data.get("results"), data.get("next")
     if not isinstance(results, list):
         raise _unexpected(request, response, text_of(api, response))
@@ -94,7 +94,7 @@ def read_upload(api: Api, request: Request, response: Response) -> str:
     :raises VaceAPIError: (or a subclass) if the server refused
     :raises VaceProtocolError: if the response contains no address
     """
-    data = _read_object(api, request, response)
+    data = read_object(api, request, response)
     urls = data.get("urls")
     url = urls.get("get") if isinstance(urls, dict) else None
     if not isinstance(url, str) or not url.startswith(("http://", "https://")):
@@ -162,7 +162,12 @@ def _joined(base: str, address: str) -> str:
         return address
 
 
-def _read_object(api: Api, request: Request, response: Response) -> dict[str, Any]:
+def read_object(api: Api, request: Request, response: Response) -> dict[str, Any]:
+    """Return the JSON object in a response.
+
+    :raises VaceAPIError: (or a subclass) if the server refused
+    :raises VaceProtocolError: if the response is no JSON object
+    """
     if not 200 <= response.status_code < 300:
         raise read_error(api, request, response)
     text = text_of(api, response)

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_vace.core import calls
 from airflow_vace.core.requests import Api, Request, Response
-from airflow_vace.core.steps import Connect, Note, Pause, Step
+from airflow_vace.core.steps import Connect, Note, Once, Pause, Step
 from airflow_vace.core.timing import Timing
 from airflow_vace.core.wait import Final, PollAgain, Wait
 from airflow_vace.exceptions import (
@@ -72,6 +72,12 @@ class Driver:
                 return value
             if isinstance(step, Connect):
                 result = self.target
+                continue
+            if isinstance(step, Once):
+                try:
+                    result = self.run(step.call())
+                except VaceError as error:
+                    result = error
                 continue
             self.steps.append(step)
             result = self.script.pop(0) if isinstance(step, Request) else None
