@@ -42,7 +42,7 @@ RESET = VaceTransportError("no answer came", sent=True)
 class Target:
     api: Api = field(default_factory=lambda: Api.at("https://api.replicate.com", "key" * 5))
     model: str = "prunaai/vace-14b"
-    version: str | None = None
+    version: str | None = "5129"
 
 
 def answer(status_code: int = 200, /, **body: Any) -> Response:

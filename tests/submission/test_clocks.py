@@ -36,8 +36,8 @@ def test_a_clock_that_is_ahead_cancels_nothing(
     run = waiting(deferrable=deferrable, timeout=600, poll_interval=0.05)
     killed_at(run, "get_prediction")
     set_clock_ahead(monkeypatch, 1200.0)
-    server.faults.add(method="GET", times=3, clock=0.001)
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=3, clock=0.001)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     assert run.result()["status"] == "succeeded"
     assert not any(found.canceled for found in server.world.runs.values())
     assert billed(server) == 1
@@ -56,8 +56,8 @@ def test_a_clock_that_is_behind_delays_no_deadline(
 
 
 def test_a_servers_clock_that_jumps_ahead_cancels_nothing(server: Emulator) -> None:
-    server.faults.add(method="GET", times=3, clock=1200.0)
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=3, clock=1200.0)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     assert waiting(timeout=600, deferrable=True).result()["status"] == "succeeded"
     assert not any(found.canceled for found in server.world.runs.values())
 
@@ -78,8 +78,10 @@ def test_a_success_without_its_output_yet_is_not_expired_by_one_clock(
     long_ago = {"status": "succeeded", "output": None, "completed_at": "2020-01-01T00:00:00"}
     run = waiting(deferrable=deferrable)
     killed_at(run, "get_prediction")
-    server.faults.add(method="GET", times=2, patch=long_ago)
-    server.faults.add(method="GET", times=None, patch={**DONE, "completed_at": "2020-01-01T00:00:00"})
+    server.faults.add(method="GET", path="*/predictions*", times=2, patch=long_ago)
+    server.faults.add(
+        method="GET", path="*/predictions*", times=None, patch={**DONE, "completed_at": "2020-01-01T00:00:00"}
+    )
     assert run.result()["output"] == DONE["output"]
     assert billed(server) == 1
 
@@ -92,7 +94,9 @@ def test_a_deadline_by_one_clock_alone_prolongs_the_wait_once(
     (known,) = server.bill["predictions"]
     clockless = {"Content-Type": "application/json", "Date": "unknown"}
     body = VaceHook().get_prediction(known["id"]).payload()
-    server.faults.add(method="GET", times=None, status=200, headers=clockless, body=body)
+    server.faults.add(
+        method="GET", path="*/predictions*", times=None, status=200, headers=clockless, body=body
+    )
     set_clock_ahead(monkeypatch, 1200.0)
     with pytest.raises(AirflowFailException, match="its cancel was accepted") as caught:
         run.result()

@@ -110,7 +110,7 @@ def test_a_worker_saves_after_a_failed_save_in_the_triggerer(
 def test_a_data_url_that_the_triggerer_saved_is_in_no_event(slow_emulator: Emulator, memory: Any) -> None:
     memory.mkdir("/b")
     patch = {"status": "succeeded", "output": DATA_URL}
-    slow_emulator.faults.add(method="GET", skip=1, times=None, patch=patch)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=patch)
     task = clip(**IN_TRIGGERER, save_to="memory://b/a.mp4")
     payload = task.result()
     assert files_in(memory)["/b/a.mp4"] == MP4
@@ -122,7 +122,7 @@ def test_a_data_url_that_the_triggerer_saved_is_in_no_event(slow_emulator: Emula
 def test_files_in_a_list_are_all_saved(slow_emulator: Emulator, memory: Any, given: dict[str, Any]) -> None:
     memory.mkdir("/b")
     patch = {"status": "succeeded", "output": [DATA_URL, "none", DATA_URL]}
-    slow_emulator.faults.add(method="GET", skip=1, times=None, patch=patch)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=patch)
     task = clip(**given, save_to="memory://b/a.mp4")
     assert len(task.result()["files"]) == 2
     assert files_in(memory)["/b/a-2.mp4"] == MP4
@@ -130,7 +130,9 @@ def test_files_in_a_list_are_all_saved(slow_emulator: Emulator, memory: Any, giv
 
 def test_a_failure_saves_nothing(slow_emulator: Emulator, memory: Any) -> None:
     memory.mkdir("/b")
-    slow_emulator.faults.add(method="GET", skip=1, times=None, patch={"status": "failed", "error": "E1001"})
+    slow_emulator.faults.add(
+        method="GET", path="*/predictions*", skip=1, times=None, patch={"status": "failed", "error": "E1001"}
+    )
     with pytest.raises(AirflowFailException):
         clip(**IN_TRIGGERER, save_to="memory://b/clips/").result()
     assert files_in(memory) == {}
@@ -371,7 +373,7 @@ def test_a_sensor_waits_on_while_its_store_is_away(
 ) -> None:
     created = VaceHook().create_prediction({"prompt": "a fox"})
     succeeded = {"status": "succeeded", "output": DATA_URL}
-    slow_emulator.faults.add(method="GET", skip=1, times=None, patch=succeeded)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=succeeded)
 
     def healed(*_: object) -> None:
         broken_store.clear()

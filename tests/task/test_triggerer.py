@@ -54,7 +54,7 @@ def test_a_success_ends_the_task_with_its_result_and_links_in_xcom(
     slow_emulator: Emulator, supervisor: Supervisor
 ) -> None:
     identifier = created()
-    slow_emulator.faults.add(method="GET", patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE)
     event = events_of(VacePredictionTrigger(identifier, end_from_trigger=True), ti_of())
     assert event.task_instance_state == "success"
     assert supervisor.left["return_value"]["id"] == identifier
@@ -67,7 +67,7 @@ def test_a_success_ends_the_task_with_its_result_and_links_in_xcom(
 def test_without_do_xcom_push_it_ends_without_a_result(
     slow_emulator: Emulator, supervisor: Supervisor
 ) -> None:
-    slow_emulator.faults.add(method="GET", patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE)
     trigger = VacePredictionTrigger(created(), end_from_trigger=True, do_xcom_push=False)
     assert events_of(trigger, ti_of()).task_instance_state == "success"
     assert "return_value" not in supervisor.left
@@ -86,7 +86,7 @@ def test_without_do_xcom_push_it_ends_without_a_result(
     ids=str,
 )
 def test_any_other_end_is_a_workers(slow_emulator: Emulator, supervisor: Supervisor, end: Any) -> None:
-    slow_emulator.faults.add(method="GET", patch=end)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=end)
     event = events_of(VacePredictionTrigger(created(), end_from_trigger=True), ti_of())
     assert event.payload["status"] == end["status"]
     assert supervisor.left == {}
@@ -97,7 +97,7 @@ def test_a_result_that_cannot_be_written_goes_to_a_worker(
     slow_emulator: Emulator, supervisor: Supervisor, capfd: pytest.CaptureFixture[str]
 ) -> None:
     supervisor.trouble = RuntimeError("the API server is away")
-    slow_emulator.faults.add(method="GET", patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE)
     event = events_of(VacePredictionTrigger(created(), end_from_trigger=True), ti_of())
     assert event.payload["status"] == "succeeded"
     assert "the API server is away" in capfd.readouterr().out
@@ -106,7 +106,7 @@ def test_a_result_that_cannot_be_written_goes_to_a_worker(
 def test_an_event_waits_until_the_first_leg_has_surely_ended(
     slow_emulator: Emulator,
 ) -> None:
-    slow_emulator.faults.add(method="GET", patch=DONE, times=2)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE, times=2)
     until = time.time() + 0.6
     events_of(VacePredictionTrigger(created(), not_before=until), ti_of())
     assert time.time() >= until
@@ -127,8 +127,8 @@ def deferred(make: Callable[[], BaseOperator]) -> dict[str, Any]:
 @pytest.fixture
 def slow_then_done(slow_emulator: Emulator) -> str:
     identifier = created()
-    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
-    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     return identifier
 
 
@@ -140,8 +140,8 @@ def sensor(identifier: Any, **kwargs: Any) -> VacePredictionSensor:
 def test_nothing_lost_ends_there_by_itself(slow_then_done: str, slow_emulator: Emulator) -> None:
     assert deferred(lambda: sensor(slow_then_done))["end_from_trigger"] is True
     slow_emulator.faults.clear()
-    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
-    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     row = deferred(
         lambda: VacePredictionOperator(
             task_id="t", input={"prompt": "x"}, wait_for_completion=True, deferrable=True, durable=False
@@ -166,8 +166,8 @@ def test_features_of_a_worker_keep_the_end_on_a_worker(
 ) -> None:
     assert deferred(lambda: sensor(slow_then_done, **loses))["end_from_trigger"] is False
     slow_emulator.faults.clear()
-    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
-    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     row = deferred(lambda: sensor(slow_then_done, end_from_trigger=True, **loses))
     assert row["end_from_trigger"] is False
     assert "A worker ends this task" in capfd.readouterr().out
@@ -216,7 +216,7 @@ def test_a_plain_prediction_is_waited_for(
     given = {"an id": made.id, "a payload": made.payload(), "an address": made.urls["get"]}[reference]
     with DAG("d", schedule=None) as dag:
         VacePredictionSensor(task_id="wait", prediction=given, **HERE)
-    slow_emulator.faults.add(method="GET", patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE)
     event = events_of(*begun(dag, "wait"))
     assert event.task_instance_state == "success"
     assert supervisor.left["return_value"]["id"] == made.id
@@ -273,7 +273,7 @@ def test_a_result_of_another_task_is_found(
     identifier = created()
     supervisor.counts = {"several": 2, "mapped": 2, "handed.wait": 2}
     supervisor.xcoms[left] = ["other", {"id": identifier}] if task_id == "listed" else {"id": identifier}
-    slow_emulator.faults.add(method="GET", patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE)
     event = events_of(*begun(over_xcom(), task_id, map_index))
     assert event.task_instance_state == "success"
     assert supervisor.left["return_value"]["id"] == identifier
@@ -323,7 +323,7 @@ def test_instances_that_begin_together_ask_once_for_states(
 ) -> None:
     supervisor.counts = {"several": 3, "mapped": 3}
     supervisor.xcoms = {("several", index): {"id": created()} for index in range(3)}
-    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
 
     async def first(index: int) -> Any:
         trigger, ti = begun(over_xcom(), "mapped", index)
@@ -358,8 +358,8 @@ def test_a_template_begins_on_a_worker_at_once(prediction: Any) -> None:
 @needs_airflow_3_3
 def test_the_worker_that_is_asked_to_begin_defers_from_there(slow_emulator: Emulator) -> None:
     identifier = created()
-    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
-    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     from airflow.providers.common.compat.sdk import TaskDeferred
 
     wait = VacePredictionSensor(task_id="wait", prediction=identifier, **HERE)
@@ -380,7 +380,7 @@ def test_the_timeout_counts_from_the_start_of_the_task_despite_restarts(
         VacePredictionSensor.partial(task_id="mapped", **mapped).expand(prediction=[identifier])
         limited = {**HERE, "execution_timeout": timedelta(seconds=60)}
         VacePredictionSensor(task_id="limited", prediction=identifier, **limited)
-    slow_emulator.faults.add(method="GET", patch={"status": "failed"}, times=None)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch={"status": "failed"}, times=None)
     for task_id, map_index in (("wait", -1), ("mapped", 0)):
         trigger, ti = begun(dag, task_id, map_index)
         assert trigger.timeout_after is not None
@@ -401,7 +401,9 @@ def test_a_failure_that_began_there_is_raised_by_a_worker(
     identifier = created()
     with DAG("d", schedule=None) as dag:
         wait = VacePredictionSensor(task_id="wait", prediction=identifier, **HERE)
-    slow_emulator.faults.add(method="GET", patch={"status": "failed", "error": "E1001"}, times=None)
+    slow_emulator.faults.add(
+        method="GET", path="*/predictions*", patch={"status": "failed", "error": "E1001"}, times=None
+    )
     event = events_of(*begun(dag, "wait"))
     assert supervisor.left == {}
     with pytest.raises(AirflowFailException, match="E1001"):
@@ -415,7 +417,7 @@ def test_save_to_that_begins_there_is_saved_by_a_worker(
     with DAG("d", schedule=None) as dag:
         VacePredictionSensor(task_id="wait", prediction=created(), save_to="/x/", **HERE)
         VacePredictionSensor(task_id="told", prediction=created(), outlets=[Asset("x")], **HERE)
-    slow_emulator.faults.add(method="GET", patch=DONE, times=None)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE, times=None)
     for task_id in ("wait", "told"):
         assert events_of(*begun(dag, task_id)).payload["status"] == "succeeded"
     assert supervisor.left == {}
