@@ -86,11 +86,14 @@ class ConnectionHook(HttpHook):
 
     def _read_settings(self, connection: Any, extra: Any) -> Settings:
         settings = Settings.of(connection, extra, timing=self.timing)
-        if settings.api.key != connection.password:
+        # Airflow masks the password as stored, so the key without a line end would stay readable; and no
+        # value of an extra whose name looks harmless.
+        secrets = [secret for secret in settings.api.secrets if secret != connection.password]
+        if secrets:
             from airflow.sdk.log import mask_secret
 
-            # Airflow masks the password as stored, so the key without a line end would stay readable.
-            mask_secret(settings.api.key)
+            for secret in secrets:
+                mask_secret(secret)
         return settings
 
     @property
@@ -210,17 +213,15 @@ class ConnectionHook(HttpHook):
 
 
 class _KeyForOwnOrigin(AuthBase):
-    """Add the key to requests to the connection's own origin only."""
+    """Add the keys to requests to the connection's own origin only."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         # A described download has the key only for the own origin, so one rule decides for all requests.
-        header = self.api.backend.key_header
-        key = self.api.file(request.url or "").headers.get(header)
-        if key is not None:
-            request.headers[header] = key
+        described = self.api.file(request.url or "").headers
+        request.headers.update({name: described[name] for name in self.api.credentials if name in described})
         return request
 
 

@@ -18,6 +18,7 @@ from airflow_vace.client.extras import (
     read_cert,
     read_directories,
     read_flag,
+    read_headers,
     read_positive,
     read_text,
     read_verify,
@@ -56,9 +57,9 @@ class Connection(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The checked fields of a connection; `repr` hides the key and the proxies' passwords.
+    """The checked fields of a connection; `repr` hides the keys and the proxies' passwords.
 
-    :param api: addresses, key and back-end
+    :param api: addresses, keys and back-end
     :param model: `owner/name`
     :param version: id of a version; None for the server's choice
     :param timeout: seconds for a request and its response
@@ -101,6 +102,7 @@ class Settings:
                 backend=backend.lower() if backend else None,
                 prefix=read_text(extra, "api_prefix"),
                 lists=read_flag(extra, "lists"),
+                headers=read_headers(extra, "headers"),
             ),
             model=model or DEFAULT_MODEL,
             version=version,

@@ -283,9 +283,7 @@ def probe() -> Call[tuple[bool, str]]:
         response = yield from sent(request)
         read_probe(api, request, response)
         # A server of another kind may answer 404 to everything, with the key or without.
-        header = api.backend.key_header
-        keyless = replace(request, headers={k: v for k, v in request.headers.items() if k != header})
-        if (yield from sent(keyless)).status_code == response.status_code:
+        if (yield from sent(api.without_key(request))).status_code == response.status_code:
             return False, (
                 f"Not this API, or it asks for no key: {request.shown} is answered alike with the key and"
                 " without. Check host, API prefix and back-end."

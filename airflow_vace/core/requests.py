@@ -9,9 +9,10 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from airflow_vace.core.backends import BACKENDS, REPLICATE, Backend, backend_of
+from airflow_vace.core.credentials import Headers, hidden_forms, read_key, secrets_of
 from airflow_vace.core.multipart import Form
 from airflow_vace.core.origins import check_base_url, is_http, own_page, own_url
 from airflow_vace.core.references import read_reference
@@ -30,12 +31,6 @@ _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][\w.:/-]*", re.ASCII)
 # Replicate refuses less: https://replicate.com/docs/reference/http#predictions.create
 _MIN_CANCEL_AFTER_SECONDS = 5
-# The key is a header's value: a line break would start another header, and HTTP headers are ASCII.
-_KEY = re.compile(r"[\x21-\x7e]+")
-_AUTH_SCHEME = re.compile(r"(?:bearer|token|basic|apikey)\s+", re.IGNORECASE)
-_QUOTES = ("'", '"')
-# A shorter key occurs in ordinary words, so its removal would garble every message.
-_MIN_HIDDEN_KEY_LENGTH = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,16 +86,18 @@ class Api:
     :param backend: kind of server
     :param base_url: scheme, host, optional port and optional path
     :param prefix: path between `base_url` and the back-end's paths
-    :param key: API key; secret
+    :param key: API key, "" where the headers replace the key; secret
+    :param headers: further headers for the own origin, for gateways with two keys; secret
     """
 
     backend: Backend
     base_url: str
     prefix: str
     key: str = field(repr=False)
+    headers: Headers = field(default=(), repr=False)
 
     @classmethod
-    def at(
+    def at(  # noqa: PLR0913 - the fields of a connection
         cls,
         base_url: str,
         key: str | None,
@@ -108,6 +105,7 @@ class Api:
         backend: str | None = None,
         prefix: str | None = None,
         lists: bool | None = None,
+        headers: Headers = (),
     ) -> Api:
         """Return the API of a connection after a check of its fields.
 
@@ -116,6 +114,7 @@ class Api:
         :param backend: name in `BACKENDS` (default: by host)
         :param prefix: path before all calls (default: the back-end's)
         :param lists: whether the server has a list of predictions (default: as the back-end documents)
+        :param headers: see :func:`airflow_vace.core.credentials.check_headers`
         :raises VaceInputError: for an invalid address, key or back-end
         """
         host = check_base_url(base_url)
@@ -129,13 +128,36 @@ class Api:
             backend=chosen,
             base_url=base_url.rstrip("/"),
             prefix=f"/{path}" if path else "",
-            key=_read_key(key),
+            key=read_key(key, headers, chosen.key_header),
+            headers=headers,
         )
 
     @cached_property
     def key_forms(self) -> tuple[str, ...]:
-        """All spellings of the key in responses: plain, in JSON, in URLs; empty for a very short key."""
-        return _spellings_of(self.key) if len(self.key) >= _MIN_HIDDEN_KEY_LENGTH else ()
+        """All spellings of the secrets in responses: plain, in JSON, in URLs; without very short secrets."""
+        return hidden_forms(self.key, self.headers)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The key and the secret values of `headers`, for log masking."""
+        return secrets_of(self.key, self.headers)
+
+    @property
+    def account_key(self) -> str:
+        """The key of the account: the API key alone, since a second key is the gateway's and may change."""
+        return self.key or "\n".join(f"{name.lower()}: {value}" for name, value in self.headers)
+
+    @cached_property
+    def credentials(self) -> dict[str, str]:
+        """All headers with keys, for the own origin only."""
+        key = {self.backend.key_header: self.backend.key_form.format(key=self.key)} if self.key else {}
+        return {**dict(self.headers), **key}
+
+    def without_key(self, request: Request) -> Request:
+        """Return a request without the API key; a gateway's second key stays, unless it is the only one."""
+        secret = {self.backend.key_header} if self.key else set(self.credentials)
+        kept = {name: value for name, value in request.headers.items() if name not in secret}
+        return replace(request, headers=kept)
 
     def create(
         self,
@@ -280,25 +302,14 @@ class Api:
         body: bytes | Form | None = None,
         prediction_id: str | None = None,
     ) -> Request:
-        # The key travels in a header only: URLs end up in logs of proxies.
-        sent = {
-            self.backend.key_header: self.backend.key_form.format(key=self.key),
-            "Accept": "application/json",
-            **(headers or {}),
-        }
+        # Keys travel in headers only: URLs end up in logs of proxies.
+        sent = {**self.credentials, "Accept": "application/json", **(headers or {})}
         if body is not None:
             sent["Content-Type"] = body.content_type if isinstance(body, Form) else "application/json"
         method: Literal["GET", "POST"] = "POST" if verb in ("create", "cancel", "upload") else "GET"
         return Request(
             verb=verb, method=method, url=url, headers=sent, body=body, prediction_id=prediction_id
         )
-
-
-def _spellings_of(key: str) -> tuple[str, ...]:
-    in_json = json.dumps(key)[1:-1]
-    # Some JSON encoders escape slashes.
-    forms = (key, in_json, in_json.replace("/", "\\/"), quote(key, safe=""), quote(key))
-    return tuple(dict.fromkeys(forms))
 
 
 def _lacking(backend: Backend, call: str, remedy: str) -> VaceInputError:
@@ -308,23 +319,6 @@ def _lacking(backend: Backend, call: str, remedy: str) -> VaceInputError:
         value=backend.name,
         remedy=remedy,
     )
-
-
-def _read_key(password: str | None) -> str:
-    """Return the API key without the blanks and line ends of a paste; the error never shows the key."""
-    key = (password or "").strip()
-    remedy = "put the API key into the connection's password"
-    problem = "has no usable API key: put it into the password field, one line of ASCII"
-    if key[:1] in _QUOTES and key[:1] == key[-1:]:
-        remedy = "remove the quotes around the API key"
-        problem = "has an API key in quotes: remove the quotes around the key in the password field"
-    elif scheme := _AUTH_SCHEME.match(key):
-        remedy = f"remove {scheme[0]!r} from the API key"
-        problem = f"has an API key that begins with {scheme[0]!r}: put only the key into the password field,"
-        problem += " without 'Bearer ' or another scheme"
-    elif _KEY.fullmatch(key):
-        return key
-    raise VaceInputError(f"The connection {problem}.", field="password", remedy=remedy)
 
 
 def _check_backend(name: str | None) -> None:

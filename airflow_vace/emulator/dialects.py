@@ -86,7 +86,7 @@ def prediction_body(request: web.Request, run: Run, world: World, signature: str
         "data_removed": is_gone,
         "error": error,
         "status": status,
-        "urls": _urls_of(backend, origin_of(request), run),
+        "urls": _urls_of(request, run),
         **_times_of(run, status, now),
     }
 
@@ -101,9 +101,10 @@ def _output_of(backend: BackendName, origin: str, run: Run, signature: str) -> A
     return f"{output}?X-Signature={signature}" if signature and isinstance(output, str) else output
 
 
-def _urls_of(backend: BackendName, origin: str, run: Run) -> dict[str, str]:
+def _urls_of(request: web.Request, run: Run) -> dict[str, str]:
     # A gateway passes on the upstream vendor's URLs, where its key is not valid: a trap for clients.
-    base = "https://api.replicate.com" if backend == "gateway" else origin
+    is_own = request.path.startswith(("/v1/predictions", "/v1/models/"))
+    base = origin_of(request) if is_own else "https://api.replicate.com"
     get = f"{base}/v1/predictions/{run.id}"
     return {"get": get, "cancel": f"{get}/cancel", "web": f"https://replicate.com/p/{run.id}"}
 

@@ -48,6 +48,8 @@ class Middleware:
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
+        further = (name.lower() for name in emulator.headers)
+        self._key_headers = tuple(dict.fromkeys((*_KEY_HEADERS, *further)))
         self._tokens, self._refilled_at = emulator.limit or 0.0, time.monotonic()
 
     @web.middleware
@@ -60,7 +62,7 @@ class Middleware:
                     method=request.method,
                     path=request.path_qs,
                     host=request.host,
-                    auth=tuple(name for name in _KEY_HEADERS if name in request.headers),
+                    auth=tuple(name for name in self._key_headers if name in request.headers),
                     time=time.time(),
                 )
             )
@@ -122,6 +124,10 @@ class Middleware:
         # Real delivery URLs need no key, so a client that sends one there leaks it unnoticed.
         if request.path.startswith((CONTROL_PATH, "/_delivery/", "/_files/")):
             return await handler(request)
+        # As Cloudflare AI Gateway refuses: its own key is checked before the vendor's.
+        if any(request.headers.get(name) != value for name, value in self.emulator.headers.items()):
+            body = {"success": False, "result": [], "error": [{"code": 2009, "message": "Unauthorized"}]}
+            return web.json_response(body, status=401)
         name = backend_of(request)
         backend = BACKENDS[name]
         expected = backend.key_form.format(key=self.emulator.api_key)

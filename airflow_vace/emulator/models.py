@@ -51,9 +51,9 @@ class Models:
             other.versions = [known for known in other.versions if known != version]
         self.known.setdefault(model, Model(owner=owner, name=name)).versions.append(version)
 
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Register the routes."""
-        router.add_get("/v1/models/{owner}/{name}", self.get)
+    def add_routes(self, router: web.UrlDispatcher, prefix: str) -> None:
+        """Register the routes below a prefix."""
+        router.add_get(f"{prefix}/models/{{owner}}/{{name}}", self.get)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Return a model with the latest version."""

@@ -22,7 +22,7 @@ from airflow_vace.emulator.service import Service
 from airflow_vace.emulator.world import DEFAULT_KEY, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from ssl import SSLContext
 
     from airflow_vace.emulator.middleware import SeenRequest
@@ -41,6 +41,8 @@ class Emulator:
     :param limit: accepted requests a second, in bursts of one second's worth; further ones get a 429
     :param state: file that keeps accepted predictions; earlier ones continue and end on schedule
     :param signs: sign the URLs of outputs, as a CDN does, and refuse downloads without the signature
+    :param headers: headers that each request must have beside the key, as a gateway's second key
+    :param path: further path of Replicate's API, such as `/v1/account/gateway/replicate`
     :raises ValueError: if `state` is not a file of predictions
     """
 
@@ -60,12 +62,16 @@ class Emulator:
         limit: float | None = None,
         state: Path | None = None,
         signs: bool = False,
+        headers: Mapping[str, str] | None = None,
+        path: str = "",
     ) -> None:
         self.host = host
         self.port = port
         self.api_key = api_key
         self.tls = tls
         self.signature = secrets.token_hex(16) if signs else ""
+        self.headers = dict(headers or {})
+        self.path = path
         self.limit = limit
         self.throttled = 0
         self.journal = Journal(state)
@@ -99,9 +105,11 @@ class Emulator:
 
         :param extra: extras of the connection, such as `backend="replicate"` or `timeout=1`
         """
+        if self.headers:
+            extra = {"headers": self.headers, **extra}
         fields = {
             "conn_type": "vace",
-            "host": self.url,
+            "host": f"{self.url}{self.path}",
             "password": self.api_key,
             "extra": extra,
         }

@@ -60,18 +60,21 @@ class Service:
             middlewares=[steps.log, steps.misbehave, steps.check_key], client_max_size=2**28
         )
         route = app.router
-        for prefix in ("/replicate/v1", "/v1"):
+        replicate = [path for path in (self.emulator.path, "/v1") if path]
+        for prefix in (*replicate, "/replicate/v1"):
             route.add_post(prefix + "/models/{owner}/{name}/predictions", self.create)
             route.add_get(prefix + "/predictions", self.list)
             route.add_get(prefix + "/predictions/{id}", self.get)
             route.add_post(prefix + "/predictions/{id}/cancel", self.cancel)
-        route.add_post("/v1/predictions", self.create)
+        for prefix in replicate:
+            route.add_post(prefix + "/predictions", self.create)
+            self.uploads.add_routes(route, prefix)
+            self.models.add_routes(route, prefix)
         route.add_get("/v1/predictions/status/{id}", self.get)
         route.add_get("/v1/delivery/{id}/{name}", self.file)
         route.add_get("/_delivery/{id}/{name}", self.file)
         route.add_get("/v1/account", self.account)
-        self.uploads.add_routes(route)
-        self.models.add_routes(route)
+        route.add_get("/_files/{id}", self.uploads.content)
         route.add_get(f"{CONTROL_PATH}bill", self.bill)
         route.add_get(f"{CONTROL_PATH}requests", self.requests)
         route.add_route("*", f"{CONTROL_PATH}faults", self.faults)

@@ -29,13 +29,12 @@ class Uploads:
         self.folder = folder
         self.files: dict[str, dict[str, Any]] = {}
 
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Register the routes."""
-        router.add_post("/v1/files", self.upload)
-        router.add_get("/v1/files", self.list)
-        router.add_get("/v1/files/{id}", self.get)
-        router.add_delete("/v1/files/{id}", self.delete)
-        router.add_get("/_files/{id}", self.content)
+    def add_routes(self, router: web.UrlDispatcher, prefix: str) -> None:
+        """Register the routes below a prefix."""
+        router.add_post(f"{prefix}/files", self.upload)
+        router.add_get(f"{prefix}/files", self.list)
+        router.add_get(f"{prefix}/files/{{id}}", self.get)
+        router.add_delete(f"{prefix}/files/{{id}}", self.delete)
 
     async def upload(self, request: web.Request) -> web.StreamResponse:
         """Store the part `content` of a form."""

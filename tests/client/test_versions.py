@@ -87,7 +87,7 @@ def test_a_reference_works_for_each_parameter(
     replicate: Emulator, call: Call, connect: Callable[[str], None], named: dict[str, str]
 ) -> None:
     assert call("create", FOX, **named).version == FIRST_VERSION
-    assert task(**named).result()["version"] == FIRST_VERSION
+    assert task(None, **named).result()["version"] == FIRST_VERSION
     connect(replicate.connection_to(backend="replicate", timeout=5, **named))
     assert call("create", FOX).version == FIRST_VERSION
     assert look_ups(replicate) == 0

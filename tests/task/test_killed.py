@@ -139,7 +139,7 @@ def test_a_kill_before_the_create_sends_none(
     monkeypatch.setattr(store, "set", killing(leg, store.set))
     with pytest.raises(VaceTransportError, match="nothing was submitted"):
         leg.execute(run.context)
-    assert server.requests == []
+    assert methods_of(server) == []
     assert store.rows == {}
 
 
@@ -320,7 +320,7 @@ def test_an_execution_timeout_while_the_intent_is_written_leaves_none(server: Em
     with pytest.raises(AirflowTaskTimeout):
         task(store).result()
     assert store.rows == {}
-    assert server.requests == []
+    assert methods_of(server) == []
 
 
 def test_an_attempt_that_was_superseded_leaves_the_new_ones_intent_alone(server: Emulator) -> None:
