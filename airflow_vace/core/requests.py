@@ -11,10 +11,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode, urlsplit
 
-from airflow_vace.core.backends import BACKENDS, REPLICATE, Backend, backend_of
+from airflow_vace.core.backends import REPLICATE, Backend
+from airflow_vace.core.base_urls import place_of
 from airflow_vace.core.credentials import Headers, hidden_forms, read_key, secrets_of
 from airflow_vace.core.multipart import Form
-from airflow_vace.core.origins import check_base_url, is_http, own_page, own_url
+from airflow_vace.core.origins import is_http, own_page, own_url
 from airflow_vace.core.references import read_reference
 from airflow_vace.exceptions import VaceInputError, VaceProtocolError
 from airflow_vace.inputs import DEFAULT_MODEL
@@ -117,17 +118,15 @@ class Api:
         :param headers: see :func:`airflow_vace.core.credentials.check_headers`
         :raises VaceInputError: for an invalid address, key or back-end
         """
-        host = check_base_url(base_url)
-        _check_backend(backend)
-        chosen = BACKENDS[backend] if backend else backend_of(host)
+        place = place_of(base_url, backend, prefix)
+        chosen = place.backend
         if lists is not None:
             # Only the operator of a gateway knows whether the gateway has a list, so the connection decides.
             chosen = replace(chosen, list=REPLICATE.list if lists else None)
-        path = (chosen.prefix if prefix is None else prefix).strip("/")
         return cls(
             backend=chosen,
-            base_url=base_url.rstrip("/"),
-            prefix=f"/{path}" if path else "",
+            base_url=place.base_url,
+            prefix=place.prefix,
             key=read_key(key, headers, chosen.key_header),
             headers=headers,
         )
@@ -319,16 +318,6 @@ def _lacking(backend: Backend, call: str, remedy: str) -> VaceInputError:
         value=backend.name,
         remedy=remedy,
     )
-
-
-def _check_backend(name: str | None) -> None:
-    if name and name not in BACKENDS:
-        raise VaceInputError(
-            f"The connection's extra 'backend' is {excerpt(name)!r}; known are {', '.join(BACKENDS)}",
-            field="backend",
-            value=name,
-            remedy=f"one of {', '.join(BACKENDS)}, or leave it out",
-        )
 
 
 def is_version(text: str) -> bool:
