@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.multipart import Form
 from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
-from airflow_vace.core.retry import Backoff, CreateRetries, read_failed_create, verdict_of
+from airflow_vace.core.retry import Backoff, CreateRetries, is_not_found, read_failed_create, verdict_of
 from airflow_vace.core.steps import Note, Pause, connected, sent
-from airflow_vace.core.versions import chosen, version_to_send
+from airflow_vace.core.versions import chosen, version_needed, version_to_send
 from airflow_vace.core.wait import Final, GiveUp, PollAgain, Wait
 from airflow_vace.exceptions import (
     VaceAPIError,
@@ -104,6 +104,8 @@ def create(
             delay = retries.next_delay(error, max(now() - began, 0.0))
             if delay is None:
                 failure = read_failed_create(error)
+                if version is None and target.api.backend.model and is_not_found(error):
+                    failure = version_needed(model, error)
                 raise failure from (None if failure is error else error)
             yield Note(f"Nothing was accepted; submitting again in {delay:.1f} s: {error}", is_warning=True)
         yield Pause(delay)

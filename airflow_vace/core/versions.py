@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from airflow_vace.core.requests import is_version
 from airflow_vace.core.responses import read_object
-from airflow_vace.core.retry import Backoff, Failure, failure_of, verdict_of
+from airflow_vace.core.retry import Backoff, Failure, failure_of, is_not_found, verdict_of
 from airflow_vace.core.steps import Note, Once, Pause, sent
 from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError
 from airflow_vace.redaction import excerpt
@@ -89,7 +89,8 @@ def chosen(model: str | None, version: str | None, target: Target) -> tuple[str,
 def version_to_send(target: Target, model: str, version: str | None, *, timing: Timing) -> Call[str | None]:
     """Return the version for a create: the given one, else the latest where the server needs a version.
 
-    The server is asked once per process and connection, free of charge.
+    The server is asked once per process and connection, free of charge. A server that does not know the model
+    gets the create by name: Replicate refuses this, and other servers may lack only the look-up.
 
     :param version: None for the server's choice
     :return: None where a create goes without a version
@@ -99,7 +100,17 @@ def version_to_send(target: Target, model: str, version: str | None, *, timing: 
     """
     if version or not target.api.backend.model:
         return version
-    latest: Latest = yield Once((target.api, model), lambda: _latest_of(target.api, model, timing))
+    try:
+        latest: Latest = yield Once((target.api, model), lambda: _latest_of(target.api, model, timing))
+    except VaceInputError:
+        raise
+    except VaceError as error:
+        if not is_not_found(error):
+            raise version_needed(model, error) from error
+        yield Note(
+            f"No version of {model} could be looked up, so the create names none: {error}", is_warning=True
+        )
+        return None
     if latest.is_official:
         return None
     yield Note(f"Version {latest.version} of {model} is used, the latest; name a version to keep to one")
@@ -107,24 +118,20 @@ def version_to_send(target: Target, model: str, version: str | None, *, timing: 
 
 
 def _latest_of(api: Api, model: str, timing: Timing) -> Call[Latest]:
-    """Ask the server for a model, again after trouble.
-
-    :raises VaceError: see :func:`version_to_send`
-    """
+    """Ask the server for a model, again after trouble."""
     request, backoff, attempt = api.model(model), Backoff(timing=timing), 0
     while True:
         attempt += 1
         try:
             latest = _read_model(api, request, (yield from sent(request)))
-        except VaceError as error:
-            if attempt >= timing.max_model_attempts or not _is_trouble(error):
-                raise _version_needed(model, error) from error
-            delay = backoff.delay_after(error)
-            yield Note(f"Asking for the version of {model} again in {delay:.1f} s: {error}", is_warning=True)
-        else:
             if latest.is_official or latest.version:
                 return latest
             raise _unversioned(model, "the server names no latest version.")
+        except VaceError as error:
+            if attempt >= timing.max_model_attempts or not _is_trouble(error):
+                raise
+            delay = backoff.delay_after(error)
+            yield Note(f"Asking for the version of {model} again in {delay:.1f} s: {error}", is_warning=True)
         yield Pause(delay)
 
 
@@ -140,13 +147,13 @@ def _is_trouble(error: VaceError) -> bool:
     return verdict_of(error, "poll").later or failure_of(error) in _TROUBLE
 
 
-def _version_needed(model: str, error: VaceError) -> VaceError:
-    """Return the error of a failed look-up, of a class that says if another attempt may work."""
-    failure = failure_of(error)
-    if failure in (Failure.INVALID, Failure.NO_CONNECTION):
-        return error
-    needed = _unversioned(model, f"its latest could not be looked up: {error}")
-    if failure in (Failure.KEY_REFUSED, Failure.NO_MONEY, Failure.RATE_LIMITED):
+def version_needed(model: str, error: VaceError) -> VaceError:
+    """Return the error for a failed look-up, or for a create without a version that found no model.
+
+    The class says if another attempt may work.
+    """
+    needed = _unversioned(model, f"none could be looked up: {error}")
+    if failure_of(error) in (Failure.KEY_REFUSED, Failure.NO_MONEY, Failure.RATE_LIMITED):
         refusal = copy.copy(error)
         refusal.args = needed.args
         return refusal

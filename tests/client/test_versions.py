@@ -150,8 +150,7 @@ def test_other_back_ends_look_nothing_up(fast_emulator: Emulator, connect: Calla
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        ({"status": 404, "body": {"detail": "The requested resource could not be found."}}, VaceInputError),
-        ({"status": 410, "body": {"detail": "gone"}}, VaceInputError),
+        ({"status": 405, "body": {"detail": "no"}}, VaceInputError),
         ({"patch": {"latest_version": None}}, VaceInputError),
         ({"patch": {"latest_version": {"id": "a b"}}}, VaceInputError),
         ({"status": 200, "body": []}, VaceTransportError),
@@ -184,6 +183,28 @@ def test_a_failed_look_up_names_the_remedy(
     assert look_ups(replicate) == (2 if is_lasting else 6)
     replicate.faults.clear()
     assert run.retried().result()["version"] == FIRST_VERSION
+
+
+def test_a_create_by_name_names_the_remedy_where_the_server_refuses_it(
+    replicate: Emulator, call: Call
+) -> None:
+    replicate.faults.add(path=MODEL, times=None, status=404, body={"detail": "not found", "status": 404})
+    with pytest.raises(VaceInputError, match="needs a version") as caught:
+        call("create", FOX)
+    assert "extra `version`" in str(caught.value)
+    store = Store()
+    with pytest.raises(AirflowFailException, match="nothing is billed"):
+        task(store).result()
+    assert (billed(replicate), store.rows) == (0, {})
+    assert posts(replicate) == [f"{MODEL}/predictions"] * 2
+
+
+def test_a_server_without_the_look_up_gets_the_model_by_name(replicate: Emulator, call: Call) -> None:
+    replicate.faults.add(path=MODEL, times=None, status=404, body={"detail": "not found", "status": 404})
+    replicate.models.known["prunaai/vace-14b"].is_official = True
+    assert call("create", FOX).status == "starting"
+    assert task().result()["status"] == "starting"
+    assert posts(replicate) == [f"{MODEL}/predictions"] * 2
 
 
 def test_a_look_up_is_repeated_after_trouble(replicate: Emulator, call: Call) -> None:
