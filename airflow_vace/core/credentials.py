@@ -54,10 +54,8 @@ def read_key(password: str | None, headers: Headers, key_header: str) -> str:
     key = (password or "").strip()
     is_in_headers = any(name.lower() == key_header.lower() for name, _ in headers)
     if key and is_in_headers:
-        raise unusable_headers(
-            f"names {key_header!r}, which the password is sent in",
-            f"leave {key_header!r} or the password out",
-        )
+        remedy = f"remove {key_header!r}, or the password"
+        raise unusable_headers(f"names {key_header!r}, which carries the password", remedy)
     if not key and headers:
         return ""
     remedy = "put the API key into the connection's password"

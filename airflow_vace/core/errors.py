@@ -131,6 +131,9 @@ def _read_envelope(text: str) -> _Envelope:
     if data is None:
         return _Envelope(detail=text)
     inner = data.get("error")
+    if isinstance(inner, list) and inner:
+        # Cloudflare's gateway sends a list: https://developers.cloudflare.com/ai-gateway/
+        inner = inner[0]
     nested: dict[str, Any] = inner if isinstance(inner, dict) else {}
     details = (
         data.get("detail"),
