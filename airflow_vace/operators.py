@@ -50,8 +50,9 @@ class VacePredictionOperator(WaitingOperator):
     :param input: inputs of the model, such as `{"prompt": "...", "size": "1280*720"}` (templated); files may
         be paths or addresses of stores, in another model's input anywhere, see
         :func:`airflow_vace.other_inputs.names_file`
-    :param model: `owner/name` (templated; default: the connection's, else prunaai/vace-14b)
-    :param version: id of a version (templated; default: the connection's, else the server's choice)
+    :param model: `owner/name`, or `owner/name:version` (templated; default: the connection's, else
+        prunaai/vace-14b)
+    :param version: id of a version (templated; default: the connection's, else the model's latest)
     :param vace_conn_id: connection of type `vace` (templated)
     :param wait_for_completion: wait until the prediction is final, and return its final payload
     :param deferrable: wait in the triggerer (default: `[operators] default_deferrable`)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_vace.core.versions import split_reference
+from airflow_vace.core.names import split_reference
 from airflow_vace.emulator.models import FIRST_VERSION, Model
 from airflow_vace.exceptions import VaceAuthError, VaceInputError, VaceRateLimited, VaceTransportError
 from airflow_vace.hooks import VaceHook
