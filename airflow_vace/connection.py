@@ -18,6 +18,7 @@ from airflow_vace.client.settings import Settings
 from airflow_vace.core import calls
 from airflow_vace.core.clock import Clock
 from airflow_vace.core.timing import Timing
+from airflow_vace.core.versions import chosen
 from airflow_vace.exceptions import VaceConnectionMissing, VaceTransportError
 from airflow_vace.inputs import normalize_input
 from airflow_vace.redaction import secrets_in
@@ -85,11 +86,14 @@ class ConnectionHook(HttpHook):
 
     def _read_settings(self, connection: Any, extra: Any) -> Settings:
         settings = Settings.of(connection, extra, timing=self.timing)
-        if settings.api.key != connection.password:
+        # Airflow masks the password as stored, so the key without a line end would stay readable; and no
+        # value of an extra whose name looks harmless.
+        secrets = [secret for secret in settings.api.secrets if secret != connection.password]
+        if secrets:
             from airflow.sdk.log import mask_secret
 
-            # Airflow masks the password as stored, so the key without a line end would stay readable.
-            mask_secret(settings.api.key)
+            for secret in secrets:
+                mask_secret(secret)
         return settings
 
     @property
@@ -110,10 +114,9 @@ class ConnectionHook(HttpHook):
 
         :raises VaceInputError: for an input that cannot work
         """
-        settings = self.settings
-        model = model or settings.model
+        model, version = chosen(model, version or None, self.settings)
         values, _ = normalize_input(input, model=model, paths=True)
-        return values, model, version or settings.version
+        return values, model, version
 
     def fresh(self, settings: Settings | None = None) -> Self:
         """Return a hook of the same connection with a new session, without another look-up.
@@ -210,17 +213,15 @@ class ConnectionHook(HttpHook):
 
 
 class _KeyForOwnOrigin(AuthBase):
-    """Add the key to requests to the connection's own origin only."""
+    """Add the keys to requests to the connection's own origin only."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         # A described download has the key only for the own origin, so one rule decides for all requests.
-        header = self.api.backend.key_header
-        key = self.api.file(request.url or "").headers.get(header)
-        if key is not None:
-            request.headers[header] = key
+        described = self.api.file(request.url or "").headers
+        request.headers.update({name: described[name] for name in self.api.credentials if name in described})
         return request
 
 

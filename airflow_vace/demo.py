@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -260,7 +259,7 @@ def _report(
     emulator: Emulator | None,
 ) -> None:
     file = prediction["files"][0]
-    path = Path(urllib.request.url2pathname(file["uri"].removeprefix("file://")))
+    path = Path(file["uri"].removeprefix("file://"))
     bill = f"1 prediction, {_PRICE} at the vendor"
     if emulator:
         bill = f"{emulator.bill['charged']} prediction, by the emulator: nothing to pay"

@@ -47,7 +47,7 @@ __all__ = (
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from airflow_vace.prediction import Prediction
 
@@ -55,7 +55,12 @@ _E = TypeVar("_E", bound="VaceError")
 
 
 class VaceError(Exception):
-    """Base class of all errors of this package."""
+    """Base class of all errors of this package.
+
+    `files` describes the outputs that were saved before the error, each `uri, size, sha256, content_type`.
+    """
+
+    files: Sequence[Mapping[str, Any]] = ()
 
     def __reduce__(self) -> tuple[Callable[..., VaceError], tuple[Any, ...]]:
         """Support pickling, although the attributes are keyword-only parameters."""

@@ -48,8 +48,9 @@ class VaceHook(ConnectionHook):
         """Submit a prediction, at a price and never twice, and return the server's answer.
 
         :param input: inputs of the model; text from a template is normalised
-        :param model: `owner/name` (default: the connection's, else prunaai/vace-14b)
-        :param version: id of a version (default: the connection's; "" for the server's choice)
+        :param model: `owner/name`, or `owner/name:version` (default: the connection's, else prunaai/vace-14b)
+        :param version: id of a version (default: the connection's, for the connection's model; "" for the
+            server's choice). Replicate needs a version, so the latest is looked up there.
         :param deadline: seconds since the epoch at which the server is asked to cancel by itself
         :param before_resend: called before a refused create is sent again; an exception ends the call
         :raises VaceInputError: before any request, for an input that cannot work
@@ -76,6 +77,17 @@ class VaceHook(ConnectionHook):
         """Await :meth:`create_prediction`."""
         creation = calls.Creation(values=input, model=model, version=version, deadline=deadline)
         return await self._arun(calls.create(creation, timing=self.timing, now=self.wall_clock))
+
+    def latest_version(self, model: str) -> str | None:
+        """Return the latest version of a model where a create needs a version, else None; free of charge.
+
+        The server is asked once per process and connection.
+
+        :param model: `owner/name`
+        :raises VaceInputError: if the server names no version
+        :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
+        """
+        return self._run(calls.latest_version(model, timing=self.timing))
 
     def get_prediction(self, prediction: object) -> Prediction:
         """Poll a prediction once, at the connection's own origin.

@@ -51,7 +51,7 @@ def path_text(value: object) -> str | None:
     if not isinstance(protocol, str):
         if not isinstance(value, PurePath):
             return None
-        return value.as_uri() if value.is_absolute() else str(value)
+        return f"file://{value}" if value.is_absolute() else str(value)
     text = str(value)
     if protocol in ("", "file", "local"):
         return f"file:///{text.removeprefix(f'{protocol}://').lstrip('/')}"

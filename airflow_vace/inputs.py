@@ -16,6 +16,7 @@ from typing import Any, Required, TypedDict
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.input_fields import DEFAULT_MODEL, FIELDS, SPEED_MODES, InputField
 from airflow_vace.input_files import is_fetchable, is_path, paths_in
+from airflow_vace.other_inputs import check_without_paths
 from airflow_vace.plain import NotPlainError, is_absent, is_record, plain
 from airflow_vace.redaction import excerpt
 
@@ -65,7 +66,8 @@ def normalize_input(
     if model.strip().lower() != DEFAULT_MODEL:
         if "prompt" in given:
             given["prompt"] = _read_prompt_of_any_model(given["prompt"])
-        return {name: value for name, value in given.items() if value is not None}, []
+        others = {name: value for name, value in given.items() if value is not None}
+        return others, [] if paths else check_normalized(others, model=model)
     _refuse_unknown_names(given)
     values: dict[str, Any] = {"prompt": _read_prompt(given.get("prompt"))}
     for field in FIELDS.values():
@@ -86,6 +88,7 @@ def check_normalized(values: Mapping[str, Any], *, model: str) -> list[str]:
     :raises VaceInputError: for a path, which must not leave as it is
     """
     if model.strip().lower() != DEFAULT_MODEL:
+        check_without_paths(values)
         return []
     _refuse_paths(values)
     return _all_doubts(values)
@@ -210,7 +213,7 @@ def _read_url(field: InputField, value: object) -> str:
     url = value.strip()
     # A bare local path would otherwise be an invalid URL.
     if url.startswith("/"):
-        url = PurePath(url).as_uri()
+        url = f"file://{PurePath(url)}"
     if is_path(url) or is_fetchable(url):
         return url
     raise _error(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_vace.inputs import literal
 from airflow_vace.redaction import is_data, unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 # Real outputs are two levels deep; a hostile one must not exhaust the stack.
 _MAX_DEPTH = 8
@@ -16,18 +19,87 @@ _MAX_DEPTH = 8
 # so a larger output stays out of the payload.
 MAX_TEXT_LENGTH = 8192
 _MAX_PAYLOAD_OUTPUT_LENGTH = 65536
+# A list of addresses in a text is shorter; the reader of Python's notation needs much memory for long texts.
+_MAX_LIST_LENGTH = 1024 * 1024
+
+# A sentence that begins with "Data:" is no address.
+_DATA_URL = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+)?\s{0,20}(?:;[^,;]{0,200}){0,20},", re.IGNORECASE)
+_HTTP_URL = re.compile(r"https?://\S[^\r\n]*", re.IGNORECASE)
+# Some gateways join several addresses by commas or line ends.
+_BETWEEN_URLS = re.compile(r"[\s,]+(?=https?://)", re.IGNORECASE)
+# `/files/a.mp4`, `//host/a.mp4` and `./a.mp4`, but neither `/imagine a fox` nor `/help`.
+_ROOTED = re.compile(r"(?=.{1,2000}$)(?://[^\s/]+/|\.{0,2}/)(?:[^\s/.]*[/.]\S+|\.?[^\s/.]\S*\.\w{2,5}$)")
+_FILE_NAME = re.compile(
+    r"(?=.{1,1000}$)[^\s:?#][^\r\n\t?#]*\.(?:mp4|m4v|mov|webm|mkv|avi|gif|png|jpe?g|webp|avif|heic|wav|mp3|flac"
+    r"|ogg|m4a|zip|glb|gltf|obj|ply|pdf|srt|vtt|npz|safetensors|tar\.gz)(?:[?#]\S*)?",
+    re.IGNORECASE,
+)
+
+_Form = Literal["absolute", "rooted", "name"]
 
 
-def urls_in(output: object, depth: int = 0) -> list[str]:
-    """Return the http, https and data URLs in an output, in order.
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """One address in an output; `is_item` is True in a list that holds nothing but addresses."""
 
-    :param depth: nesting of this part of the output
+    text: str
+    form: _Form
+    is_item: bool
+
+
+def urls_in(output: object) -> list[str]:
+    """Return the addresses of files in an output, in order: http, https, data, or relative to the server.
+
+    An address may stand in a list or an object, also as JSON text. A relative address counts as an item of a
+    list of addresses, and in an output without absolute addresses: an object often names its file once more.
     """
+    found = list(_addresses_in(output))
+    forms = {address.form for address in found}
+    best = next((form for form in ("absolute", "rooted", "name") if form in forms), None)
+    return [address.text for address in found if address.form == best or address.is_item]
+
+
+def _addresses_in(output: object, depth: int = 0, *, is_item: bool = False) -> Iterator[_Address]:
     if isinstance(output, str):
-        is_url = output.lstrip()[:8].lower().startswith(("http://", "https://", "data:"))
-        return [output.strip()] if is_url else []
-    items = _items_of(output) if depth < _MAX_DEPTH else ()
-    return [url for item in items for url in urls_in(item, depth + 1)]
+        found = _addresses_of(output)
+        inner = _container_in(output) if not found and depth < _MAX_DEPTH else None
+        yield from (_Address(text, form, is_item) for text, form in found)
+        output = inner
+    if depth >= _MAX_DEPTH or not isinstance(output, list | dict):
+        return
+    texts = [item for item in _items_of(output) if isinstance(item, str) and item.strip()]
+    is_list = isinstance(output, list) and all(map(_addresses_of, texts))
+    for item in _items_of(output):
+        # A model of language returns a list of words, among which a file's name is no address.
+        if isinstance(output, dict) or is_list or not _is_relative(item):
+            yield from _addresses_in(item, depth + 1, is_item=is_list)
+
+
+def _addresses_of(text: str) -> list[tuple[str, _Form]]:
+    """Return the addresses that a text consists of, each with its form; [] for other text."""
+    text = text.strip().lstrip("\ufeff")
+    if _DATA_URL.match(text):
+        return [(text, "absolute")]
+    if text[:8].lower().startswith(("http://", "https://")):
+        urls = _BETWEEN_URLS.split(text)
+        return [(url, "absolute") for url in urls] if all(map(_HTTP_URL.fullmatch, urls)) else []
+    if text.startswith(("/", "./", "../")):
+        # Text such as "// see a.mp4" is a comment.
+        is_file = _ROOTED.fullmatch(text) or (text[2:3].strip() and _FILE_NAME.fullmatch(text))
+        return [(text, "rooted")] if is_file else []
+    is_name = " " not in text and _FILE_NAME.fullmatch(text)
+    return [(text, "name")] if is_name else []
+
+
+def _is_relative(item: object) -> bool:
+    return isinstance(item, str) and any(form != "absolute" for _, form in _addresses_of(item))
+
+
+def _container_in(text: str) -> object:
+    """Return the list or object that a text holds as JSON, or as Python writes it; None for other text."""
+    if len(text) > _MAX_LIST_LENGTH or not text.lstrip("\ufeff \t\r\n").startswith(("[", "{")):
+        return None
+    return literal(text.lstrip("\ufeff"))
 
 
 def has_content(output: object, depth: int = 0) -> bool:
@@ -60,7 +132,7 @@ class _LossyError(Exception):
 
 def _without_secrets(output: Any, depth: int = 0) -> Any:
     if isinstance(output, str):
-        if is_data(output):
+        if is_data(output) or any(map(is_data, urls_in(output))):
             raise _LossyError
         return unsigned(output)
     if not isinstance(output, list | dict):

@@ -10,23 +10,21 @@ __all__ = ("Prediction", "PredictionStatus", "Progress")
 import json
 import re
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from enum import StrEnum
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_vace.exceptions import VaceProtocolError
+from airflow_vace.ids import is_id
 from airflow_vace.inputs import FIELDS
 from airflow_vace.output import MAX_TEXT_LENGTH, has_content, public_output, urls_in
 from airflow_vace.progress import Progress
 from airflow_vace.redaction import excerpt, is_shortened, public_text, public_texts, unsigned
+from airflow_vace.status import PredictionStatus, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-# Ids become parts of paths and file names, so other characters are refused.
-PREDICTION_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 # The server deletes files, output, input and logs one hour after the end:
 # https://replicate.com/docs/topics/predictions/data-retention
@@ -39,6 +37,8 @@ _PERMANENT_CODES = frozenset({"E1001"})
 _TRANSIENT_WORDS = re.compile(r"queue(?: is)? full|interrupted", re.IGNORECASE)
 _ERROR_CODE = re.compile(r"\bE\d{4}\b")
 
+_MAX_BEHIND_UTC = timedelta(hours=12)
+
 # Payloads live in database rows, so each part of a response is bounded.
 _MAX_MEMBERS = 40
 _MAX_ERROR_LENGTH = 2000
@@ -46,62 +46,17 @@ _MAX_ERROR_LENGTH = 2000
 _MAX_DIGITS = 19
 
 
-class PredictionStatus(StrEnum):
-    """Status of a prediction.
-
-    An unknown word from a server becomes a member with `is_known` False, which is never terminal.
-    """
-
-    STARTING = "starting"
-    PROCESSING = "processing"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELED = "canceled"
-    ABORTED = "aborted"
-
-    @classmethod
-    def _missing_(cls, value: object) -> PredictionStatus | None:
-        if not isinstance(value, str):
-            return None
-        word = value.strip().lower()
-        word = {"cancelled": "canceled"}.get(word, word)
-        if word in cls._value2member_map_:
-            return cls(word)
-        # An unknown status must not end a wait with an error, so a new member keeps the server's word.
-        unknown = str.__new__(cls, excerpt(word, 60))
-        unknown._name_ = "UNKNOWN"
-        unknown._value_ = str(unknown)
-        return unknown
-
-    @property
-    def is_final(self) -> bool:
-        """Return True if the status is terminal."""
-        return self in _TERMINAL
-
-    @property
-    def is_known(self) -> bool:
-        """Return True if the API documents the status."""
-        return self._name_ != "UNKNOWN"
-
-
 _PUBLIC_TEXTS = ("model", "version", "created_at", "started_at", "completed_at")
-
-_TERMINAL = frozenset(
-    {
-        PredictionStatus.SUCCEEDED,
-        PredictionStatus.FAILED,
-        PredictionStatus.CANCELED,
-        PredictionStatus.ABORTED,
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """One run of a model, in its state at the last response of the server.
 
-    :param id: 1 to 200 letters, digits, `_` or `-`
+    :param id: 1 to 200 visible ASCII characters, see :func:`airflow_vace.ids.is_id`
     :param status: :class:`PredictionStatus`
+    :param status_word: the server's own word, None for a word that the API documents
+    :param upstream_id: id under which a gateway's answers name the prediction, None if equal to `id`
     :param model: `owner/name`, None if unknown
     :param version: id of the version, None if unknown or hidden
     :param urls: addresses by name: `get`, `cancel`, `web`
@@ -120,6 +75,8 @@ class Prediction:
 
     id: str
     status: PredictionStatus
+    status_word: str | None = None
+    upstream_id: str | None = None
     model: str | None = None
     version: str | None = None
     urls: dict[str, str] = field(default_factory=dict)
@@ -150,9 +107,12 @@ class Prediction:
         sent = _object(data.get("input"))
         # A signed URL in a payload would be readable for all users of the Airflow UI.
         texts = public_texts({name: data.get(name) for name in _PUBLIC_TEXTS}, MAX_TEXT_LENGTH)
+        status, word = _read_status(data, identifier)
         return cls(
             id=identifier,
-            status=_read_status(data, identifier),
+            status=status,
+            status_word=word,
+            upstream_id=data["upstream_id"] if is_id(data.get("upstream_id")) else None,
             model=texts["model"],
             version=texts["version"],
             urls={name: url for name, url in _members(data.get("urls")) if _text(url)},
@@ -194,9 +154,8 @@ class Prediction:
             "map_index": self.map_index,
             "label": self.label,
         }
-        if self.files:
-            payload["files"] = self.files
-        return payload
+        optional = {"files": self.files, "status_word": self.status_word, "upstream_id": self.upstream_id}
+        return payload | {name: value for name, value in optional.items() if value}
 
     def updated(self, newer: Prediction) -> Prediction:
         """Return `newer`, completed from this state; the first terminal status stays.
@@ -208,6 +167,7 @@ class Prediction:
             return self
         return replace(
             newer,
+            upstream_id=newer.upstream_id or self.upstream_id,
             model=newer.model or self.model,
             version=newer.version or self.version,
             urls=newer.urls or self.urls,
@@ -262,7 +222,7 @@ class Prediction:
         """
         if self.status is not PredictionStatus.SUCCEEDED or self.has_output:
             return False
-        ended = parse_time(self.completed_at)
+        ended = latest_time(self.completed_at)
         return self.data_removed or (ended is not None and now - ended.timestamp() > RETENTION_SECONDS)
 
     @property
@@ -303,6 +263,17 @@ def parse_time(text: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def latest_time(text: str | None) -> datetime | None:
+    """Return the latest moment that an ISO 8601 time can stand for; None for other text.
+
+    A time without a zone may be a server's local time, up to twelve hours behind UTC.
+    """
+    moment = parse_time(text)
+    if moment is None or datetime.fromisoformat(text or "").tzinfo:
+        return moment
+    return moment + _MAX_BEHIND_UTC
+
+
 def first_count(*values: object) -> int | None:
     """Return the first integer of at least 0, also from text; None without one (as for a random seed)."""
     for value in values:
@@ -318,7 +289,7 @@ def _read_id(data: dict[str, Any]) -> str:
     # Some gateways number their tasks.
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)
-    if not isinstance(identifier, str) or not PREDICTION_ID.fullmatch(identifier):
+    if not isinstance(identifier, str) or not is_id(identifier):
         raise VaceProtocolError(
             f"Expected a prediction, got an object without a usable id: {_shown(data)}",
             body=_shown(data),
@@ -326,14 +297,30 @@ def _read_id(data: dict[str, Any]) -> str:
     return identifier
 
 
-def _read_status(data: dict[str, Any], identifier: str) -> PredictionStatus:
-    status = data.get("status")
-    if not isinstance(status, str) or not status.strip():
+def _read_status(data: dict[str, Any], identifier: str) -> tuple[PredictionStatus, str | None]:
+    """Return the status, and the server's word if the word is not the API's own."""
+    said = data.get("status")
+    if not isinstance(said, str) or not said.strip():
         raise VaceProtocolError(
             f"Expected prediction {identifier}, got an object without a status: {_shown(data)}",
             body=_shown(data),
         )
-    return PredictionStatus(status)
+    status = status_of(
+        said,
+        has_output=has_content(data.get("output")),
+        has_error=_read_error(data.get("error")) is not None,
+        has_ended=_is_moment(data.get("completed_at")),
+    )
+    # A payload repeats the word of the response that ended the prediction.
+    word = data.get("status_word") or said
+    is_own = not isinstance(word, str) or word.strip().lower() == status
+    return status, None if is_own or not status.is_known else excerpt(word, 60)
+
+
+def _is_moment(value: object) -> bool:
+    """Return True for a time after 1970; Go's zero time and the epoch stand for a missing time."""
+    moment = parse_time(value) if isinstance(value, str) else None
+    return moment is not None and moment.year > 1970
 
 
 def _read_metrics(value: object) -> dict[str, Any]:
@@ -345,15 +332,18 @@ def _read_metrics(value: object) -> dict[str, Any]:
 
 
 def _read_error(value: object) -> str | None:
+    # Gateways send `{"code": "", "message": ""}` and `false` beside a success.
+    if not value or (isinstance(value, dict) and not any(value.values())):
+        return None
     if isinstance(value, dict):
         inner = next((value[k] for k in ("message", "detail", "error") if value.get(k)), None)
         code = value.get("code")
         # The code decides about another run, so the text must contain the code.
         value = inner if isinstance(inner, str) else json.dumps(value, ensure_ascii=False)
         value = f"{code}: {value}" if isinstance(code, str) and code not in value else value
-    elif value is not None and not isinstance(value, str):
+    elif not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False)
-    return excerpt(value, _MAX_ERROR_LENGTH) if value else None
+    return excerpt(value, _MAX_ERROR_LENGTH) or None
 
 
 def _text(value: object) -> str | None:

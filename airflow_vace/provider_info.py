@@ -62,14 +62,21 @@ _EXTRA_FIELDS: dict[str, Any] = {
         "description": "Path below the base URL; the back-end's own if empty.",
         "schema": {"type": ["string", "null"]},
     },
+    "headers": {
+        "label": "Further headers",
+        "description": "For a gateway with two keys: an object such as"
+        ' {"cf-aig-authorization": "Bearer KEY"}. Sent to the base URL\'s origin only.',
+        "schema": {"type": ["string", "null"], "format": "password"},
+    },
     "model": {
         "label": "Model",
-        "description": "owner/name for tasks that name none; prunaai/vace-14b if empty.",
+        "description": "owner/name, or owner/name:version, for tasks that name none;"
+        " prunaai/vace-14b if empty.",
         "schema": {"type": ["string", "null"]},
     },
     "version": {
         "label": "Version",
-        "description": "Id of a version for tasks that name none.",
+        "description": "Id of a version for tasks that name none; the latest if empty.",
         "schema": {"type": ["string", "null"]},
     },
     "input_roots": {

@@ -197,7 +197,6 @@ def test_the_connections_model_and_version_are_the_defaults(
         ({"status": 503, "body": {"error": {"message": "x", "code": "model_not_found"}}}, VaceAPIError),
         ({"status": 302, "headers": {"Location": "https://evil.example/"}}, VaceAPIError),
         ({"status": 200, "body": {"error": {"message": "x"}}}, VaceProtocolError),
-        ({"status": 200, "body": {"created": 1, "data": [{"url": "https://..."}]}}, VaceProtocolError),
         ({"status": 200, "headers": {"Content-Type": "text/html"}, "body": "<html>"}, VaceProtocolError),
     ],
 )
@@ -298,8 +297,7 @@ def test_an_unreachable_server_is_an_error_with_nothing_sent(
         ({"drip": 0.05}, VaceTransportError),
         ({"status": 200, "body": '{"id": '}, VaceProtocolError),
         ({"status": 200, "body": "<html>"}, VaceProtocolError),
-        ({"patch": {"id": "another"}}, VaceProtocolError),
-        ({"drop": ["id"]}, VaceProtocolError),
+        ({"patch": {"id": "another", "created_at": "2020-01-01T00:00:00.5Z"}}, VaceProtocolError),
     ],
     ids=str,
 )
@@ -351,7 +349,7 @@ def test_the_server_gets_the_deadline(call: Call, slow: Emulator, monkeypatch: p
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", slow.connection_to(backend="replicate"))
     created = call("create", FOX, deadline=time.time() + 0.5)
     (run,) = slow.world.runs.values()
-    assert run.cancel_after == 1.0
+    assert run.cancel_after == 5.0
     assert final(call, created).status == "aborted"
     assert slow.bill["charged"] == 0
 
@@ -430,7 +428,11 @@ def test_a_failed_test_of_a_connection_says_which_part_failed(
     for change, verdict, said in (
         ({"password": "wrong-key"}, "Key refused", "key was not accepted"),
         ({"password": None}, "Not usable", "password field"),
-        ({"host": f"{slow.url}/_emulator"}, "Not this API", "does not speak this API"),
+        (
+            {"host": f"{slow.url}/_emulator"},
+            "Not this API, or it asks for no key",
+            "with the key and without",
+        ),
         ({"host": "http://127.0.0.1:1"}, "Not reached", "Connection refused"),
         ({"host": "https://no-such-host.invalid"}, "Not reached", "its host is not known"),
         ({"host": ""}, "Not usable", "base URL"),

@@ -301,14 +301,16 @@ def test_a_path_object_becomes_the_url_of_a_file(tmp_path: Path) -> None:
     given = {"prompt": "x", "src_video": Path("/films/a.mp4"), "src_ref_images": image}
     values, _ = normalize_input(given, paths=True)
     assert values["src_video"] == "file:///films/a.mp4"
-    assert values["src_ref_images"] == [image.as_uri()]
+    assert values["src_ref_images"] == [f"file://{image}"]
     with pytest.raises(VaceInputError, match="is a path, which VacePredictionOperator brings"):
         normalize_input(given)
     with pytest.raises(VaceInputError, match="is not a URL"):
         normalize_input({"prompt": "x", "src_video": Path("a.mp4")}, paths=True)
 
 
-def test_a_normalised_input_of_another_model_is_not_checked() -> None:
-    assert check_normalized({"text": "s3://bucket/a.txt"}, model="owner/speech") == []
+def test_a_normalised_input_of_any_model_contains_no_path() -> None:
+    assert check_normalized({"text": "/imagine a fox", "frames": 1e9}, model="owner/speech") == []
+    with pytest.raises(VaceInputError, match="is a path"):
+        check_normalized({"text": "s3://bucket/a.txt"}, model="owner/speech")
     with pytest.raises(VaceInputError, match="is a path"):
         check_normalized({"prompt": "a fox", "src_video": "s3://bucket/a.mp4"}, model=DEFAULT_MODEL)

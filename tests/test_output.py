@@ -75,3 +75,56 @@ def test_a_payload_contains_the_complete_output_or_none(output: Any) -> None:
 def test_an_output_is_shortened_if_a_url_lost_its_signature() -> None:
     assert not succeeded(["https://a/b?sig=1"]).is_shortened
     assert Prediction.from_json(succeeded(["https://a/b?sig=1", "https://a/c"]).payload()).is_shortened
+
+
+@pytest.mark.parametrize(
+    ("output", "urls"),
+    [
+        (" https://a/b.mp4\n", ["https://a/b.mp4"]),
+        ("https://a/my clip.mp4", ["https://a/my clip.mp4"]),
+        ('["https://a/1", "https://a/2"]', ["https://a/1", "https://a/2"]),
+        ("\ufeff{'video': 'https://a/1'}", ["https://a/1"]),
+        ("https://a/1.mp4,https://a/2.mp4\nhttps://a/3.mp4", [f"https://a/{n}.mp4" for n in (1, 2, 3)]),
+        ("/files/a.mp4", ["/files/a.mp4"]),
+        ("//host/files/my clip.mp4", ["//host/files/my clip.mp4"]),
+        ("//host/files/a.mp4", ["//host/files/a.mp4"]),
+        ("/files/my clip.mp4", ["/files/my clip.mp4"]),
+        (["./1.mp4", "2.mp4"], ["./1.mp4", "2.mp4"]),
+        (["https://a/1.mp4", "/files/2.mp4"], ["https://a/1.mp4", "/files/2.mp4"]),
+        ({"url": "https://a/1.mp4", "name": "1.mp4", "path": "/out/1.mp4"}, ["https://a/1.mp4"]),
+        ({"path": "/files/1.mp4", "name": "1.mp4"}, ["/files/1.mp4"]),
+        ({"name": "1.mp4", "more": {"name": "2.wav"}}, ["1.mp4", "2.wav"]),
+        ("data:video/mp4; codecs=avc1;base64 ,AA\nAA", ["data:video/mp4; codecs=avc1;base64 ,AA\nAA"]),
+    ],
+    ids=str,
+)
+def test_addresses_are_found_as_gateways_write_them(output: object, urls: list[str]) -> None:
+    assert succeeded(output).output_urls == urls
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "/imagine a fox",
+        "/help",
+        "Data: a fox, in snow",
+        "https://a.example is a site\nabout foxes",
+        "The file is a.mp4",
+        "// see a.mp4",
+        ["See ", "a.mp4", " there"],
+        ["/a/b.mp4", "and more"],
+        "[1, 2",
+        "{'a': 1}",
+        0.5,
+    ],
+    ids=str,
+)
+def test_a_text_about_files_is_no_address(output: object) -> None:
+    assert succeeded(output).output_urls == []
+    assert succeeded(output).has_output
+
+
+def test_a_list_of_data_urls_as_text_stays_out_of_payloads() -> None:
+    prediction = succeeded('["data:video/mp4;base64,AAAA"]')
+    assert prediction.output_urls == ["data:video/mp4;base64,AAAA"]
+    assert prediction.payload()["output"] is None

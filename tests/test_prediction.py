@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from airflow_vace.exceptions import VaceProtocolError
-from airflow_vace.prediction import Prediction, PredictionStatus, first_count, parse_time
+from airflow_vace.prediction import (
+    Prediction,
+    PredictionStatus,
+    first_count,
+    latest_time,
+    parse_time,
+)
 from airflow_vace.progress import Progress
 
 WIRE: dict[str, Any] = {
@@ -183,6 +189,20 @@ def test_a_time_without_zone_is_utc_and_nonsense_is_none() -> None:
     assert parse_time("2025-07-12T07:27:54") == datetime(2025, 7, 12, 7, 27, 54, tzinfo=UTC)
     assert parse_time("yesterday") is None
     assert parse_time(None) is None
+
+
+def test_a_time_without_zone_may_be_twelve_hours_later() -> None:
+    noon = datetime(2025, 7, 12, 12, tzinfo=UTC)
+    assert latest_time("2025-07-12T12:00:00Z") == noon
+    assert latest_time("2025-07-12T12:00:00") == noon + timedelta(hours=12)
+    assert latest_time(None) is None
+
+
+def test_a_local_time_of_eight_hours_ago_is_no_expiry() -> None:
+    ended = (datetime.now(UTC) - timedelta(hours=8)).replace(tzinfo=None).isoformat()
+    assert not prediction_of(status="succeeded", completed_at=ended).has_expired
+    ended = (datetime.now(UTC) - timedelta(hours=14)).replace(tzinfo=None).isoformat()
+    assert prediction_of(status="succeeded", completed_at=ended).has_expired
 
 
 # --- ends ------------------------------------------------------------------------------------------

@@ -231,7 +231,7 @@ def test_a_server_in_trouble_is_asked_within_the_schedule_until_the_deadline(
     event = event_of(VacePredictionTrigger(created.payload(), deadline=time.time() + seconds * SCALE))
     assert event["id"] == created.id
     assert event.get("status") not in ("succeeded", "failed", "canceled", "aborted")
-    is_answer = name in ("unknown status", "backwards")
+    is_answer = name in ("unknown status", "backwards", "another id")
     most = most_looks_at_what_runs(seconds) if is_answer else most_looks(seconds)
     assert 1 <= len(slow_emulator.requests) - 1 <= most
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, assert_never
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from airflow_vace.client.addresses import refuse_private
 from airflow_vace.client.asynchronous import AsyncClient
@@ -20,14 +22,15 @@ from airflow_vace.client.blocking import Session, read_whole, send, streamed
 from airflow_vace.client.downloads import Download
 from airflow_vace.core.clock import Clock
 from airflow_vace.core.errors import read_error
+from airflow_vace.core.origins import address_of, header_text
 from airflow_vace.core.requests import Request
 from airflow_vace.core.response_times import served_at
-from airflow_vace.core.steps import Connect, Note, Pause
+from airflow_vace.core.steps import Connect, Note, Once, Pause
 from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError
 from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
 
     import requests
 
@@ -38,6 +41,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_REDIRECTS = 6
+# Results of calls that run once in a process.
+_kept: dict[Hashable, Any] = {}
+# A file with a signature, or without protection, may be refused because of the key: 400 is the answer of S3.
+_KEY_REFUSALS = (400, 401, 403)
 
 
 def _mask_nothing(_: Iterable[str]) -> None:
@@ -80,6 +87,9 @@ class VaceClient:
         self._connect = connect
         self._around = around or Surroundings()
         self.is_create_open = False
+        # A signal handler may run calls of this client, hence the re-entrant lock.
+        self._once = threading.RLock()
+        self._keyless_urls: set[str] = set()
 
     def run(self, call: Call[T]) -> T:
         """Run a call to the end, and return the result.
@@ -112,6 +122,11 @@ class VaceClient:
                 return time.sleep(seconds)
             case Note():
                 return self._around.write(step)
+            case Once(key, kept_call):
+                with self._once:
+                    if key not in _kept:
+                        _kept[key] = self.run(kept_call())
+                return _kept[key]
             case _:
                 assert_never(step)
 
@@ -131,6 +146,9 @@ class VaceClient:
     def open_file(self, url: str, *, start: int = 0, etag: str | None = None) -> Iterator[Download]:
         """Open a file; the key goes along only to the connection's own origin, redirects included.
 
+        Where the own origin refuses the key, a second request goes without the key.
+
+        :param url: absolute, or relative to the connection's address
         :param start: offset in bytes at which to resume; a server may send the whole file all the same
         :param etag: of the file to resume
         :raises VaceAPIError: (or a subclass) if the server refused
@@ -138,19 +156,31 @@ class VaceClient:
         :raises VaceProtocolError: if the address may not be fetched
         """
         settings = self._connect()
+        # urllib3 writes paths and queries into the log, and a query may sign the URL.
+        self._around.mask([url])
+        url = address_of(f"{settings.api.base_url}/", url)
+        refusal: VaceError | None = None
         for _ in range(_MAX_REDIRECTS):
-            # urllib3 writes paths and queries into the log, and a query may sign the URL.
             self._around.mask([url])
-            request = settings.api.file(url, start=start, etag=etag)
+            is_keyless = refusal is not None or url in self._keyless_urls
+            request = settings.api.file(url, start=start, etag=etag, with_key=not is_keyless)
             public = refuse_private(request, settings)
             with streamed(self._session, settings, request, is_public_only=public) as (answer, exchange):
                 if answer.is_redirect:
-                    url = _redirected(url, answer.headers["location"])
+                    url, refusal = _redirected(url, answer.headers["location"]), None
                     continue
-                if answer.status_code not in (200, 206):
-                    raise read_error(settings.api, request, read_whole(answer, exchange, request))
-                yield Download.of(answer, exchange, request)
-                return
+                if answer.status_code in (200, 206):
+                    if refusal is not None:
+                        self._keyless_urls.add(url)
+                    yield Download.of(answer, exchange, request)
+                    return
+                error = read_error(settings.api, request, read_whole(answer, exchange, request))
+                has_key = not is_keyless and settings.api.is_own(url)
+                if not has_key or answer.status_code not in _KEY_REFUSALS:
+                    # Without the key a server asks for one, so only the first refusal names the cause.
+                    raise refusal if refusal is not None and answer.status_code == 401 else error
+                # S3 and its kin refuse a key beside a signature in the URL.
+                refusal = error
         raise VaceTransportError(f"GET {excerpt(url)}: redirected too often", sent=True)
 
     def status_of(self, url: str) -> int | None:
@@ -179,6 +209,8 @@ class AsyncVaceClient:
         self._around = around or Surroundings()
         self._is_shared = False
         self._client: AsyncClient | None = None
+        # A lock belongs to an event loop, and a client may serve several loops, one after another.
+        self._once: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def run(self, call: Call[T]) -> T:
         """Await the end of a call, and return the result.
@@ -210,6 +242,11 @@ class AsyncVaceClient:
                 return await asyncio.sleep(seconds)
             case Note():
                 return self._around.write(step)
+            case Once(key, kept_call):
+                async with self._once.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+                    if key not in _kept:
+                        _kept[key] = await self.run(kept_call())
+                return _kept[key]
             case _:
                 assert_never(step)
 
@@ -260,7 +297,7 @@ def _redirected(url: str, location: str) -> str:
     :raises VaceProtocolError: if the target is no address, or would be fetched without TLS after TLS
     """
     try:
-        target = urljoin(url, location)
+        target = address_of(url, header_text(location))
         parts = urlsplit(target)
         port = parts.port
     except ValueError:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from airflow_vace.client.decoding import can_decode, compressions_in, decoded
 from airflow_vace.client.failures import check_time
+from airflow_vace.core.origins import header_text
+from airflow_vace.exceptions import VaceProtocolError, VaceTransportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,19 +32,29 @@ class Download:
     """A file whose content is still to come.
 
     :param start: position of the first chunk, in bytes; None for a part without a valid Content-Range
-    :param size: bytes of the complete file; None if unknown
-    :param etag: strong ETag, usable to resume the download; None without a strong ETag
-    :param chunks: the content, at most 1 MiB each; reading raises VaceTransportError after a stall
+    :param size: bytes of the complete file; None if unknown, as for compressed content
+    :param etag: strong ETag, usable to resume the download; None without one, and for compressed content
+    :param chunks: the decompressed content, at most 1 MiB each; reading raises VaceTransportError after a
+        stall, and if compressed content is incomplete
+    :param content_type: header `Content-Type`
+    :param disposition: header `Content-Disposition`, which may name the file
+    :param has_end: True if the server marks the end of the content, by its length or by a last chunk
     """
 
     start: int | None
     size: int | None
     etag: str | None
     chunks: Iterator[bytes]
+    content_type: str | None = None
+    disposition: str | None = None
+    has_end: bool = True
 
     @classmethod
     def of(cls, response: requests.Response, exchange: Exchange, request: Request) -> Self:
-        """Read the headers of a response with a file (200), or with the rest of a file (206)."""
+        """Read the headers of a response with a file (200), or with the rest of a file (206).
+
+        :raises VaceProtocolError: if the content is compressed in a way that this machine can't undo
+        """
         part = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         length = response.headers.get("content-length", "")
         size = int(length) if length.isdecimal() and len(length) <= _MAX_SIZE_DIGITS else None
@@ -52,17 +66,66 @@ class Download:
         etag = response.headers.get("etag")
         is_strong = etag is not None and not etag.startswith("W/")
         chunks = _chunks_of(response, exchange, request)
-        return cls(start=start, size=size, etag=etag if is_strong else None, chunks=chunks)
+        has_end = size is not None or bool(response.raw.chunked)
+        if compressions := compressions_in(response.headers.get("content-encoding", "")):
+            if can_decode(compressions):
+                chunks = _inflated(_measured(chunks, size, request), compressions, request)
+            else:
+                _check_decoders(response, compressions, request)
+                chunks = _chunks_of(response, exchange, request, decode=True)
+            # Lengths and ranges count compressed bytes, so an interrupted download starts over.
+            size, is_strong, has_end = None, False, True
+        return cls(
+            start=start,
+            size=size,
+            etag=etag if is_strong else None,
+            chunks=chunks,
+            content_type=response.headers.get("content-type"),
+            disposition=header_text(response.headers.get("content-disposition", "")) or None,
+            has_end=has_end,
+        )
 
 
-def _chunks_of(response: requests.Response, exchange: Exchange, request: Request) -> Iterator[bytes]:
+def _check_decoders(response: requests.Response, compressions: tuple[str, ...], request: Request) -> None:
+    """Check that urllib3 has found a library for each compression."""
+    if any(word not in response.raw.CONTENT_DECODERS for word in compressions):
+        names = " and ".join(compressions)
+        raise VaceProtocolError(
+            f"{request.shown}: the server compresses the file with {names} although asked not to, and no"
+            " library on this machine decompresses it: install 'urllib3[brotli,zstd]', and clear the task"
+            " within the file's hour"
+        )
+
+
+def _measured(chunks: Iterator[bytes], size: int | None, request: Request) -> Iterator[bytes]:
+    count = 0
+    for chunk in chunks:
+        count += len(chunk)
+        yield chunk
+    if size not in (None, count):
+        raise VaceTransportError(f"{request.shown}: {count} compressed bytes came of {size}", sent=True)
+
+
+def _inflated(chunks: Iterator[bytes], compressions: tuple[str, ...], request: Request) -> Iterator[bytes]:
+    try:
+        yield from decoded(chunks, compressions, _MAX_PIECE_BYTES)
+    except (EOFError, zlib.error) as error:
+        raise VaceTransportError(
+            f"{request.shown}: the file can't be decompressed ({error})", sent=True
+        ) from error
+
+
+def _chunks_of(
+    response: requests.Response, exchange: Exchange, request: Request, *, decode: bool = False
+) -> Iterator[bytes]:
     """Yield a body in pieces; the limit for time applies to each piece, not to the body.
 
+    :param decode: let urllib3 decompress
     :raises VaceTransportError: if a piece did not come in time
     """
     exchange.expect_piece()
     # read1 returns the bytes at hand, so a slow transfer is visible, and a caller can stop between pieces.
-    while chunk := bytes(response.raw.read1(_MAX_PIECE_BYTES)):
+    while chunk := bytes(response.raw.read1(_MAX_PIECE_BYTES, decode_content=decode)):
         exchange.expect_piece()
         yield chunk
         # The caller's own work between two pieces must not count.

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from airflow_vace.core.credentials import Headers, check_headers
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.redaction import excerpt
 
@@ -116,6 +117,14 @@ def read_directories(extra: Extra, name: str) -> tuple[str, ...]:
     if isinstance(found, list) and all(isinstance(each, str) and Path(each).is_absolute() for each in found):
         return tuple(found)
     raise unusable(name, value, "a list of absolute directories, or text with commas between them")
+
+
+def read_headers(extra: Extra, name: str) -> Headers:
+    """Return further headers, given as an object or as JSON text, as a form sends it; empty if unset."""
+    value = extra.get(name)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ()
+    return check_headers(from_json(value))
 
 
 def from_json(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import ssl
 from collections.abc import Mapping
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
-from urllib.parse import urlsplit
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
@@ -18,15 +16,18 @@ from airflow_vace.client.extras import (
     read_cert,
     read_directories,
     read_flag,
+    read_headers,
     read_positive,
     read_text,
     read_verify,
     unusable,
 )
 from airflow_vace.client.proxies import proxy_for, read_proxies
+from airflow_vace.core.base_urls import base_url_of, model_in
 from airflow_vace.core.multipart import Form
 from airflow_vace.core.requests import Api
 from airflow_vace.core.timing import Timing
+from airflow_vace.core.versions import split_reference
 from airflow_vace.inputs import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ class Connection(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The checked fields of a connection; `repr` hides the key and the proxies' passwords.
+    """The checked fields of a connection; `repr` hides the keys and the proxies' passwords.
 
-    :param api: addresses, key and back-end
+    :param api: addresses, keys and back-end
     :param model: `owner/name`
     :param version: id of a version; None for the server's choice
     :param timeout: seconds for a request and its response
@@ -92,16 +93,22 @@ class Settings:
         if not isinstance(extra, Mapping):
             raise unusable("extra", "***", "an object such as {}")
         backend = read_text(extra, "backend")
+        base_url = base_url_of(connection.host, connection.schema, connection.port)
+        model, version = split_reference(read_text(extra, "model"), read_text(extra, "version"))
+        pasted = model_in(base_url)
+        if model and pasted and model.lower() != pasted.lower():
+            raise unusable("model", model, f"{pasted!r}, which the host names, or be left out")
         return cls(
             api=Api.at(
-                _base_url(connection),
+                base_url,
                 connection.password,
                 backend=backend.lower() if backend else None,
                 prefix=read_text(extra, "api_prefix"),
                 lists=read_flag(extra, "lists"),
+                headers=read_headers(extra, "headers"),
             ),
-            model=read_text(extra, "model") or DEFAULT_MODEL,
-            version=read_text(extra, "version"),
+            model=model or pasted or DEFAULT_MODEL,
+            version=version,
             timeout=read_positive(
                 extra,
                 "timeout",
@@ -133,7 +140,7 @@ class Settings:
             case "upload":
                 # A back-end may store 100 MB before it responds.
                 return replace(self, timeout=max(self.timeout, self.timing.min_upload_seconds))
-            case "create" | "get" | "list" | "file":
+            case "create" | "get" | "list" | "file" | "model":
                 return self
             case _:
                 assert_never(request.verb)
@@ -202,21 +209,3 @@ def _ssl_context(
 def _to_bytes(megabytes: float) -> int:
     # A tiny positive number must not become 0, which would refuse every output.
     return max(int(megabytes * _BYTES_PER_MB), 1)
-
-
-def _base_url(connection: Connection) -> str:
-    """Return the base URL; the scheme is https unless host or schema contain another."""
-    host = (connection.host or "").strip().rstrip("/")
-    if host and "://" not in host:
-        # A URI gives the scheme as `schema`; people also type other words there, so accept only these two.
-        scheme = (connection.schema or "https").strip().lower()
-        host = f"{scheme if scheme in ('http', 'https') else 'https'}://{host}"
-    if not connection.port:
-        return host
-    scheme, _, rest = host.partition("://")
-    name, slash, path = rest.partition("/")
-    with contextlib.suppress(ValueError):
-        # A port in the host is the more specific choice.
-        if urlsplit(host).port:
-            return host
-    return f"{scheme}://{name}:{connection.port}{slash}{path}"

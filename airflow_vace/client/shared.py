@@ -125,7 +125,7 @@ class SharedConnection:
         with self._budgeted(member.wait.prediction.id):
             response = await self._send(client, request)
             self.clock.note(served_at(response), self._now())
-            return read_prediction(settings.api, request, response)
+            return read_prediction(settings.api, request, response, member.wait.prediction)
 
     async def _send(self, client: AsyncClient, request: Request) -> Response:
         self._uses[client] += 1

@@ -26,6 +26,7 @@ class Backend:
     :param cancel: path of a cancel, with `{id}`
     :param list: path of the list of predictions
     :param files: path of an upload
+    :param model: path of a model, with `{model}`; None where a create needs no version
     :param limit: requests per second of one account, None if unknown
     :param response_format: members of a response, as Replicate or as Pruna documents them
     """
@@ -41,6 +42,7 @@ class Backend:
     cancel: str | None = "/predictions/{id}/cancel"
     list: str | None = None
     files: str | None = None
+    model: str | None = None
     limit: float | None = None
     response_format: Literal["replicate", "pruna"] = "replicate"
 
@@ -55,6 +57,7 @@ REPLICATE = Backend(
     create_version="/predictions",
     list="/predictions",
     files="/files",
+    model="/models/{model}",
     limit=50.0,
 )
 # https://docs.api.pruna.ai

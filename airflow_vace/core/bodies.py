@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.redaction import excerpt
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 # A prediction has three levels. Python reads a much deeper value, but cannot serialise the value again.
 _MAX_DEPTH = 100
 _EXCERPT_LENGTH = 300
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 
 
 def _finite(text: str) -> float | None:
@@ -27,7 +30,7 @@ _DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
 
 def text_of(api: Api, response: Response) -> str:
     """Return the body as text, without the API key if the server echoes the key."""
-    return without_key(api, response.body.decode("utf-8", errors="replace"))
+    return without_key(api, _decoded(response))
 
 
 def without_key(api: Api, text: str) -> str:
@@ -35,6 +38,25 @@ def without_key(api: Api, text: str) -> str:
     for form in api.key_forms:
         text = text.replace(form, "***")
     return text
+
+
+def _decoded(response: Response) -> str:
+    """Decode a body as UTF-8, UTF-16 or UTF-32, else in the declared encoding; other bytes become U+FFFD."""
+    body = response.body
+    encodings: list[str] = ["utf-8-sig", json.detect_encoding(body)]
+    start, end = body[:64].lstrip()[:1], body[-64:].rstrip()[-1:]
+    # Latin-1 has a character for each byte, so compressed bytes would look like text.
+    if start in (b"{", b"[", b"<"):
+        declared = _CHARSET.search(response.header("content-type") or "")
+        encodings += [declared[1]] if declared else []
+        encodings += ["latin-1"] if end in (b"}", b"]") else []
+    for encoding in encodings:
+        with suppress(UnicodeError, LookupError):
+            text = body.decode(encoding)
+            # ASCII in UTF-16 is valid UTF-8 too, with a NUL beside each letter.
+            if "\0" not in text:
+                return text
+    return body.decode("utf-8", errors="replace")
 
 
 def excerpt_of(api: Api, response: Response) -> str:
@@ -70,9 +92,14 @@ def json_object_of(text: str) -> dict[str, Any] | None:
 
 
 def is_html(response: Response, text: str) -> bool:
-    """Return True if a body is a web page, such as the error page of a proxy or a login form."""
-    media_type = response.header("content-type") or ""
-    return "html" in media_type.lower() or text.lstrip()[:14].lower().startswith(("<!doctype", "<html"))
+    """Return True if a body is a web page, such as the error page of a proxy or a login form.
+
+    PHP declares JSON as HTML by default, so the body counts more than the declaration.
+    """
+    start = text.lstrip()[:14].lower()
+    if start.startswith(("<!doctype", "<html")):
+        return True
+    return "html" in (response.header("content-type") or "").lower() and start[:1] not in ("{", "[")
 
 
 def is_truncated(text: str) -> bool:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.multipart import Form
+from airflow_vace.core.references import read_known
 from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
-from airflow_vace.core.retry import Backoff, CreateRetries, read_failed_create, verdict_of
+from airflow_vace.core.retry import Backoff, CreateRetries, is_not_found, read_failed_create, verdict_of
 from airflow_vace.core.steps import Note, Pause, connected, sent
+from airflow_vace.core.versions import chosen, version_needed, version_to_send
 from airflow_vace.core.wait import Final, GiveUp, PollAgain, Wait
 from airflow_vace.exceptions import (
     VaceAPIError,
@@ -23,7 +25,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.inputs import check_normalized, normalize_input
-from airflow_vace.prediction import Prediction, parse_time
+from airflow_vace.prediction import Prediction, latest_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,7 +45,7 @@ class Creation:
     """The arguments of a create.
 
     :param values: inputs of the model; text from a template is normalised
-    :param model: `owner/name` (default: the connection's)
+    :param model: `owner/name`, or `owner/name:version` (default: the connection's)
     :param version: id of a version (default: the connection's; "" for the server's choice)
     :param deadline: seconds since the epoch at which the server is asked to cancel by itself
     :param is_normalized: the values come from :func:`airflow_vace.inputs.normalize_input`
@@ -80,26 +82,31 @@ def create(
     :param before_resend: called before each repetition; an exception of it ends the call
     """
     target = yield from connected()
-    model = creation.model or target.model
+    model, version = chosen(creation.model, creation.version, target)
     values, warnings = creation.sendable(model)
     for warning in warnings:
         yield Note(f"The model may refuse this: {warning}", is_warning=True)
+    version = yield from version_to_send(target, model, version, timing=timing)
     began = now()
     request = target.api.create(
         values,
         model=model,
-        version=target.version if creation.version is None else creation.version or None,
+        version=version,
         cancel_after=None if creation.deadline is None else creation.deadline - began,
     )
     retries = CreateRetries(timing)
     while True:
         try:
-            return read_prediction(target.api, request, (yield from sent(request)))
+            created = read_prediction(target.api, request, (yield from sent(request)))
+            # Payload and manifest show the version of the video, and some servers omit it.
+            return created if created.version else replace(created, version=version)
         except VaceError as error:
             # A clock that was set back meanwhile must not lengthen the time for repetitions.
             delay = retries.next_delay(error, max(now() - began, 0.0))
             if delay is None:
                 failure = read_failed_create(error)
+                if version is None and target.api.backend.model and is_not_found(error):
+                    failure = version_needed(model, error)
                 raise failure from (None if failure is error else error)
             yield Note(f"Nothing was accepted; submitting again in {delay:.1f} s: {error}", is_warning=True)
         yield Pause(delay)
@@ -107,11 +114,20 @@ def create(
             before_resend()
 
 
+def latest_version(model: str, *, timing: Timing) -> Call[str | None]:
+    """Return the latest version of a model, None where a create goes without a version.
+
+    :raises VaceError: see :func:`airflow_vace.core.versions.version_to_send`
+    """
+    return (yield from version_to_send((yield from connected()), model, None, timing=timing))
+
+
 def get(prediction: object) -> Call[Prediction]:
     """Return the present state of a prediction."""
     api = (yield from connected()).api
     request = api.get(prediction)
-    return read_prediction(api, request, (yield from sent(request)))
+    known = prediction if isinstance(prediction, Prediction) else read_known(prediction)
+    return read_prediction(api, request, (yield from sent(request)), known)
 
 
 def cancel(prediction: object) -> Call[Prediction]:
@@ -271,9 +287,7 @@ def probe() -> Call[tuple[bool, str]]:
         response = yield from sent(request)
         read_probe(api, request, response)
         # A server of another kind may answer 404 to everything, with the key or without.
-        header = api.backend.key_header
-        keyless = replace(request, headers={k: v for k, v in request.headers.items() if k != header})
-        if (yield from sent(keyless)).status_code == response.status_code:
+        if (yield from sent(api.without_key(request))).status_code == response.status_code:
             return False, (
                 f"Not this API, or it asks for no key: {request.shown} is answered alike with the key and"
                 " without. Check host, API prefix and back-end."
@@ -307,7 +321,7 @@ def _newer(page: Page, created_after: str | None) -> Page:
         return page
 
     def is_newer(created_at: object) -> bool:
-        created = parse_time(created_at if isinstance(created_at, str) else None)
+        created = latest_time(created_at if isinstance(created_at, str) else None)
         return created is None or created > start
 
     return replace(

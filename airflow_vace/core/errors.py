@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.bodies import is_html, json_object_of, text_of, without_key
+from airflow_vace.core.envelopes import has_reason
 from airflow_vace.core.response_times import read_retry_after, seconds_of
-from airflow_vace.core.retry import says_no_channel
+from airflow_vace.core.retry import says_no_channel, says_not_found
 from airflow_vace.exceptions import (
     VaceAPIError,
     VaceAuthError,
@@ -21,7 +22,14 @@ from airflow_vace.redaction import excerpt
 if TYPE_CHECKING:
     from airflow_vace.core.requests import Api, Request, Response
 
-_NO_CREDIT = re.compile(r"insufficient\w*(quota|balance|credit|funds)")
+# `insufficient_user_quota`, `pre_consume_token_quota_failed` (new-api), `InsufficientBalance`,
+# `credit_balance_too_low`, `payment_required`.
+_MONEY = r"(?:quota|balance|credits?|funds?)"
+_NO_CREDIT = re.compile(
+    rf"insufficient[\w .-]*{_MONEY}|{_MONEY}[\w .-]*(?:insufficient|not[ _.-]?enough|too[ _.-]?low|exhausted)"
+    r"|pre_consume\w*quota_failed|payment[ _.-]?required"
+)
+_INNER_STATUSES = range(400, 600)
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{0,200})", re.IGNORECASE)
 # A title stands near the start of a page, and a page may be megabytes long.
 _MAX_TITLE_SEARCH = 5000
@@ -42,27 +50,32 @@ class _Envelope:
 
     :param detail: explanation, "" if absent
     :param code: error code, None if absent
+    :param codes: all codes and types, most specific first
     :param invalid_fields: problem by name of the input
     :param retry_after: seconds to wait, None if absent
     """
 
     detail: str
     code: str | None = None
+    codes: tuple[str, ...] = ()
     invalid_fields: dict[str, str] = field(default_factory=dict)
     retry_after: float | None = None
 
 
-def read_error(api: Api, request: Request, response: Response) -> VaceAPIError:
-    """Return the error for a response outside of 2xx.
+def read_error(
+    api: Api, request: Request, response: Response, inner_status: int | None = None
+) -> VaceAPIError:
+    """Return the error for a response outside of 2xx, or with an error inside.
 
     :param api: API of the connection
     :param request: the refused request
     :param response: the refusal, with any body
+    :param inner_status: HTTP status that the body of a 2xx stands for
     """
-    status, text = response.status_code, text_of(api, response)
+    status, text = inner_status or response.status_code, text_of(api, response)
     envelope = _read_envelope(text)
     detail = excerpt(_detail_for_people(api, response, text) or envelope.detail, 500) or "no reason given"
-    kind, remedy = _kind_of(status, envelope.code, detail)
+    kind, remedy = _kind_of(status, envelope, detail)
     # A create that the server refused before acceptance costs nothing; after a 408 the outcome is unknown.
     is_free = request.verb == "create" and 400 <= status < 500 and status != 408
     bill = " Nothing is billed." if is_free else ""
@@ -70,7 +83,8 @@ def read_error(api: Api, request: Request, response: Response) -> VaceAPIError:
     problems = envelope.invalid_fields.items()
     fields = "".join(f" {name}: {problem}." for name, problem in problems if problem not in detail)
     code = f" [{envelope.code}]" if envelope.code else ""
-    refusal = f"{about}{request.shown} was refused with {status}{code}: {detail.rstrip('.')}.{fields}"
+    inside = f", inside of a {response.status_code}" if inner_status else ""
+    refusal = f"{about}{request.shown} was refused with {status}{code}{inside}: {detail.rstrip('.')}.{fields}"
     return kind(
         f"{refusal} {remedy}{bill}",
         status_code=status,
@@ -78,8 +92,31 @@ def read_error(api: Api, request: Request, response: Response) -> VaceAPIError:
         code=envelope.code,
         retry_after=read_retry_after(response, envelope.retry_after, detail),
         invalid_fields=envelope.invalid_fields,
-        is_from_api=json_object_of(text) is not None,
+        # An empty object is no word of anybody.
+        is_from_api=bool(json_object_of(text)),
     )
+
+
+def error_inside(api: Api, request: Request, response: Response) -> VaceAPIError | None:
+    """Return the refusal that a 2xx without a prediction contains; None if no status can be derived.
+
+    Without a status, the request may have been accepted, and only the caller's general error is right.
+    """
+    data = json_object_of(text_of(api, response)) or {}
+    envelope = _read_envelope(text_of(api, response))
+    if any(_NO_CREDIT.search(code.lower()) for code in envelope.codes):
+        return read_error(api, request, response, 402)
+    nested = data.get("error")
+    inner = nested if isinstance(nested, dict) else {}
+    members = (inner.get("code"), inner.get("status"), data.get("code"), data.get("status"))
+    for value in (*members, inner.get("status_code"), data.get("status_code")):
+        number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) == 3 else value
+        if isinstance(number, int) and number in _INNER_STATUSES:
+            return read_error(api, request, response, number)
+    is_error = has_reason(nested) or bool(envelope.codes)
+    if is_error and request.prediction_id and says_not_found(envelope.code):
+        return read_error(api, request, response, 404)
+    return None
 
 
 def read_detail(text: str) -> str:
@@ -98,10 +135,10 @@ def _detail_for_people(api: Api, response: Response, text: str) -> str | None:
     return None
 
 
-def _kind_of(status: int, code: str | None, detail: str) -> tuple[type[VaceAPIError], str]:
+def _kind_of(status: int, envelope: _Envelope, detail: str) -> tuple[type[VaceAPIError], str]:
     """Return the class of an error and the remedy."""
     # Gateways report exhausted credit as 400 or 403, so the code counts more than the status.
-    has_no_credit = code is not None and _NO_CREDIT.search(code.lower())
+    has_no_credit = any(_NO_CREDIT.search(code.lower()) for code in envelope.codes)
     if status == 402 or (has_no_credit and 400 <= status < 500):
         return VaceBillingError, "The account has no money left: top it up."
     if status == 401:
@@ -115,7 +152,7 @@ def _kind_of(status: int, code: str | None, detail: str) -> tuple[type[VaceAPIEr
         return VaceRateLimited, "Too many requests: wait, and use a pool to send fewer at once."
     if status in _REMEDIES:
         return VaceAPIError, _REMEDIES[status]
-    if says_no_channel(status, code, detail):
+    if says_no_channel(status, envelope.code, detail):
         return (
             VaceAPIError,
             "The gateway has no channel for this model: check its name. Nothing is billed.",
@@ -131,12 +168,16 @@ def _read_envelope(text: str) -> _Envelope:
     if data is None:
         return _Envelope(detail=text)
     inner = data.get("error")
+    if isinstance(inner, list) and inner:
+        # Cloudflare's gateway sends a list: https://developers.cloudflare.com/ai-gateway/
+        inner = inner[0]
     nested: dict[str, Any] = inner if isinstance(inner, dict) else {}
     details = (
         data.get("detail"),
         nested.get("message"),
         inner,
         data.get("message"),
+        data.get("msg"),
         data.get("status_message"),
         data.get("title"),
     )
@@ -147,13 +188,20 @@ def _read_envelope(text: str) -> _Envelope:
         detail = "; ".join(f"{name}: {problem}" for name, problem in invalid_fields.items())
     if not isinstance(detail, str):
         detail = json.dumps(detail, ensure_ascii=False)
-    codes = (nested.get("code"), data.get("code"), nested.get("type"), data.get("type"))
-    code = next((item for item in codes if item), data.get("status_code"))
+    given = (
+        nested.get("code"),
+        data.get("code"),
+        nested.get("type"),
+        data.get("type"),
+        data.get("status_code"),
+    )
+    codes = tuple(excerpt(str(item), 80) for item in given if item)
     places = (data, nested, data.get("parameters"))
     waits = (seconds_of(place.get("retry_after")) for place in places if isinstance(place, dict))
     return _Envelope(
         detail=detail,
-        code=excerpt(str(code), 80) if code else None,
+        code=next(iter(codes), None),
+        codes=codes,
         invalid_fields=invalid_fields,
         retry_after=next((seconds for seconds in waits if seconds is not None), None),
     )

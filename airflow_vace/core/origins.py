@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.redaction import excerpt
@@ -11,6 +11,10 @@ from airflow_vace.redaction import excerpt
 # Without blanks, controls and backslashes: two URL parsers may read different hosts from the same text, so
 # the key could go to a foreign host.
 _PLAIN = re.compile(r"[!-\[\]-~]+")
+_NOT_PLAIN = re.compile(r"[^!-\[\]-~]")
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HTTP = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_HOST = re.compile(r"[A-Za-z0-9.-]+(?::\d{1,5})?")
 
 
 def is_http(url: str) -> bool:
@@ -46,6 +50,58 @@ def own_page(base_url: str, list_url: str, url: str) -> str | None:
     except ValueError:
         return None
     return own_url(base_url, absolute) or (f"{list_url}?{cursor}" if cursor else None)
+
+
+def address_of(base: str, reference: str) -> str:
+    """Return the address of a file in ASCII, joined to `base` if relative.
+
+    Blanks around the address are removed. Behind the host, blanks, controls and letters of other scripts are
+    percent-encoded; a host in another script becomes Punycode. An ambiguous host stays as it is, and
+    :func:`is_http` refuses the address.
+
+    :param base: absolute address; a directory ends with a slash
+    :param reference: absolute or relative address, as a server writes it
+    """
+    text = reference.strip()
+    if not _HTTP.fullmatch(text):
+        try:
+            text = urljoin(base, text)
+        except ValueError:
+            return text
+    match = _HTTP.fullmatch(text)
+    if match is None:
+        return text
+    scheme, host, rest = match.groups()
+    # Without this step `50%.mp4` beside `%20` would be encoded twice by the HTTP library.
+    rest = _STRAY_PERCENT.sub("%25", rest)
+    rest = _NOT_PLAIN.sub(lambda letter: quote(letter[0], safe="", errors="replace"), rest)
+    return f"{scheme.lower()}://{_ascii_host(host)}{rest}"
+
+
+def header_text(value: str) -> str:
+    """Return the text of a header, whose bytes `http.client` decodes as Latin-1.
+
+    Servers send UTF-8 in `Location`. Bytes of another encoding are percent-encoded as they are.
+    """
+    try:
+        raw = value.encode("latin-1")
+    except UnicodeError:
+        return value
+    try:
+        return raw.decode()
+    except UnicodeError:
+        return "".join(letter if letter.isascii() else f"%{ord(letter):02X}" for letter in value)
+
+
+def _ascii_host(host: str) -> str:
+    if host.isascii():
+        return host
+    name, colon, port = host.partition(":")
+    try:
+        known = name.encode("idna").decode() + colon + port
+    except UnicodeError:
+        return host
+    return known if _HOST.fullmatch(known) else host
 
 
 def check_base_url(base_url: str) -> str:

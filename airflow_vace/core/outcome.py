@@ -33,6 +33,7 @@ def read_end(prediction: Prediction, now: float | None = None) -> Prediction:
     :raises VaceProtocolError: if it succeeded without any output
     """
     said = f": {prediction.error}" if prediction.error else " without saying why"
+    word = f" (in the server's words {prediction.status_word!r})" if prediction.status_word else ""
     match prediction.status:
         case PredictionStatus.FAILED:
             advice = "Change the input before running it again."
@@ -42,12 +43,12 @@ def read_end(prediction: Prediction, now: float | None = None) -> Prediction:
                 # Such a failure says nothing against the input.
                 advice = "Another run with the same input may succeed."
             raise PredictionFailed(
-                f"Prediction {prediction.id} failed{said}. {prediction.bill} {advice}",
+                f"Prediction {prediction.id} failed{word}{said}. {prediction.bill} {advice}",
                 prediction=prediction,
             )
         case PredictionStatus.CANCELED | PredictionStatus.ABORTED:
             raise PredictionCanceled(
-                f"Prediction {prediction.id} was {prediction.status} by somebody or by its deadline."
+                f"Prediction {prediction.id} was {prediction.status}{word} by somebody or by its deadline."
                 f" {prediction.bill} Run it again if the video is still wanted.",
                 prediction=prediction,
             )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from airflow_vace.exceptions import VaceInputError
+from airflow_vace.ids import is_id
 from airflow_vace.inputs import literal
 from airflow_vace.plain import id_text
-from airflow_vace.prediction import PREDICTION_ID, Prediction
+from airflow_vace.prediction import Prediction
 from airflow_vace.redaction import excerpt
 
-_STATUS_PATH = re.compile(r"/predictions/(?:status/)?([^/?#]+?)(?:/cancel)?/?(?:$|[?#])")
+_STATUS_PATH = re.compile(r"/predictions/(?:status/)?([^/?#]+?)(?:/cancel|/result)?/?(?:$|[?#])")
 _CANCEL_PATH = re.compile(r"/cancel/?(?:$|[?#])")
 # The vendor's pages: https://replicate.com/p/ID and https://replicate.com/OWNER/NAME?prediction=ID
 _PAGE_PATH = re.compile(r"/p/([^/]+)/?$")
@@ -30,7 +31,8 @@ def read_known(prediction: object) -> Prediction:
     is_payload = isinstance(prediction, str) and prediction.lstrip().startswith("{")
     given = literal(str(prediction)) if is_payload else prediction
     given = given if isinstance(given, Mapping) else {}
-    kept = {name: given.get(name) for name in ("model", "version", "created_at", "seed", "label")}
+    names = ("model", "version", "created_at", "seed", "label", "upstream_id")
+    kept = {name: given.get(name) for name in names}
     # A final status in a payload may be old or forged, so the first poll decides.
     urls = given.get("urls") or ({"get": url} if url else {})
     return Prediction.from_json({**kept, "id": identifier, "status": "unknown", "urls": urls})
@@ -46,16 +48,17 @@ def read_reference(prediction: object) -> tuple[str, str | None]:
     prediction = id_text(prediction)
     if isinstance(prediction, str):
         text = prediction.strip()
-        if PREDICTION_ID.fullmatch(text) and text.lower() not in _MISSING:
+        # JSON without blanks has the letters of an id.
+        if is_id(text) and text[0] not in "{[" and text.lower() not in _MISSING:
             return text, None
-        if identifier := _id_in_url(text):
+        if identifier := id_in_url(text):
             # A cancel address answers POST only, and a page is no API, so neither can serve as `urls.get`.
             return identifier, text if _STATUS_PATH.search(text) and not _CANCEL_PATH.search(text) else None
         prediction = literal(text) if text.startswith("{") else prediction
     if isinstance(prediction, Mapping):
         identifier, urls = id_text(prediction.get("id")), prediction.get("urls")
         url = urls.get("get") if isinstance(urls, Mapping) else None
-        if isinstance(identifier, str) and PREDICTION_ID.fullmatch(identifier):
+        if isinstance(identifier, str) and is_id(identifier):
             return identifier, url if isinstance(url, str) else None
         if isinstance(url, str) and identifier is None:
             return read_reference(url)
@@ -68,7 +71,8 @@ def read_reference(prediction: object) -> tuple[str, str | None]:
     )
 
 
-def _id_in_url(text: str) -> str | None:
+def id_in_url(text: str) -> str | None:
+    """Return the id in the http(s) address of a prediction, or of its page; None for other text."""
     if not text.startswith(("http://", "https://")):
         return None
     try:
@@ -77,5 +81,5 @@ def _id_in_url(text: str) -> str | None:
     except ValueError:
         return None
     match = _STATUS_PATH.search(parts.path) or _PAGE_PATH.search(parts.path)
-    identifier = match[1] if match else asked
-    return identifier if PREDICTION_ID.fullmatch(identifier) else None
+    identifier = unquote(match[1]) if match else asked
+    return identifier if is_id(identifier) else None

@@ -9,13 +9,16 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
-from airflow_vace.core.backends import BACKENDS, REPLICATE, Backend, backend_of
+from airflow_vace.core.backends import REPLICATE, Backend
+from airflow_vace.core.base_urls import place_of
+from airflow_vace.core.credentials import Headers, hidden_forms, read_key, secrets_of
 from airflow_vace.core.multipart import Form
-from airflow_vace.core.origins import check_base_url, is_http, own_page, own_url
-from airflow_vace.core.references import read_reference
+from airflow_vace.core.origins import is_http, own_page, own_url
+from airflow_vace.core.references import id_in_url, read_reference
 from airflow_vace.exceptions import VaceInputError, VaceProtocolError
+from airflow_vace.ids import id_in_path
 from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.prediction import Prediction
 from airflow_vace.redaction import excerpt
@@ -23,17 +26,13 @@ from airflow_vace.redaction import excerpt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Verb = Literal["create", "get", "cancel", "list", "file", "upload"]
+Verb = Literal["create", "get", "cancel", "list", "file", "upload", "model"]
 
 # Model and version become parts of a path or header, so slashes, blanks and dots in pairs are refused.
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][\w.:/-]*", re.ASCII)
-# The key is a header's value: a line break would start another header, and HTTP headers are ASCII.
-_KEY = re.compile(r"[\x21-\x7e]+")
-_AUTH_SCHEME = re.compile(r"(?:bearer|token|basic|apikey)\s+", re.IGNORECASE)
-_QUOTES = ("'", '"')
-# A shorter key occurs in ordinary words, so its removal would garble every message.
-_MIN_HIDDEN_KEY_LENGTH = 4
+# Replicate refuses less: https://replicate.com/docs/reference/http#predictions.create
+_MIN_CANCEL_AFTER_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +44,7 @@ class Request:
     :param url: complete address
     :param headers: all headers; secret, because the API key is a value
     :param body: JSON or form, None without a body
-    :param prediction_id: required id of the response, None for create, list, file and upload
+    :param prediction_id: required id of the response, None for all but get and cancel
     """
 
     verb: Verb
@@ -89,16 +88,18 @@ class Api:
     :param backend: kind of server
     :param base_url: scheme, host, optional port and optional path
     :param prefix: path between `base_url` and the back-end's paths
-    :param key: API key; secret
+    :param key: API key, "" where the headers replace the key; secret
+    :param headers: further headers for the own origin, for gateways with two keys; secret
     """
 
     backend: Backend
     base_url: str
     prefix: str
     key: str = field(repr=False)
+    headers: Headers = field(default=(), repr=False)
 
     @classmethod
-    def at(
+    def at(  # noqa: PLR0913 - the fields of a connection
         cls,
         base_url: str,
         key: str | None,
@@ -106,6 +107,7 @@ class Api:
         backend: str | None = None,
         prefix: str | None = None,
         lists: bool | None = None,
+        headers: Headers = (),
     ) -> Api:
         """Return the API of a connection after a check of its fields.
 
@@ -114,26 +116,48 @@ class Api:
         :param backend: name in `BACKENDS` (default: by host)
         :param prefix: path before all calls (default: the back-end's)
         :param lists: whether the server has a list of predictions (default: as the back-end documents)
+        :param headers: see :func:`airflow_vace.core.credentials.check_headers`
         :raises VaceInputError: for an invalid address, key or back-end
         """
-        host = check_base_url(base_url)
-        _check_backend(backend)
-        chosen = BACKENDS[backend] if backend else backend_of(host)
+        place = place_of(base_url, backend, prefix)
+        chosen = place.backend
         if lists is not None:
             # Only the operator of a gateway knows whether the gateway has a list, so the connection decides.
             chosen = replace(chosen, list=REPLICATE.list if lists else None)
-        path = (chosen.prefix if prefix is None else prefix).strip("/")
         return cls(
             backend=chosen,
-            base_url=base_url.rstrip("/"),
-            prefix=f"/{path}" if path else "",
-            key=_read_key(key),
+            base_url=place.base_url,
+            prefix=place.prefix,
+            key=read_key(key, headers, chosen.key_header),
+            headers=headers,
         )
 
     @cached_property
     def key_forms(self) -> tuple[str, ...]:
-        """All spellings of the key in responses: plain, in JSON, in URLs; empty for a very short key."""
-        return _spellings_of(self.key) if len(self.key) >= _MIN_HIDDEN_KEY_LENGTH else ()
+        """All spellings of the secrets in responses: plain, in JSON, in URLs; without very short secrets."""
+        return hidden_forms(self.key, self.headers)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The key and the secret values of `headers`, for log masking."""
+        return secrets_of(self.key, self.headers)
+
+    @property
+    def account_key(self) -> str:
+        """The key of the account: the API key alone, since a second key is the gateway's and may change."""
+        return self.key or "\n".join(f"{name.lower()}: {value}" for name, value in self.headers)
+
+    @cached_property
+    def credentials(self) -> dict[str, str]:
+        """All headers with keys, for the own origin only."""
+        key = {self.backend.key_header: self.backend.key_form.format(key=self.key)} if self.key else {}
+        return {**dict(self.headers), **key}
+
+    def without_key(self, request: Request) -> Request:
+        """Return a request without the API key; a gateway's second key stays, unless it is the only one."""
+        secret = {self.backend.key_header} if self.key else set(self.credentials)
+        kept = {name: value for name, value in request.headers.items() if name not in secret}
+        return replace(request, headers=kept)
 
     def create(
         self,
@@ -163,21 +187,24 @@ class Api:
             body = {"version": version, **body}
         if cancel_after is not None:
             # Whole seconds, rounded up: an early cancel would waste a paid run.
-            headers["Cancel-After"] = f"{max(math.ceil(cancel_after), 1)}s"
+            headers["Cancel-After"] = f"{max(math.ceil(cancel_after), _MIN_CANCEL_AFTER_SECONDS)}s"
         return self._request("create", self._url(path), headers=headers, body=_encode(body))
 
     def get(self, prediction: object) -> Request:
         """Describe one poll of a prediction.
 
-        `urls.get` is used at the connection's own origin only. A gateway returns the vendor's `urls.get`,
-        where the connection's key must not go, so the id determines the URL then.
+        `urls.get` is used at the connection's own origin only, and only for this id. A gateway returns the
+        vendor's `urls.get`, where the connection's key must not go, so the id determines the URL then.
 
         :param prediction: payload, id, `urls.get` or :class:`~airflow_vace.prediction.Prediction`
         :raises VaceInputError: if the reference contains no prediction
         """
         identifier, url = self._reference(prediction)
         own = own_url(self.base_url, url) if url else None
-        path = self.backend.get.format(id=identifier)
+        # Some gateways keep the vendor's id in the address, and answer to their own ids only.
+        if own and id_in_url(own) not in (None, identifier):
+            own = None
+        path = self.backend.get.format(id=id_in_path(identifier))
         return self._request("get", own or self._url(path), prediction_id=identifier)
 
     def cancel(self, prediction: object) -> Request:
@@ -189,8 +216,19 @@ class Api:
         identifier, _ = self._reference(prediction)
         if not self.backend.cancel:
             raise _lacking(self.backend, "cancel", "let the prediction run to its end")
-        path = self.backend.cancel.format(id=identifier)
+        path = self.backend.cancel.format(id=id_in_path(identifier))
         return self._request("cancel", self._url(path), prediction_id=identifier)
+
+    def model(self, model: str) -> Request:
+        """Describe the look-up of a model.
+
+        :param model: `owner/name`
+        :raises VaceInputError: for an invalid model, or if the back-end documents no models
+        """
+        _check_model(model, None)
+        if not self.backend.model:
+            raise _lacking(self.backend, "models", "name a version")
+        return self._request("model", self._url(self.backend.model.format(model=model)))
 
     def list(self, created_after: str | None = None) -> Request:
         """Describe the first page of the account's predictions, newest first.
@@ -214,12 +252,13 @@ class Api:
             raise VaceProtocolError(f"The next page of the list is at a foreign origin: {excerpt(url)}")
         return self._request("list", own)
 
-    def file(self, url: str, *, start: int = 0, etag: str | None = None) -> Request:
+    def file(self, url: str, *, start: int = 0, etag: str | None = None, with_key: bool = True) -> Request:
         """Describe a download; the key goes to the connection's own origin only.
 
         :param url: address of the file
         :param start: first byte to send, for a resumed download
         :param etag: ETag of the first part; the server sends the complete file if the ETag differs
+        :param with_key: False after the own origin has refused the key for this file
         :raises VaceProtocolError: for an address other than http(s)
         """
         # Lengths and ranges of a compressed response do not match the file, so compression is declined.
@@ -230,7 +269,7 @@ class Api:
                 headers["If-Range"] = etag
         own = own_url(self.base_url, url)
         # Storage hosts reject or log unknown credentials, so a foreign address gets no key.
-        if own:
+        if own and with_key:
             return self._request("file", own, headers=headers)
         if not is_http(url):
             raise VaceProtocolError(f"The output is at no http(s) address: {excerpt(url)}")
@@ -245,6 +284,10 @@ class Api:
         if not self.backend.files:
             raise _lacking(self.backend, "upload", "give a URL that it can reach")
         return self._request("upload", self._url(self.backend.files), body=form)
+
+    def is_own(self, url: str) -> bool:
+        """Return True if a URL has the connection's origin, so that requests carry the key."""
+        return own_url(self.base_url, url) is not None
 
     def is_own_host(self, url: str) -> bool:
         """Return True if a URL has the connection's host, on any port."""
@@ -267,25 +310,17 @@ class Api:
         body: bytes | Form | None = None,
         prediction_id: str | None = None,
     ) -> Request:
-        # The key travels in a header only: URLs end up in logs of proxies.
-        sent = {
-            self.backend.key_header: self.backend.key_form.format(key=self.key),
-            "Accept": "application/json",
-            **(headers or {}),
-        }
+        # Keys travel in headers only: URLs end up in logs of proxies.
+        sent = {**self.credentials, "Accept": "application/json", **(headers or {})}
+        if verb in ("get", "list"):
+            # Proxies with a cache repeat the first answer otherwise, and the end would never be seen.
+            sent["Cache-Control"] = "no-cache"
         if body is not None:
             sent["Content-Type"] = body.content_type if isinstance(body, Form) else "application/json"
         method: Literal["GET", "POST"] = "POST" if verb in ("create", "cancel", "upload") else "GET"
         return Request(
             verb=verb, method=method, url=url, headers=sent, body=body, prediction_id=prediction_id
         )
-
-
-def _spellings_of(key: str) -> tuple[str, ...]:
-    in_json = json.dumps(key)[1:-1]
-    # Some JSON encoders escape slashes.
-    forms = (key, in_json, in_json.replace("/", "\\/"), quote(key, safe=""), quote(key))
-    return tuple(dict.fromkeys(forms))
 
 
 def _lacking(backend: Backend, call: str, remedy: str) -> VaceInputError:
@@ -297,31 +332,9 @@ def _lacking(backend: Backend, call: str, remedy: str) -> VaceInputError:
     )
 
 
-def _read_key(password: str | None) -> str:
-    """Return the API key without the blanks and line ends of a paste; the error never shows the key."""
-    key = (password or "").strip()
-    remedy = "put the API key into the connection's password"
-    problem = "has no usable API key: put it into the password field, one line of ASCII"
-    if key[:1] in _QUOTES and key[:1] == key[-1:]:
-        remedy = "remove the quotes around the API key"
-        problem = "has an API key in quotes: remove the quotes around the key in the password field"
-    elif scheme := _AUTH_SCHEME.match(key):
-        remedy = f"remove {scheme[0]!r} from the API key"
-        problem = f"has an API key that begins with {scheme[0]!r}: put only the key into the password field,"
-        problem += " without 'Bearer ' or another scheme"
-    elif _KEY.fullmatch(key):
-        return key
-    raise VaceInputError(f"The connection {problem}.", field="password", remedy=remedy)
-
-
-def _check_backend(name: str | None) -> None:
-    if name and name not in BACKENDS:
-        raise VaceInputError(
-            f"The connection's extra 'backend' is {excerpt(name)!r}; known are {', '.join(BACKENDS)}",
-            field="backend",
-            value=name,
-            remedy=f"one of {', '.join(BACKENDS)}, or leave it out",
-        )
+def is_version(text: str) -> bool:
+    """Return True if a text can be the id of a version."""
+    return _VERSION.fullmatch(text) is not None
 
 
 def _check_model(model: str, version: str | None) -> None:
@@ -334,7 +347,7 @@ def _check_model(model: str, version: str | None) -> None:
             value=model,
             remedy="owner/name",
         )
-    if version and not _VERSION.fullmatch(version):
+    if version and not is_version(version):
         raise VaceInputError(
             f"version is {excerpt(repr(version))}; it must be a version's id, or be left out."
             " Nothing was sent, nothing is billed.",

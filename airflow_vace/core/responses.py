@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
 
-from airflow_vace.core.bodies import excerpt_of, is_html, is_truncated, json_object_of, text_of
-from airflow_vace.core.errors import read_detail, read_error
+from airflow_vace.core.bodies import excerpt_of, is_html, is_truncated, json_object_of, json_of, text_of
+from airflow_vace.core.envelopes import find_created, find_listed, find_polled, find_results, joined
+from airflow_vace.core.errors import error_inside, read_detail, read_error
+from airflow_vace.core.identity import contradiction
 from airflow_vace.exceptions import VaceProtocolError
-from airflow_vace.prediction import Prediction, PredictionStatus
+from airflow_vace.prediction import Prediction
 from airflow_vace.redaction import excerpt
+from airflow_vace.status import says_success
 
 if TYPE_CHECKING:
     from airflow_vace.core.requests import Api, Request, Response
 
 
-def read_prediction(api: Api, request: Request, response: Response) -> Prediction:
-    """Return the prediction in a response to a create, get or cancel.
+def read_prediction(
+    api: Api, request: Request, response: Response, known: Prediction | None = None
+) -> Prediction:
+    """Return the prediction in a response to a create, get or cancel, in any known form.
 
-    :raises VaceAPIError: (or a subclass) if the server refused
+    :param known: the state before a get; decides about an answer under another id, see
+        :mod:`airflow_vace.core.identity`
+    :raises VaceAPIError: (or a subclass) if the server refused, also with an error inside of a 200
     :raises VaceProtocolError: if the response is not a prediction, or another prediction
     """
-    data = _read_object(api, request, response)
+    data = read_object(api, request, response)
     if api.backend.response_format == "pruna":
         data = _from_pruna(api, request, data)
-    if request.verb == "create" and data.get("id") and not data.get("status"):
-        # The create was accepted and is billed, so treat a missing status as "starting" rather than
-        # discard the id.
-        data["status"] = PredictionStatus.STARTING
-    if "id" not in data:
-        raise _unexpected(request, response, text_of(api, response))
+    asked = request.prediction_id
+    found = find_polled(data, asked) if asked else find_created(data, api.base_url)
+    if found is None:
+        raise error_inside(api, request, response) or _unexpected(request, response, text_of(api, response))
     try:
-        prediction = _prediction_of(data)
+        prediction = replace(_prediction_of(found.members), upstream_id=found.other_id)
     except VaceProtocolError as error:
         raise VaceProtocolError(
             f"{error} ({request.shown} -> {response.status_code})",
@@ -40,9 +44,9 @@ def read_prediction(api: Api, request: Request, response: Response) -> Predictio
             body=error.body,
         ) from None
     # A confused proxy or cache may serve another account's prediction.
-    if request.prediction_id and prediction.id != request.prediction_id:
+    if known is not None and (member := contradiction(known, prediction)):
         raise VaceProtocolError(
-            f"Asked for prediction {request.prediction_id}, got {prediction.id}",
+            f"Asked for prediction {asked}, got {found.other_id} with another {member}",
             status_code=response.status_code,
             body=excerpt_of(api, response),
         )
@@ -69,18 +73,19 @@ def read_list(api: Api, request: Request, response: Response) -> Page:
     :raises VaceAPIError: (or a subclass) if the server refused
     :raises VaceProtocolError: if the response is not a page of predictions
     """
-    data = _read_object(api, request, response)
-    results, following = data.get("results"), data.get("next")
-    if not isinstance(results, list):
-        raise _unexpected(request, response, text_of(api, response))
+    data, text = _read_json(api, request, response)
+    found = find_results(data)
+    if found is None:
+        raise error_inside(api, request, response) or _unexpected(request, response, text)
     predictions, unreadable = [], []
-    for item in results:
-        try:
-            predictions.append(_prediction_of(item))
-        except VaceProtocolError:
-            # One odd item must not hide the rest: a lost create is searched in this list.
-            if isinstance(item, dict):
+    for item in found[0]:
+        # One odd item must not hide the rest: a lost create is searched in this list.
+        if isinstance(item, dict):
+            try:
+                predictions.append(_prediction_of(find_listed(item)))
+            except VaceProtocolError:
                 unreadable.append(item)
+    following = found[1]
     return Page(
         predictions=tuple(predictions),
         following=following if isinstance(following, str) and following else None,
@@ -94,7 +99,7 @@ def read_upload(api: Api, request: Request, response: Response) -> str:
     :raises VaceAPIError: (or a subclass) if the server refused
     :raises VaceProtocolError: if the response contains no address
     """
-    data = _read_object(api, request, response)
+    data = read_object(api, request, response)
     urls = data.get("urls")
     url = urls.get("get") if isinstance(urls, dict) else None
     if not isinstance(url, str) or not url.startswith(("http://", "https://")):
@@ -127,13 +132,11 @@ def read_probe(api: Api, request: Request, response: Response) -> None:
         )
 
 
-def _prediction_of(data: Any) -> Prediction:
-    """Read a prediction without the members that belong to the task."""
-    # Payloads carry these members, and a hostile server may send the same names.
-    ours = ("files", "label", "map_index", "seed")
-    if isinstance(data, dict):
-        data = {name: value for name, value in data.items() if name not in ours}
-    return Prediction.from_json(data)
+def _prediction_of(data: dict[str, Any]) -> Prediction:
+    """Read a prediction without the members that only payloads have."""
+    # A hostile server may send the same names.
+    ours = ("files", "label", "map_index", "seed", "status_word", "upstream_id")
+    return Prediction.from_json({name: value for name, value in data.items() if name not in ours})
 
 
 def _from_pruna(api: Api, request: Request, data: dict[str, Any]) -> dict[str, Any]:
@@ -141,35 +144,38 @@ def _from_pruna(api: Api, request: Request, data: dict[str, Any]) -> dict[str, A
     known = {**data}
     if request.verb == "create":
         if isinstance(data.get("get_url"), str):
-            known["urls"] = {"get": _joined(api.base_url, data["get_url"])}
+            known["urls"] = {"get": joined(api.base_url, data["get_url"])}
     else:
         # Pruna's status responses contain no id.
         known.setdefault("id", request.prediction_id)
         known["error"] = data.get("error") or data.get("message")
-        if data.get("status") == "succeeded":
+        if says_success(str(data.get("status"))):
             # `message` is "ok" or similar after a success, which is not an error.
             known["error"] = None
     if isinstance(data.get("generation_url"), str) and data["generation_url"]:
-        known["output"] = _joined(f"{api.base_url}/", data["generation_url"])
+        known["output"] = joined(f"{api.base_url}/", data["generation_url"])
     return known
 
 
-def _joined(base: str, address: str) -> str:
-    try:
-        return urljoin(base, address)
-    except ValueError:
-        # The download reports an invalid address with more context than is known here.
-        return address
+def read_object(api: Api, request: Request, response: Response) -> dict[str, Any]:
+    """Return the object in a body, also out of a list of one."""
+    data, text = _read_json(api, request, response)
+    if isinstance(data, list) and len(data) == 1:
+        data = data[0]
+    if not isinstance(data, dict):
+        raise _unexpected(request, response, text)
+    return data
 
 
-def _read_object(api: Api, request: Request, response: Response) -> dict[str, Any]:
+def _read_json(api: Api, request: Request, response: Response) -> tuple[Any, str]:
+    """Return the JSON and the text of a body; None for other content."""
     if not 200 <= response.status_code < 300:
         raise read_error(api, request, response)
     text = text_of(api, response)
-    data = json_object_of(text)
-    if data is None:
-        raise _unexpected(request, response, text)
-    return data
+    try:
+        return json_of(text), text
+    except ValueError:
+        return None, text
 
 
 def _unexpected(request: Request, response: Response, text: str) -> VaceProtocolError:

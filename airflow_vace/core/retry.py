@@ -6,6 +6,7 @@ The calls of this package, the wait, the ledger, downloads and Airflow's retries
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal
@@ -52,12 +53,12 @@ class Failure(Enum):
     SERVER_TROUBLE = auto()
     # 303: the request was carried out, and its result is elsewhere.
     SEE_OTHER = auto()
-    # 401, 403, 404 or 410 without the API's JSON object: a proxy on the way refuses.
+    # 3xx, or 4xx without the API's JSON object: a proxy or firewall on the way refuses.
     PROXY_REFUSAL = auto()
     KEY_REFUSED = auto()
     NO_MONEY = auto()
     NOT_FOUND = auto()
-    # Any other status outside of 2xx.
+    # Any other 4xx.
     REFUSED = auto()
     # A whole answer that is not the expected JSON.
     UNREADABLE = auto()
@@ -154,20 +155,27 @@ def failure_of(error: BaseException) -> Failure:
 def _failure_of_refusal(error: VaceAPIError) -> Failure:
     status = error.status_code
     if isinstance(error, VaceBillingError):
-        return Failure.NO_MONEY
+        return Failure.NO_MONEY if error.is_from_api else Failure.PROXY_REFUSAL
     if isinstance(error, VaceRateLimited):
         return Failure.RATE_LIMITED
-    if isinstance(error, VaceAuthError) or status in (404, 410):
-        if not error.is_from_api:
-            return Failure.PROXY_REFUSAL
-        return Failure.KEY_REFUSED if isinstance(error, VaceAuthError) else Failure.NOT_FOUND
+    if status == 303:
+        return Failure.SEE_OTHER
+    if status < 500 and status != 408:
+        return _failure_of_4xx(error)
     if status == 503 and error.code in _OVERLOADED:
         return Failure.OVERLOADED
     if says_no_channel(status, error.code, error.detail):
         return Failure.NO_CHANNEL
-    if status >= 500 or status == 408:
-        return Failure.SERVER_TROUBLE
-    return Failure.SEE_OTHER if status == 303 else Failure.REFUSED
+    return Failure.SERVER_TROUBLE
+
+
+def _failure_of_4xx(error: VaceAPIError) -> Failure:
+    if not error.is_from_api or error.status_code < 400:
+        return Failure.PROXY_REFUSAL
+    if isinstance(error, VaceAuthError):
+        return Failure.KEY_REFUSED
+    is_not_found = error.status_code in (404, 410) or says_not_found(error.code)
+    return Failure.NOT_FOUND if is_not_found else Failure.REFUSED
 
 
 # new-api refuses with these before it has chosen a channel, so nothing was forwarded to a vendor. Words such
@@ -179,12 +187,23 @@ _OVERLOADED = ("system_cpu_overloaded", "system_memory_overloaded", "system_disk
 # https://github.com/songquanpeng/one-api/blob/main/middleware/distributor.go
 _NO_CHANNEL = "model_not_found"
 _GATEWAY_TYPES = ("new_api_error", "one_api_error")
+# new-api answers 400 with this code: https://github.com/QuantumNous/new-api/blob/main/relay/relay_task.go
+_NOT_FOUND_CODE = re.compile(
+    r"(?:task|prediction|job|video|record|resource|request|id)*(?:is|was|does)?"
+    r"(?:not(?:exists?|found)|nosuch(?:task|prediction|job))(?:error|exception)?"
+)
 
 
 def says_no_channel(status: int, code: str | None, detail: str) -> bool:
     """Return True if a gateway refused a create because no channel serves the model."""
     is_worded = code in _GATEWAY_TYPES and "无可用渠道" in detail
     return status == 503 and (code == _NO_CHANNEL or is_worded)
+
+
+def says_not_found(code: str | None) -> bool:
+    """Return True if a code says that a prediction does not exist, such as new-api's `task_not_exist`."""
+    letters = "".join(filter(str.isalpha, (code or "").lower()))
+    return bool(_NOT_FOUND_CODE.fullmatch(letters))
 
 
 def is_lasting(error: BaseException) -> bool:
@@ -195,6 +214,14 @@ def is_lasting(error: BaseException) -> bool:
 def is_not_found(error: BaseException) -> bool:
     """Return True if the API itself does not know the prediction."""
     return failure_of(error) is Failure.NOT_FOUND
+
+
+def is_denial(error: BaseException) -> bool:
+    """Return True if the API itself refuses a poll for a reason other than key or money.
+
+    A denial counts only after repetition, see :func:`settling_limits`.
+    """
+    return failure_of(error) in (Failure.NOT_FOUND, Failure.REFUSED)
 
 
 def is_file_gone(error: BaseException) -> bool:
@@ -214,6 +241,8 @@ def settling_limits(failure: Failure, timing: Timing) -> tuple[int, float] | Non
     limits = {
         Failure.KEY_REFUSED: (timing.max_auth_refusals, 0.0),
         Failure.NOT_FOUND: (timing.max_not_found, timing.not_found_grace_seconds),
+        Failure.REFUSED: (timing.max_not_found, timing.not_found_grace_seconds),
+        Failure.NO_MONEY: (timing.max_not_found, timing.not_found_grace_seconds),
         Failure.NO_CONNECTION: (timing.min_missing_connections, timing.missing_connection_grace_seconds),
     }
     return limits.get(failure)

@@ -1,14 +1,14 @@
 """The steps of the API's calls, as values between a call and a driver.
 
 A call yields steps and receives their results: a :class:`Target` for :class:`Connect`, a
-:class:`~airflow_vace.core.requests.Response` for a :class:`~airflow_vace.core.requests.Request`, and None for
-:class:`Pause` and :class:`Note`. If a step fails, the driver throws the
-:class:`~airflow_vace.exceptions.VaceError` into the call.
+:class:`~airflow_vace.core.requests.Response` for a :class:`~airflow_vace.core.requests.Request`, the result
+of its call for :class:`Once`, and None for :class:`Pause` and :class:`Note`. If a step fails, the driver
+throws the :class:`~airflow_vace.exceptions.VaceError` into the call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -53,7 +53,15 @@ class Note:
     is_warning: bool = False
 
 
-Step = Connect | Request | Pause | Note
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Run a call once in a process, and keep the result under a key; a failed call runs again."""
+
+    key: Hashable
+    call: Callable[[], Call[Any]]
+
+
+Step = Connect | Request | Pause | Note | Once
 Call = Generator[Step, Any, T]
 
 

@@ -22,6 +22,7 @@ class Timing:
     max_create_seconds: float = 120.0
     max_cancel_attempts: int = 3
     max_upload_attempts: int = 3
+    max_model_attempts: int = 3
     max_list_pages: int = 200
 
     # Waits: the first gap between two polls, and how late the end of a prediction may be noticed.

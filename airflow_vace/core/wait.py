@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from airflow_vace.core.identity import is_confirmed
 from airflow_vace.core.outcome import timed_out
 from airflow_vace.core.retry import Backoff, Failure, failure_of, settling_limits, verdict_of
 from airflow_vace.core.schedule import Experience, Schedule
@@ -44,7 +45,7 @@ Decision = PollAgain | Final | GiveUp
 class _Refusals:
     """Refusals of the same class in a row, and the time of the first."""
 
-    failure: Failure
+    kind: tuple[Failure, object, object]
     since: float
     count: int = 0
 
@@ -97,10 +98,16 @@ class Wait:
 
         :param now: seconds since the epoch, by the clock of the deadline
         """
+        if prediction.status.is_final and not is_confirmed(self.prediction, prediction):
+            return self._unconfirmed(prediction, now)
         if not self.prediction.status.is_final:
             self._schedule.learn(prediction, now)
+        is_renamed = prediction.upstream_id not in (None, self.prediction.upstream_id)
         self._keep(prediction)
         self.news = self._change(prediction, now)
+        if is_renamed:
+            status = self.news or f"Prediction {self.prediction.id}: {self.prediction.status}"
+            self.news = f"{status} (the server's answers name it {prediction.upstream_id})"
         if self._trouble and not self.news:
             self.news = f"Prediction {self.prediction.id}: {self.prediction.status}, answers come again"
         self.is_troubled = not self.prediction.status.is_known
@@ -110,6 +117,17 @@ class Wait:
         if self._is_over(now):
             return GiveUp(timed_out(self.prediction))
         return self._poll_after(self._schedule.next_delay(now), now)
+
+    def _unconfirmed(self, latest: Prediction, now: float) -> Decision:
+        """Poll again after an end under an unknown id; a second answer with the same id confirms the end."""
+        known = self.prediction
+        self.prediction = replace(known, upstream_id=latest.upstream_id)
+        self.news = f"Prediction {known.id}: an answer says {latest.status} and names {latest.upstream_id};"
+        self.news += " polling again for a confirmation"
+        self.is_troubled, self._refusals = False, None
+        if self._is_over(now):
+            return GiveUp(timed_out(known))
+        return self._poll_after(self.timing.first_poll_gap_seconds, now)
 
     def failed(self, error: VaceError, now: float) -> Decision:
         """Decide after an error; a refusal ends the wait only after several in a row.
@@ -142,7 +160,12 @@ class Wait:
         known = self.prediction
         if latest.status.is_final or known.status.is_final:
             self.prediction = known.updated(latest)
-        elif latest.status != known.status or known.logs or known.input:
+        elif (
+            latest.status != known.status
+            or known.logs
+            or known.input
+            or latest.upstream_id not in (None, known.upstream_id)
+        ):
             self.prediction = replace(known.updated(latest), logs=None, input={})
 
     def _change(self, latest: Prediction, now: float) -> str | None:
@@ -153,8 +176,7 @@ class Wait:
         if known.status != self._logged_status:
             self._logged_status = known.status
             if not is_of_steps:
-                unknown = "" if known.status.is_known else " (a status that is not known; waiting on)"
-                return f"Prediction {known.id}: {known.status}{unknown}"
+                return f"Prediction {known.id}: {known.status}{_remark(known)}"
         if progress is not None and is_of_steps and progress.percent // 10 != self._logged_tenth:
             self._logged_tenth = progress.percent // 10
             return f"Prediction {known.id}: {known.status}, {_in_words(progress, self._schedule, now)}"
@@ -171,8 +193,11 @@ class Wait:
         if limits is None:
             self._refusals = None
             return False
-        if self._refusals is None or self._refusals.failure is not failure:
-            self._refusals = _Refusals(failure, now)
+        # Different refusals in turn come from a server in trouble.
+        status, code = getattr(error, "status_code", None), getattr(error, "code", None)
+        kind = (failure, status, code) if failure is Failure.REFUSED else (failure, None, None)
+        if self._refusals is None or self._refusals.kind != kind:
+            self._refusals = _Refusals(kind, now)
         self._refusals.count += 1
         max_count, grace = limits
         return self._refusals.count >= max_count and now - self._refusals.since >= grace
@@ -183,6 +208,16 @@ class Wait:
     def _poll_after(self, delay: float, now: float) -> PollAgain:
         # The last poll falls on the deadline and not after it, so a late success still counts.
         return PollAgain(delay if self.deadline is None else min(delay, self.deadline - now))
+
+
+def _remark(prediction: Prediction) -> str:
+    """Return the server's word for a status, and the consequence of an unclear word, for a log line."""
+    status = prediction.status
+    if status.is_unproven_success:
+        return " (without output, error or time of the end; waiting on)"
+    if not status.is_known:
+        return " (a status that is not known; waiting on)"
+    return f" ({prediction.status_word!r})" if prediction.status_word else ""
 
 
 def _in_words(progress: Progress, schedule: Schedule, now: float) -> str:

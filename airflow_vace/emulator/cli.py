@@ -8,14 +8,18 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_vace.emulator.chaos import chaos
 from airflow_vace.emulator.faults import Fault, faults_from_json
+from airflow_vace.emulator.gateways import PRESETS
 from airflow_vace.emulator.world import DEFAULT_KEY, DEFAULT_PORT
 
 if TYPE_CHECKING:
     from airflow_vace.emulator.server import Emulator
+
+# Variables of requests, of OpenSSL and so httpx, and of Node.js.
+_TRUST_VARIABLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
 
 
 class _UsageError(Exception):
@@ -47,6 +51,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--retention", type=_positive, default=3600.0, help="lifetime of files in seconds (%(default)s)"
+    )
+    parser.add_argument("--tls", action="store_true", help="serve HTTPS, and print the file to trust")
+    parser.add_argument(
+        "--dialect", choices=list(PRESETS), help="ids, words, envelopes and second key of a gateway"
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="OWNER/NAME[:VERSION][=FILE]",
+        help="play a further model: FILE is an OpenAPI schema or an output in JSON, or a file to deliver;"
+        " without one, an echo of the input; '*' for any model",
     )
     parser.add_argument("--limit", type=_positive, help="requests a second; further ones get a 429")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (%(default)s)")
@@ -93,8 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         faults = _faults_in(options.faults) if options.faults else []
+        models = dict(map(_model_in, options.model))
         _require_libraries()
-        emulator = _emulator_of(options)
+        emulator = _emulator_of(options, models)
         emulator.faults.add(*faults, *chaos(options.chaos))
         asyncio.run(_serve(emulator))
     except _UsageError as error:
@@ -117,6 +134,22 @@ def _faults_in(path: Path) -> list[Fault]:
         raise _UsageError(f"--faults {path}: {error}") from error
 
 
+def _model_in(text: str) -> tuple[str, Any]:
+    """Return name and play of an option `--model`."""
+    name, separator, file = text.partition("=")
+    path = Path(file)
+    if not separator:
+        return name, None
+    try:
+        if path.suffix == ".json":
+            return name, json.loads(path.read_text())
+        # Open now: a wrong path would otherwise surface in the first download, minutes later.
+        with path.open("rb"):
+            return name, path
+    except (OSError, ValueError) as error:
+        raise _UsageError(f"--model {text}: {error}") from error
+
+
 def _require_libraries() -> None:
     # Check now: a missing library would otherwise fail the first download, minutes later.
     try:
@@ -127,7 +160,7 @@ def _require_libraries() -> None:
         raise _UsageError(message, code=3) from error
 
 
-def _emulator_of(options: argparse.Namespace) -> Emulator:
+def _emulator_of(options: argparse.Namespace, models: dict[str, Any]) -> Emulator:
     # Import here: the module needs the libraries that were just checked.
     from airflow_vace.emulator.server import Emulator
 
@@ -141,9 +174,12 @@ def _emulator_of(options: argparse.Namespace) -> Emulator:
             seed=options.seed,
             limit=options.limit,
             state=options.state,
+            tls=options.tls,
+            dialect=options.dialect,
+            models=models,
         )
     except (OSError, ValueError) as error:
-        raise _UsageError(f"--state {options.state}: {error}") from error
+        raise _UsageError(str(error)) from error
 
 
 async def _serve(emulator: Emulator) -> None:
@@ -155,6 +191,8 @@ async def _serve(emulator: Emulator) -> None:
     print(f"Serving prunaai/vace-14b at {emulator.url}; paste this, and stop with Ctrl-C:")
     # Flush: a program that starts this one waits for the line.
     print(f"export AIRFLOW_CONN_VACE_DEFAULT='{emulator.connection}'", flush=True)
+    for name in _TRUST_VARIABLES if emulator.ca_file else ():
+        print(f"export {name}='{emulator.ca_file}'", flush=True)
     await stop.wait()
     await emulator.stop()
 

@@ -7,7 +7,7 @@ import json
 import time
 from email.utils import formatdate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -57,7 +57,15 @@ def _patched(response: web.Response, fault: Fault) -> web.Response:
             body.pop(name, None)
         if fault.logs:
             body["logs"] = (body.get("logs") or "") + _LOG_LINE * fault.logs
-    return web.json_response(body, status=response.status)
+    return with_json(response, body)
+
+
+def with_json(response: web.Response, body: Any, status: int | None = None) -> web.Response:
+    """Return the response with another JSON body, and with another status if given."""
+    changed = web.json_response(body, status=status or response.status, content_type=response.content_type)
+    kept = {n: v for n, v in response.headers.items() if not n.lower().startswith("content-")}
+    changed.headers.update(kept)
+    return changed
 
 
 async def _started(

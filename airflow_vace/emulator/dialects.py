@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
 
 from aiohttp import web
 
+from airflow_vace.emulator.gateways import Dialect
 from airflow_vace.emulator.world import iso
 
 if TYPE_CHECKING:
     from airflow_vace.emulator.world import Run, World
 
 BackendName = Literal["gateway", "replicate", "pruna"]
+DIALECT = web.AppKey("dialect", Dialect)
+_VENDOR = "https://api.replicate.com"
+# Start of an output that stands for a file of the emulator; bodies have the file's URL instead.
+OWN_FILE = "emulator-file:"
+VIDEO = f"{OWN_FILE}output.mp4"
 
 
-def backend_of(request: web.Request) -> BackendName:
-    """Return the back-end that a request addresses, from its path and headers."""
+class Face(NamedTuple):
+    """The side of the emulator that a request addresses.
+
+    :param origin: the origin that the client used, so URLs in responses also work through a proxy
+    :param is_gateway: True if an upstream vendor's URLs are passed on
+    """
+
+    backend: BackendName
+    origin: str
+    is_gateway: bool
+
+
+def face_of(request: web.Request) -> Face:
+    """Return the face that a request addresses, from its path and headers."""
+    origin = f"{request.scheme}://{request.host}"
+    dialect = request.app[DIALECT]
+    if dialect.covers(request.path):
+        return Face(dialect.backend, origin, is_gateway=True)
     if request.path.startswith("/replicate/"):
-        return "gateway"
+        return Face("gateway", origin, is_gateway=True)
     # Replicate and Pruna share the path /v1/predictions, so only Pruna's header separates them there.
     is_pruna = "apikey" in request.headers or "/status/" in request.path
-    return "pruna" if is_pruna or request.path.startswith("/v1/delivery/") else "replicate"
-
-
-def origin_of(request: web.Request) -> str:
-    """Return the origin that the client used, so URLs in responses also work through a proxy."""
-    return f"{request.scheme}://{request.host}"
+    is_pruna = is_pruna or request.path.startswith("/v1/delivery/")
+    return Face("pruna" if is_pruna else "replicate", origin, is_gateway=False)
 
 
 def json_response(status: int, body: Any) -> web.Response:
@@ -48,30 +66,38 @@ def refusal(backend: BackendName, status: int, detail: str, code: str, **more: A
         case "pruna":
             return json_response(status, {"message": detail, **more})
         case "replicate":
-            return json_response(status, {"title": code, "detail": detail, "status": status, **more})
+            # RFC 9457; a 404 of Replicate has no title.
+            title = {} if status == 404 else {"title": code}
+            body = {**title, "detail": detail, "status": status, **more}
+            return web.json_response(body, status=status, content_type="application/problem+json")
         case _:
             assert_never(backend)
 
 
-def created_body(request: web.Request, run: Run) -> dict[str, Any]:
+def not_found(backend: BackendName = "replicate") -> web.Response:
+    """Return the back-end's 404 for a path, a model or a file."""
+    return refusal(backend, 404, "The requested resource could not be found.", "not_found")
+
+
+def created_body(face: Face, run: Run) -> dict[str, Any]:
     """Return Pruna's short body for a new prediction."""
-    status_url = f"{origin_of(request)}/v1/predictions/status/{run.id}"
+    status_url = f"{face.origin}/v1/predictions/status/{run.id}"
     return {"id": run.id, "model": "vace", "input": run.input, "get_url": status_url}
 
 
-def prediction_body(request: web.Request, run: Run, world: World, signature: str = "") -> dict[str, Any]:
+def prediction_body(face: Face, run: Run, world: World, signature: str = "") -> dict[str, Any]:
     """Return a prediction as the addressed back-end represents the current state.
 
     :param signature: query value that output URLs carry; empty for plain URLs
     """
-    backend, now = backend_of(request), time.time()
+    now = time.time()
     status = run.status_at(now)
     is_gone = world.is_gone(run, now)
-    output = _output_of(backend, origin_of(request), run, signature)
-    if status != "succeeded" or is_gone:
-        output = None
+    output = None
+    if status == "succeeded" and not is_gone:
+        output = _output_of(run.outcome.get("output", VIDEO), face, run, signature)
     error = run.outcome.get("error") if status == "failed" else None
-    if backend == "pruna":
+    if face.backend == "pruna":
         # Pruna omits empty members and the id, so clients must remember the id.
         short = {"status": status, "generation_url": output, "error": error}
         return {name: value for name, value in short.items() if value}
@@ -86,37 +112,46 @@ def prediction_body(request: web.Request, run: Run, world: World, signature: str
         "data_removed": is_gone,
         "error": error,
         "status": status,
-        "urls": _urls_of(backend, origin_of(request), run),
-        **_times_of(run, status, now),
+        "urls": _urls_of(face, run),
+        **_times_of(run, now),
     }
 
 
-def _output_of(backend: BackendName, origin: str, run: Run, signature: str) -> Any:
-    output = run.outcome.get("output")
-    if "output" not in run.outcome:
-        # Pruna sends a path without an origin, so clients must resolve it themselves.
-        output = f"/v1/delivery/{run.id}/output.mp4"
-        if backend != "pruna":
-            output = f"{origin}/_delivery/{run.id}/output.mp4"
-    return f"{output}?X-Signature={signature}" if signature and isinstance(output, str) else output
+def _output_of(output: Any, face: Face, run: Run, signature: str) -> Any:
+    if isinstance(output, list):
+        return [_output_of(item, face, run, signature) for item in output]
+    if isinstance(output, dict):
+        return {name: _output_of(item, face, run, signature) for name, item in output.items()}
+    if not isinstance(output, str) or not output.startswith(OWN_FILE):
+        return output
+    name = output.removeprefix(OWN_FILE)
+    # Pruna sends a path without an origin, so clients must resolve it themselves.
+    folder = "/v1/delivery" if face.backend == "pruna" else f"{face.origin}/_delivery"
+    url = f"{folder}/{run.id}/{name}"
+    return f"{url}?X-Signature={signature}" if signature else url
 
 
-def _urls_of(backend: BackendName, origin: str, run: Run) -> dict[str, str]:
+def _urls_of(face: Face, run: Run) -> dict[str, str]:
     # A gateway passes on the upstream vendor's URLs, where its key is not valid: a trap for clients.
-    base = "https://api.replicate.com" if backend == "gateway" else origin
-    get = f"{base}/v1/predictions/{run.id}"
-    return {"get": get, "cancel": f"{get}/cancel", "web": f"https://replicate.com/p/{run.id}"}
+    get = f"{_VENDOR if face.is_gateway else face.origin}/v1/predictions/{run.id}"
+    stream = "https://stream.replicate.com/v1/files" if face.is_gateway else f"{face.origin}/_stream"
+    return {
+        "get": get,
+        "cancel": f"{get}/cancel",
+        "stream": f"{stream}/{run.id}",
+        "web": f"https://replicate.com/p/{run.id}",
+    }
 
 
-def _times_of(run: Run, status: str, now: float) -> dict[str, Any]:
+def _times_of(run: Run, now: float) -> dict[str, Any]:
     """Return the timestamps, metrics and deadline that are known at this moment."""
     # Replicate varies the number of fractional digits, so clients must accept any.
     digits = (0, 3, 6, 8, 9)[len(run.id + run.model) % 5]
     times: dict[str, Any] = {"created_at": iso(run.timeline.created, digits)}
-    started = run.timeline.started if status != "aborted" and now >= run.timeline.started else None
+    finished = run.finished_at(now)
+    started = run.timeline.started if run.timeline.started <= (finished or now) else None
     if started is not None:
         times["started_at"] = iso(started, digits)
-    finished = run.finished_at(now)
     if finished is not None:
         times["completed_at"] = iso(finished, digits)
         times["metrics"] = {

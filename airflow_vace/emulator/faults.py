@@ -174,6 +174,13 @@ PRESETS: dict[str, Fault] = {
         headers=JSON,
         body={"error": {"message": "quota exhausted", "code": "insufficient_user_quota"}},
     ),
+    # new-api's billing sends some errors with a 200.
+    "no_money_in_a_200": Fault(
+        **_CREATE,
+        status=200,
+        headers=JSON,
+        body={"error": {"message": "quota exhausted", "code": "insufficient_user_quota"}},
+    ),
     "aborted": Fault(**_CREATE, outcome={"status": "aborted"}),
     "unknown_status": Fault(**_GET, patch={"status": "warming-up", "output": None}),
     "no_output": Fault(**_GET, patch={"status": "succeeded", "output": None}),

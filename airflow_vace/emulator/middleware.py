@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from airflow_vace.core.backends import BACKENDS
+from airflow_vace.emulator.control import CONTROL_PATH
 from airflow_vace.emulator.damage import damaged, drop_connection
-from airflow_vace.emulator.dialects import backend_of, refusal
+from airflow_vace.emulator.dialects import face_of, not_found, refusal
+from airflow_vace.emulator.limits import Bucket, throttled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-CONTROL_PATH = "/_emulator/"
 # A fault's `outcome`, on its way from the fault to the create that the fault meets.
 OUTCOME = web.RequestKey("outcome", dict)
+# Paths of a content network: real URLs of files need no key, so a client that sends one leaks it unnoticed.
+_OPEN_PATHS = (CONTROL_PATH, "/_delivery/", "/_stream/")
 _KEY_HEADERS = ("authorization", "apikey", "cookie")
 
 
@@ -48,7 +51,9 @@ class Middleware:
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
-        self._tokens, self._refilled_at = emulator.limit or 0.0, time.monotonic()
+        self._key_headers = (*_KEY_HEADERS, *map(str.lower, emulator.dialect.headers))
+        # One second's worth of requests in a burst.
+        self._limit = Bucket(emulator.limit, emulator.limit) if emulator.limit else None
 
     @web.middleware
     async def log(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -60,7 +65,7 @@ class Middleware:
                     method=request.method,
                     path=request.path_qs,
                     host=request.host,
-                    auth=tuple(name for name in _KEY_HEADERS if name in request.headers),
+                    auth=tuple(name for name in self._key_headers if name in request.headers),
                     time=time.time(),
                 )
             )
@@ -74,9 +79,9 @@ class Middleware:
         """Apply the rate limit and the next matching fault."""
         if request.path.startswith(CONTROL_PATH):
             return await handler(request)
-        if not self._is_within_limit():
-            headers = {"Retry-After": "1"}
-            return web.json_response({"detail": "Request was throttled."}, status=429, headers=headers)
+        if self._limit is not None and not self._limit.take():
+            self.emulator.throttled += 1
+            return throttled(face_of(request).backend)
         fault = self.emulator.faults.next_for(request.method, request.path)
         return await (handler(request) if fault is None else self._respond(request, handler, fault))
 
@@ -102,32 +107,53 @@ class Middleware:
             return await damaged(request, response, fault)
         return response or web.Response(status=500)
 
-    def _is_within_limit(self) -> bool:
-        limit = self.emulator.limit
-        if limit is None:
-            return True
-        # A token bucket that holds one second's worth, so a pause earns no larger burst.
-        now = time.monotonic()
-        refilled = self._tokens + (now - self._refilled_at) * limit
-        self._tokens, self._refilled_at = min(refilled, limit), now
-        if self._tokens < 1:
+    @web.middleware
+    async def limit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Apply Replicate's limits, and report them in each response."""
+        is_open = request.path.startswith(_OPEN_PATHS)
+        if is_open or face_of(request).backend != "replicate":
+            return await handler(request)
+        bucket = self.emulator.limits.bucket_of(request)
+        if bucket.take():
+            response = await handler(request)
+        else:
             self.emulator.throttled += 1
-            return False
-        self._tokens -= 1
-        return True
+            response = throttled("replicate", bucket.reset)
+        if not response.prepared:
+            response.headers["ratelimit-remaining"] = str(bucket.remaining)
+            response.headers["ratelimit-reset"] = str(bucket.reset)
+        return response
+
+    @web.middleware
+    async def speak_json(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse unknown paths and methods in the back-end's envelope rather than in aiohttp's plain text."""
+        try:
+            return await handler(request)
+        except web.HTTPClientError as error:
+            backend = face_of(request).backend
+            if error.status == 404:
+                return not_found(backend)
+            return refusal(backend, error.status, error.reason, error.reason)
 
     @web.middleware
     async def check_key(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse a request without the key; files and the control plane are open."""
-        # Real delivery URLs need no key, so a client that sends one there leaks it unnoticed.
-        if request.path.startswith((CONTROL_PATH, "/_delivery/", "/_files/")):
+        if request.path.startswith(_OPEN_PATHS) or _is_signed_download(request):
             return await handler(request)
-        name = backend_of(request)
+        # As Cloudflare AI Gateway refuses: its own key is checked before the vendor's.
+        if self.emulator.dialect.lacks_header(request):
+            body = {"success": False, "result": [], "error": [{"code": 2009, "message": "Unauthorized"}]}
+            return web.json_response(body, status=401)
+        name = face_of(request).backend
         backend = BACKENDS[name]
         expected = backend.key_form.format(key=self.emulator.api_key)
         given = request.headers.get(backend.key_header, "")
         # Older Replicate clients send "Token" instead of "Bearer".
         if given != expected and given.replace("Token ", "Bearer ", 1) != expected:
-            detail = "Invalid token" if given else "No API key was given"
+            detail = "Invalid token" if given else "You did not pass an authentication token"
             return refusal(name, 401, detail, "Unauthenticated")
         return await handler(request)
+
+
+def _is_signed_download(request: web.Request) -> bool:
+    return request.path.endswith("/download") and "signature" in request.query

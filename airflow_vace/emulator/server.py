@@ -16,14 +16,21 @@ from typing import TYPE_CHECKING, Any, Self
 from aiohttp import web
 
 from airflow_vace.emulator.faults import Faults
+from airflow_vace.emulator.gateways import dialect_of
 from airflow_vace.emulator.journal import Journal
+from airflow_vace.emulator.limits import VendorLimits
+from airflow_vace.emulator.models import Models
 from airflow_vace.emulator.service import Service
+from airflow_vace.emulator.tls import server_context, write_authority
+from airflow_vace.emulator.uploads import Uploads
+from airflow_vace.emulator.webhooks import Webhooks
 from airflow_vace.emulator.world import DEFAULT_KEY, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from ssl import SSLContext
 
+    from airflow_vace.emulator.gateways import Dialect
     from airflow_vace.emulator.middleware import SeenRequest
 
 
@@ -36,11 +43,16 @@ class Emulator:
     :param time_scale: durations as a fraction of real ones; 0.01 is a hundred times faster
     :param retention: seconds for which files live after the end; not scaled
     :param seed: the same seed gives the same ids and boot times
-    :param tls: serve HTTPS with this context
+    :param tls: serve HTTPS: with this context, or True for a new authority, whose certificate is `ca_file`
     :param limit: accepted requests a second, in bursts of one second's worth; further ones get a 429
     :param state: file that keeps accepted predictions; earlier ones continue and end on schedule
     :param signs: sign the URLs of outputs, as a CDN does, and refuse downloads without the signature
-    :raises ValueError: if `state` is not a file of predictions
+    :param models: further models: `owner/name` or `owner/name:version` to an OpenAPI schema as Cog writes it,
+        an output, the path of a file as the output, or None to echo the input; `*` echoes for any model
+    :param dialect: a gateway's ids, words, envelopes and second key, by name; :mod:`.gateways` lists them
+    :param headers: headers that each request must have beside the key, as a gateway's second key
+    :param path: further path of Replicate's API, such as `/v1/account/gateway/replicate`
+    :raises ValueError: if `state` is not a file of predictions, or a model or dialect has a wrong name
     """
 
     # https://replicate.com/docs/reference/http: an upload has 100 MB at most. Tests may set less.
@@ -55,28 +67,38 @@ class Emulator:
         time_scale: float = 1.0,
         retention: float = 3600.0,
         seed: int = 0,
-        tls: SSLContext | None = None,
+        tls: SSLContext | bool | None = None,
         limit: float | None = None,
         state: Path | None = None,
         signs: bool = False,
+        models: Mapping[str, Any] | None = None,
+        dialect: Dialect | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        path: str = "",
     ) -> None:
         self.host = host
         self.port = port
         self.api_key = api_key
+        self.seed = seed
         self.tls = tls
+        self.dialect = dialect_of(dialect, headers, path)
         self.signature = secrets.token_hex(16) if signs else ""
         self.limit = limit
+        self.limits = VendorLimits(time_scale)
         self.throttled = 0
         self.journal = Journal(state)
         # Only this process writes the file from here on, so a partial line can go.
         self.journal.drop_partial_line()
         runs = self.journal.runs()
         self.world = World(seed=seed, time_scale=time_scale, retention=retention, runs=runs)
+        self.models = Models(models)
         self.faults = Faults(seed)
+        self.webhooks = Webhooks(self)
         self.closing = asyncio.Event()
         self._seen: list[SeenRequest] = []
         self._condition = threading.Condition()
         self._folder: Path | None = None
+        self.ca_file: Path | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runner: web.AppRunner | None = None
         self._thread: threading.Thread | None = None
@@ -97,11 +119,12 @@ class Emulator:
 
         :param extra: extras of the connection, such as `backend="replicate"` or `timeout=1`
         """
+        trust = {"verify": str(self.ca_file)} if self.ca_file else {}
         fields = {
             "conn_type": "vace",
-            "host": self.url,
+            "host": self.url + self.dialect.base_path,
             "password": self.api_key,
-            "extra": extra,
+            "extra": {**trust, **self.dialect.extras, **extra},
         }
         return json.dumps(fields)
 
@@ -144,12 +167,17 @@ class Emulator:
         :raises OSError: if the port is taken
         """
         self._folder = Path(tempfile.mkdtemp(prefix="vace-emulator-"))
+        self.uploads = Uploads(self, self._folder)
+        context = self.tls or None
+        if context is True:
+            self.ca_file = write_authority(self._folder, self.host)
+            context = server_context(self.ca_file)
         # Faults hold connections open for ever, so a graceful shutdown would never end.
         self._runner = web.AppRunner(
             Service(self, self._folder).app(), access_log=None, shutdown_timeout=0.02
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self.tls)
+        site = web.TCPSite(self._runner, self.host, self.port, ssl_context=context)
         try:
             await site.start()
         except OSError:
@@ -157,11 +185,14 @@ class Emulator:
             raise
         # Port 0 lets the system choose, so the real port is known only now.
         self.port = self._runner.addresses[0][1]
+        for run in self.world.runs.values():
+            self.webhooks.watch(run)
 
     async def stop(self) -> None:
         """Stop to serve, and delete all files."""
         # Release requests that a fault holds; otherwise the server waits for them.
         self.closing.set()
+        await self.webhooks.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._folder is not None:

@@ -1,4 +1,4 @@
-"""The emulator's routes: predictions of all three back-ends, their files, the account, the control plane."""
+"""The emulator's routes for predictions of all three back-ends, and the account."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from aiohttp import web
 
-from airflow_vace.emulator.damage import file_response
+from airflow_vace.emulator.checks import cancel_after_seconds, invalid_webhook
+from airflow_vace.emulator.control import Control
+from airflow_vace.emulator.delivery import Delivery
 from airflow_vace.emulator.dialects import (
-    backend_of,
+    DIALECT,
     created_body,
+    face_of,
     json_response,
-    origin_of,
     prediction_body,
     refusal,
 )
-from airflow_vace.emulator.faults import faults_from_json
-from airflow_vace.emulator.middleware import CONTROL_PATH, OUTCOME, Middleware
-from airflow_vace.emulator.uploads import Uploads
-from airflow_vace.emulator.video import render
-from airflow_vace.emulator.world import invalid_fields
+from airflow_vace.emulator.gateways import translation
+from airflow_vace.emulator.middleware import OUTCOME, Middleware
 from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.prediction import parse_time
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from airflow_vace.emulator.dialects import BackendName
+    from airflow_vace.emulator.models import Model
     from airflow_vace.emulator.server import Emulator
     from airflow_vace.emulator.world import Run
 
@@ -48,72 +46,124 @@ class Service:
         self.emulator = emulator
         self.world = emulator.world
         self.folder = folder
-        self.uploads = Uploads(emulator, folder)
-        self._render_locks: dict[str, asyncio.Lock] = {}
+        self.models = emulator.models
 
     def app(self) -> web.Application:
         """Return the application with all routes and middleware."""
-        steps = Middleware(self.emulator)
+        steps, dialect = Middleware(self.emulator), self.emulator.dialect
+        inner = (steps.limit, steps.speak_json, steps.check_key)
         # aiohttp runs the first middleware outermost, so refused requests are logged too.
         app = web.Application(
-            middlewares=[steps.log, steps.misbehave, steps.check_key], client_max_size=2**28
+            middlewares=[steps.log, steps.misbehave, translation(dialect), *inner], client_max_size=2**28
         )
+        app[DIALECT] = dialect
         route = app.router
-        for prefix in ("/replicate/v1", "/v1"):
+        for prefix in dict.fromkeys(("/replicate/v1", "/v1", dialect.prefix)):
             route.add_post(prefix + "/models/{owner}/{name}/predictions", self.create)
             route.add_get(prefix + "/predictions", self.list)
             route.add_get(prefix + "/predictions/{id}", self.get)
             route.add_post(prefix + "/predictions/{id}/cancel", self.cancel)
-        route.add_post("/v1/predictions", self.create)
+        for prefix in dict.fromkeys(("/v1", dialect.prefix if dialect.backend == "replicate" else "/v1")):
+            route.add_post(prefix + "/predictions", self.create)
+            route.add_get(prefix + "/account", self.account)
+            route.add_get(prefix + "/webhooks/default/secret", self.webhook_secret)
+            self.emulator.uploads.add_routes(route, prefix)
+            self.models.add_routes(route, prefix)
         route.add_get("/v1/predictions/status/{id}", self.get)
-        route.add_get("/v1/delivery/{id}/{name}", self.file)
-        route.add_get("/_delivery/{id}/{name}", self.file)
-        route.add_get("/v1/account", self.account)
-        self.uploads.add_routes(route)
-        route.add_get(f"{CONTROL_PATH}bill", self.bill)
-        route.add_get(f"{CONTROL_PATH}requests", self.requests)
-        route.add_route("*", f"{CONTROL_PATH}faults", self.faults)
+        Delivery(self.emulator, self.folder).add_routes(route)
+        Control(self.emulator).add_routes(route)
         return app
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Accept or refuse a prediction."""
-        backend = backend_of(request)
+        face = face_of(request)
         try:
             body = json.loads(await request.read())
         except ValueError:
-            return refusal(backend, 400, "The body is not JSON", "Bad request")
+            return refusal(face.backend, 400, "The body is not JSON", "Bad request")
         if not isinstance(body, dict):
-            return refusal(backend, 400, "The body is not an object", "Bad request")
-        model = _model_of(request, backend)
-        if refused := _refused_create(request, backend, model, body):
-            return refused
-        cancel_after = _seconds_of(request.headers.get("Cancel-After"))
+            return refusal(face.backend, 400, "The body is not an object", "Bad request")
+        found = self._model_of(request, body)
+        if isinstance(found, web.Response):
+            return found
+        model, version = found
+        problems = model.play.problems(body.get("input"))
+        if face.backend == "replicate":
+            problems += invalid_webhook(body)
+        if problems:
+            detail = "".join(f"- {p['field']}: {p['description']}\n" for p in problems)
+            title = "Input validation failed"
+            return refusal(face.backend, 422, detail, title, invalid_fields=problems)
+        run = self._accept(request, body, model, version)
+        if isinstance(run, web.Response):
+            return run
+        if face.backend == "pruna":
+            return json_response(200, created_body(face, run))
+        has_waited = await _wait_as_preferred(request, run)
+        # https://api.replicate.com/openapi.json: 202 without the output that the client waited for.
+        is_late = has_waited and run.finished_at(time.time()) is None
+        status = 202 if is_late else 201
+        return json_response(status if face.backend == "replicate" else 200, self._body_of(request, run))
+
+    def _model_of(
+        self, request: web.Request, body: dict[str, Any]
+    ) -> tuple[Model, str | None] | web.Response:
+        backend, version = face_of(request).backend, body.get("version")
+        named = None
+        if "owner" in request.match_info:
+            named = f"{request.match_info['owner']}/{request.match_info['name']}"
+        if backend == "replicate":
+            return self.models.version_of(version, named)
+        # Pruna names the model in a header, and calls this one "vace".
+        header = request.headers.get("Model", "vace") if backend == "pruna" else "vace"
+        name = named or (DEFAULT_MODEL if header == "vace" else header)
+        model = self.models.named(name)
+        if model is not None:
+            return model, version
+        # The gateway's real message: "no channel available".
+        if backend == "gateway":
+            return refusal(backend, 503, f"model {name} 无可用渠道", "model_not_found")
+        return refusal(backend, 404, "The requested resource could not be found.", "Not found")
+
+    def _accept(
+        self, request: web.Request, body: dict[str, Any], model: Model, version: str | None
+    ) -> Run | web.Response:
+        """Return the new run, or the refusal of a wrong header."""
+        face, cancel_after, webhook = face_of(request), None, None
+        # Only Replicate documents these, so the other two ignore them.
+        if face.backend == "replicate":
+            if "Cancel-After" in request.headers:
+                try:
+                    cancel_after = cancel_after_seconds(request.headers["Cancel-After"])
+                except ValueError as error:
+                    return refusal("replicate", 422, str(error), "Invalid header")
+            if body.get("webhook"):
+                events = body.get("webhook_events_filter")
+                webhook = {"url": body["webhook"], "events": events, "origin": face.origin}
         run = self.world.create(
             body["input"],
-            model=model,
-            version=body.get("version"),
+            model=f"{model.owner}/{model.name}",
+            version=version,
             now=time.time(),
-            # Only Replicate documents this header, so the other two ignore it.
-            cancel_after=cancel_after if backend == "replicate" else None,
-            outcome=request.get(OUTCOME),
+            cancel_after=cancel_after,
+            outcome={"output": model.play.output(body["input"]), **request.get(OUTCOME, {})},
+            webhook=webhook,
         )
         self.emulator.journal.note(run)
+        self.emulator.webhooks.watch(run)
         self.emulator.changed()
-        if backend == "pruna":
-            return json_response(200, created_body(request, run))
-        await _wait_as_preferred(request, run)
-        return json_response(201 if backend == "replicate" else 200, self._body_of(request, run))
+        return run
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Return one prediction."""
         run = self.world.runs.get(request.match_info["id"])
         if run is None:
-            return refusal(backend_of(request), 404, "Prediction not found", "Not found")
+            return refusal(face_of(request).backend, 404, "Prediction not found", "Not found")
         return json_response(200, self._body_of(request, run))
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Cancel a prediction; an ended prediction stays unchanged."""
-        backend = backend_of(request)
+        backend = face_of(request).backend
         run = self.world.runs.get(request.match_info["id"])
         # Pruna's API documents no cancel, so clients must cope with a 404.
         if run is None or backend == "pruna":
@@ -124,110 +174,52 @@ class Service:
         return json_response(200, self._body_of(request, run))
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        """Return one page of predictions, newest first, between `created_after` and `created_before`."""
+        """Return one page of predictions, newest first.
+
+        The query may have `created_after`, which includes that moment, `created_before`, which does not, and
+        `source=web`, which excludes all predictions of an API.
+        """
         query = dict(request.query)
         bounds = {name: parse_time(query.get(name)) for name in ("created_after", "created_before")}
         start = query.get("cursor", "0")
         wrong = [name for name, moment in bounds.items() if moment is None and name in query]
-        if wrong or not start.isdecimal():
-            names = ", ".join(wrong or ["cursor"])
-            return refusal("replicate", 422, f"{names}: invalid", "Invalid query")
+        wrong += ["source"] if query.get("source", "web") != "web" else []
+        wrong += [] if start.isdecimal() else ["cursor"]
+        if wrong:
+            return refusal(face_of(request).backend, 422, f"{', '.join(wrong)}: invalid", "Invalid query")
         after = bounds["created_after"].timestamp() if bounds["created_after"] else float("-inf")
         before = bounds["created_before"].timestamp() if bounds["created_before"] else float("inf")
-        runs = [run for run in reversed(self.world.runs.values()) if after < run.timeline.created < before]
+        runs = [run for run in reversed(self.world.runs.values()) if after <= run.timeline.created < before]
+        if "source" in query:
+            runs = []
         next_url, end = None, int(start) + _PAGE_SIZE
         if len(runs) > end:
-            next_url = f"{origin_of(request)}{request.path}?{urlencode({**query, 'cursor': end})}"
-        results = [self._body_of(request, run) for run in runs[int(start) : end]]
+            origin = face_of(request).origin
+            next_url = f"{origin}{request.path}?{urlencode({**query, 'cursor': end})}"
+        results = [{**self._body_of(request, run), "source": "api"} for run in runs[int(start) : end]]
         return json_response(200, {"previous": None, "next": next_url, "results": results})
 
     def _body_of(self, request: web.Request, run: Run) -> dict[str, Any]:
-        return prediction_body(request, run, self.world, self.emulator.signature)
-
-    async def file(self, request: web.Request) -> web.StreamResponse:
-        """Send a prediction's video; the first request renders the file."""
-        run = self.world.runs.get(request.match_info["id"])
-        now = time.time()
-        if run is None or run.status_at(now) != "succeeded" or self.world.is_gone(run, now):
-            return web.Response(status=404, text="Not found")
-        if self.emulator.signature and request.query.get("X-Signature") != self.emulator.signature:
-            return web.Response(status=403, text="The signature is missing or wrong")
-        path = self.folder / f"{run.id}.mp4"
-        # Two requests at once must not render the same file, and rendering must not hold up the loop.
-        async with self._render_locks.setdefault(run.id, asyncio.Lock()):
-            if not path.exists():
-                await asyncio.to_thread(render, run, path)
-        return file_response(path, "video/mp4")
+        return prediction_body(face_of(request), run, self.world, self.emulator.signature)
 
     async def account(self, request: web.Request) -> web.StreamResponse:
         """Return the key's account, a free request for connection tests."""
         del request
         return json_response(200, {"type": "user", "username": "emulator", "name": "Emulator"})
 
-    async def bill(self, request: web.Request) -> web.StreamResponse:
-        """Return the accepted and the charged predictions."""
+    async def webhook_secret(self, request: web.Request) -> web.StreamResponse:
+        """Return the secret that verifies webhooks."""
         del request
-        return json_response(200, self.emulator.bill)
-
-    async def requests(self, request: web.Request) -> web.StreamResponse:
-        """Return all received requests."""
-        del request
-        return json_response(200, [asdict(seen) for seen in self.emulator.requests])
-
-    async def faults(self, request: web.Request) -> web.StreamResponse:
-        """Add, delete or list scripted faults."""
-        if request.method == "DELETE":
-            self.emulator.faults.clear()
-        elif request.method == "POST":
-            try:
-                found = faults_from_json(json.loads(await request.read()))
-            except (ValueError, TypeError) as error:
-                return json_response(400, {"detail": str(error)})
-            self.emulator.faults.add(*found)
-        return json_response(200, [fault.as_json() for fault in self.emulator.faults.waiting()])
+        return json_response(200, {"key": self.emulator.webhooks.secret})
 
 
-def _model_of(request: web.Request, backend: BackendName) -> str:
-    if "owner" in request.match_info:
-        return f"{request.match_info['owner']}/{request.match_info['name']}"
-    # Pruna names the model in a header, and calls this one "vace".
-    name = request.headers.get("Model", "vace") if backend == "pruna" else "vace"
-    return DEFAULT_MODEL if name == "vace" else name
-
-
-def _refused_create(
-    request: web.Request, backend: BackendName, model: str, body: dict[str, Any]
-) -> web.Response | None:
-    """Return the back-end's refusal of a create, None if nothing is wrong."""
-    if model != DEFAULT_MODEL:
-        # The gateway's real message: "no channel available".
-        if backend == "gateway":
-            return refusal(backend, 503, f"model {model} 无可用渠道", "model_not_found")
-        return refusal(backend, 404, "The requested resource could not be found.", "Not found")
-    if backend == "replicate" and request.path == "/v1/predictions" and not body.get("version"):
-        problem = {"type": "required", "field": "version", "description": "version is required"}
-        return refusal(backend, 422, "version is required", "Invalid", invalid_fields=[problem])
-    if problems := invalid_fields(body.get("input")):
-        detail = "".join(f"- {p['field']}: {p['description']}\n" for p in problems)
-        return refusal(backend, 422, detail, "Input validation failed", invalid_fields=problems)
-    return None
-
-
-async def _wait_as_preferred(request: web.Request, run: Run) -> None:
-    """Hold the response while the run goes on, if the client prefers to wait."""
+async def _wait_as_preferred(request: web.Request, run: Run) -> bool:
+    """Hold the response while the run goes on, if the client prefers to wait; return True if so."""
     prefer = re.match(r"wait(?:=(\d+))?", request.headers.get("Prefer", ""))
     if not prefer:
-        return
+        return False
     until = time.time() + min(float(prefer[1] or _MAX_WAIT_SECONDS), _MAX_WAIT_SECONDS)
     # The clock ends a run, so there is no event to wait for.
     while run.finished_at(time.time()) is None and time.time() < until:  # noqa: ASYNC110
         await asyncio.sleep(min(0.05, max(run.ended - time.time(), 0.001)))
-
-
-def _seconds_of(text: str | None) -> float | None:
-    """Return a duration such as `1h5m30s` in seconds, None if the text has another form."""
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text or "")
-    if not text or match is None:
-        return None
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    return True

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_vace.inputs import FIELDS, SPEED_MODES, InputField
+from airflow_vace.emulator.checks import accepted_fields
+from airflow_vace.inputs import FIELDS, SPEED_MODES
 
 DEFAULT_PORT = 8642
 DEFAULT_KEY = "vace-emulator-key"
@@ -23,8 +24,6 @@ _DECODE_SECONDS = 6.0
 _COLD_BOOT_SECONDS = (20.0, 60.0)
 _WARM_BOOT_SECONDS = (0.5, 2.0)
 _SPEED = dict(zip(SPEED_MODES.values(), (1.0, 0.6, 0.4), strict=True))
-# The model's limit is not published; a laptop can draw this many frames.
-_MAX_FRAMES = 1001
 _ID_LETTERS = "abcdefghijkmnpqrstuvwxyz0123456789"
 
 
@@ -72,7 +71,7 @@ class Timeline:
 
 
 def _bar(label: str, passed: float, unit: float, total: int) -> str:
-    """Return a progress bar in tqdm's form: redraws of a line, separated by carriage returns."""
+    """Return the redraws of a progress bar in tqdm's form, each on a line, as in Replicate's logs."""
     done = min(int(passed / unit), total) if unit else total
     seen = []
     for step in sorted({0, done // 2, done}):
@@ -82,7 +81,7 @@ def _bar(label: str, passed: float, unit: float, total: int) -> str:
         prefix = f"{label}: " if label else ""
         # tqdm pads each number, and shows "?" for the rate before the first step.
         seen.append(f"{prefix}{percent:3d}%|{blocks:<10}| {step}/{total} [{_clock(step * unit)}<{left}]")
-    return "\r".join(seen)
+    return "\n".join(seen)
 
 
 def _clock(seconds: float) -> str:
@@ -97,6 +96,7 @@ class Run:
     :param outcome: members of the response at the end that a fault sets, such as `status`
     :param cancel_after: seconds from the create to the server's own deadline
     :param canceled: Unix time of a cancel request
+    :param webhook: `{"url", "events"}` to notify
     """
 
     id: str
@@ -107,6 +107,7 @@ class Run:
     outcome: dict[str, Any] = field(default_factory=dict)
     cancel_after: float | None = None
     canceled: float | None = None
+    webhook: dict[str, Any] | None = None
 
     def status_at(self, now: float) -> str:
         """Return the status at a Unix time."""
@@ -139,19 +140,19 @@ class Run:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        width, _, height = str(self.input.get("size", FIELDS["size"].default)).partition("*")
+        width, _, height = str(_value_of(self.input, "size")).partition("*")
         return int(width), int(height)
 
     @property
     def frames(self) -> int:
         """The number of frames."""
-        return int(self.input.get("frame_num", FIELDS["frame_num"].default))
+        return int(_value_of(self.input, "frame_num"))
 
     @property
     def seed(self) -> int:
         """The requested seed, or a random number."""
         # A random seed follows from the id, so a test with a seeded emulator is repeatable.
-        seed = int(self.input.get("seed", -1))
+        seed = int(_value_of(self.input, "seed"))
         return seed if seed >= 0 else int(hashlib.sha256(self.id.encode()).hexdigest()[:8], 16)
 
 
@@ -183,13 +184,14 @@ class World:
         now: float,
         cancel_after: float | None = None,
         outcome: dict[str, Any] | None = None,
+        webhook: dict[str, Any] | None = None,
     ) -> Run:
-        """Accept and bill a prediction."""
+        """Accept and bill a prediction; the parameters are those of :class:`Run`."""
         # Requests and tests call this from different threads.
         with self._lock:
             # A vendor loads the model for the first prediction, so only that one boots slowly.
             boot = self._random.uniform(*(_WARM_BOOT_SECONDS if self.runs else _COLD_BOOT_SECONDS))
-            identifier = "".join(self._random.choices(_ID_LETTERS, k=26))
+            identifier = letters(self._random)
             run = Run(
                 id=identifier,
                 model=model,
@@ -198,24 +200,22 @@ class World:
                 timeline=self._timeline(values, boot, now),
                 outcome=outcome or {},
                 cancel_after=cancel_after,
+                webhook=webhook,
             )
             self.runs[identifier] = run
             return run
 
     def _timeline(self, values: dict[str, Any], boot: float, now: float) -> Timeline:
-        def value_of(name: str) -> Any:
-            return values.get(name, FIELDS[name].default)
-
-        width, _, height = str(value_of("size")).partition("*")
-        work = int(width) * int(height) / (832 * 480) * int(value_of("frame_num")) / 81
-        step = _SECONDS_PER_STEP * work * _SPEED.get(str(value_of("speed_mode")), 1.0)
+        width, _, height = str(_value_of(values, "size")).partition("*")
+        work = int(width) * int(height) / (832 * 480) * int(_value_of(values, "frame_num")) / 81
+        step = _SECONDS_PER_STEP * work * _SPEED.get(str(_value_of(values, "speed_mode")), 1.0)
         scale = self.time_scale
         return Timeline(
             created=now,
             boot=boot * scale,
             load=_LOAD_SECONDS * scale,
             step=step * scale,
-            steps=int(value_of("sample_steps")),
+            steps=int(_value_of(values, "sample_steps")),
             decode=_DECODE_SECONDS * work * scale,
         )
 
@@ -240,6 +240,17 @@ class World:
         return {"predictions": predictions, "charged": sum(p["charged"] for p in predictions)}
 
 
+def _value_of(values: dict[str, Any], name: str) -> Any:
+    """Return an input if the model accepts the value, else the model's default."""
+    # Another model may give the same name another meaning, such as `size: "large"`.
+    return accepted_fields(values).get(name, FIELDS[name].default)
+
+
+def letters(chance: random.Random) -> str:
+    """Return a random id in the form of Replicate's."""
+    return "".join(chance.choices(_ID_LETTERS, k=26))
+
+
 def iso(moment: float, digits: int = 6) -> str:
     """Return an ISO 8601 time in UTC.
 
@@ -249,51 +260,3 @@ def iso(moment: float, digits: int = 6) -> str:
     text = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000"
     whole, _, fraction = text.partition(".")
     return f"{whole}.{fraction[:digits]}Z" if digits else f"{whole}Z"
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "url": (str,),
-    "int": (int,),
-    "number": (int, float),
-    "urls": (list,),
-}
-
-
-def _are_urls(value: Any) -> bool:
-    urls = value if isinstance(value, list) else [value]
-    return all(isinstance(url, str) and url.startswith(("http://", "https://", "data:")) for url in urls)
-
-
-def _is_outside(known: InputField, value: Any) -> bool:
-    too_low = known.low is not None and value < known.low
-    high = _MAX_FRAMES if known.name == "frame_num" else known.high
-    return too_low or (high is not None and value > high)
-
-
-def invalid_fields(values: Any) -> list[dict[str, str]]:
-    """Return the problems of an input, in the form of the API's member `invalid_fields`.
-
-    Nothing is normalised: the model does not accept `1280x720` for `1280*720` either.
-    """
-    if not isinstance(values, dict):
-        return [{"type": "invalid_type", "field": "input", "description": "Expected an object"}]
-    problems = []
-    for name, value in values.items():
-        known = FIELDS.get(name)
-        problem = None
-        if known is None:
-            problem = "Unexpected field"
-        elif isinstance(value, bool) or not isinstance(value, _TYPES[known.kind]):
-            problem = f"Expected {known.kind}, given {type(value).__name__}"
-        elif known.name in ("size", "speed_mode", "sample_solver") and value not in known.values:
-            problem = f"Must be one of {', '.join(known.values)}"
-        elif known.kind in ("url", "urls") and not _are_urls(value):
-            problem = "Must be a URL that can be fetched"
-        elif _is_outside(known, value):
-            problem = "Is out of bounds"
-        if problem:
-            problems.append({"type": "invalid", "field": f"input.{name}", "description": problem})
-    if not values.get("prompt"):
-        problems.append({"type": "required", "field": "input.prompt", "description": "prompt is required"})
-    return problems

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 from airflow_vace.exceptions import VaceInputError
+from airflow_vace.ids import id_in_file_name
 from airflow_vace.input_files import path_text
 from airflow_vace.redaction import excerpt, without_secrets
 from airflow_vace.storage.manifests import manifest_at
-from airflow_vace.storage.media_types import SUFFIXES
 from airflow_vace.storage.paths import place_of
 from airflow_vace.storage.place import bytes_of
+from airflow_vace.storage.suffixes import TYPES, kind_of, safe_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 # A text without one of these endings and without a slash is probably a directory with a forgotten slash,
 # so it is refused.
-_FILE_SUFFIXES = frozenset({*SUFFIXES.values(), ".m4v", ".mov"})
+_FILE_SUFFIXES = frozenset(TYPES)
 # Behind a prediction's id stand the number of one output among many, a suffix, and the manifest's suffix.
 _LARGEST_NUMBER = "-9999"
 _ENDING_BYTES = len(f"{_LARGEST_NUMBER}.webm.json")
@@ -121,7 +122,8 @@ class Destination:
         """Return the place of one output.
 
         :param number: position among several outputs, from 1; None for a single output
-        :param suffix: ending of the name in a directory, such as `.mp4`; a file keeps the author's ending
+        :param suffix: ending of the name, such as `.mp4`; an author's ending of the same kind stays, so a GIF
+            may be `clip.mp4`, and a ZIP beside it is `clip-2.zip`
         :raises VaceInputError: if the store can't be opened because of a wrong address or connection
         :raises VaceTransportError: if the store can't be opened at the moment
         """
@@ -131,12 +133,31 @@ class Destination:
             *folders, start = self.names or ("",)
             for folder in folders:
                 place = place.below(_fitted(folder, place.max_name_bytes))
-            name = f"{start}-{prediction_id}" if start else prediction_id
-            return place.below(f"{_fitted(name, place.max_file_name_bytes - _ENDING_BYTES)}{count}{suffix}")
-        index = "".join(self.names)
-        return place.renamed(
-            lambda name: f"{PurePosixPath(name).stem}{index}{count}{PurePosixPath(name).suffix}"
-        )
+            identifier = id_in_file_name(prediction_id)
+            name = f"{start}-{identifier}" if start else identifier
+            room = max(_ENDING_BYTES, len(f"{_LARGEST_NUMBER}{suffix}.json"))
+            return place.below(f"{_fitted(name, place.max_file_name_bytes - room)}{count}{suffix}")
+        stem, ending = _split(place.name, suffix)
+        name = f"{stem}{''.join(self.names)}{count}"
+        if bytes_of(f"{name}{ending}.json") > place.parent.max_file_name_bytes:
+            # The check before the payment counted the author's ending.
+            ending = PurePosixPath(place.name).suffix
+        return place.renamed(lambda _: f"{name}{ending}")
+
+    def place_beside(self, prediction_id: str, number: int | None, suffix: str) -> Place:
+        """Return the place of an output whose fixed name belongs to another prediction of the same run.
+
+        :param suffix: see :meth:`place_of`
+        """
+        place = self.place_of(prediction_id, number, suffix)
+        stem, ending = _split(place.name, suffix)
+        identifier = id_in_file_name(prediction_id)
+        limit = place.parent.max_file_name_bytes - len(".json")
+        name = f"{stem}-{identifier}{ending}"
+        if bytes_of(name) > limit:
+            count = "" if number is None else f"-{number}"
+            name = f"{_fitted(identifier, limit - bytes_of(count + ending))}{count}{ending}"
+        return place.renamed(lambda _: name)
 
     def holds(self, prediction: Prediction, timing: Timing) -> bool:
         """Return True if all saved files of a prediction are still here.
@@ -157,9 +178,17 @@ class Destination:
         self, prediction_id: str, file: Mapping[str, Any], number: int | None, timing: Timing
     ) -> bool:
         try:
-            place = self.place_of(prediction_id, number, PurePosixPath(str(file.get("uri"))).suffix)
+            uri = str(file.get("uri"))
+            suffix = safe_suffix(uri) or ".bin"
+            places = [self.place_of(prediction_id, number, suffix)]
+            if not self.is_directory:
+                places.append(self.place_beside(prediction_id, number, suffix))
+            # Earlier releases percent-encoded the addresses of local files.
+            place = next((place for place in places if place.uri in (uri, unquote(uri))), None)
+            if place is None:
+                return False
             with place.locked(timing.max_lock_seconds):
-                if place.uri != file.get("uri") or place.size() != file.get("size"):
+                if place.size() != file.get("size"):
                     return False
                 # Names in a directory contain the prediction's id, so the manifest adds no certainty.
                 if self.is_directory:
@@ -204,7 +233,7 @@ def _path_part(text: str) -> str:
 
 
 def _is_existing_directory(text: str) -> bool:
-    path = unquote(_path_part(text)) if "://" in text else text
+    path = _path_part(text)
     try:
         return not text.endswith("/") and Path(path).is_dir()
     except OSError:
@@ -233,6 +262,14 @@ def _names_of_file(ti: Any, stem: str) -> tuple[str, ...]:
 def _index_of(ti: Any) -> str:
     index = getattr(ti, "map_index", -1)
     return f"-{index}" if isinstance(index, int) and index >= 0 else ""
+
+
+def _split(name: str, suffix: str) -> tuple[str, str]:
+    """Return the stem of an author's file name, and the ending for a file with this suffix."""
+    known = [known for known in (*TYPES, suffix) if name.lower().endswith(known)]
+    length = len(max(known, key=len, default=PurePosixPath(name).suffix))
+    stem, ending = name[: len(name) - length], name[len(name) - length :]
+    return stem, ending if kind_of(ending) == kind_of(suffix) else suffix
 
 
 def _fitted(name: str, limit: int) -> str:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import time
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from airflow_vace.core.retry import Backoff, is_file_gone
 from airflow_vace.exceptions import (
@@ -24,8 +20,10 @@ from airflow_vace.exceptions import (
 from airflow_vace.prediction import RETENTION_SECONDS, parse_time
 from airflow_vace.redaction import excerpt, is_data
 from airflow_vace.storage.errors import is_transient
-from airflow_vace.storage.media_types import HEAD_BYTES, SUFFIXES, check_whole, type_of
+from airflow_vace.storage.media_types import HEAD_BYTES, check_size, check_whole, type_of
+from airflow_vace.storage.outputs import Inline, content_of, outputs_of
 from airflow_vace.storage.progress import Progress, pause
+from airflow_vace.storage.suffixes import Announced, FileType, file_type
 
 if TYPE_CHECKING:
     from threading import Event
@@ -52,14 +50,16 @@ class OutputDownload:
         self._digest = hashlib.sha256()
         self._etag: str | None = None
         self._size: int | None = None
+        self._has_end = True
+        self._announced = Announced()
         self._deadline = 0.0
 
     @property
     def url(self) -> str:
         return self.prediction.output_urls[self.index]
 
-    def into(self, file: BinaryIO) -> tuple[str, str]:
-        """Write the output to a file, and return the SHA-256 and the media type.
+    def into(self, file: BinaryIO) -> tuple[str, FileType]:
+        """Write the output to a file, and return the SHA-256, and the media type with its suffix.
 
         A retry resumes behind the bytes of earlier attempts.
 
@@ -71,8 +71,14 @@ class OutputDownload:
         """
         timing = self.hook.timing
         self._deadline = time.monotonic() + timing.max_download_seconds
+        output = outputs_of(self.prediction)[self.index]
+        if isinstance(output, Inline):
+            self._write(file, output.content)
+            return self._digest.hexdigest(), output.type
         if is_data(self.url):
-            return self._write_data_url(file)
+            self._announced = Announced.of(self.url)
+            self._write(file, content_of(self.url))
+            return self._digest.hexdigest(), self._check_content(file)
         backoff, attempt, furthest = Backoff(timing=timing), 0, 0
         while True:
             start = file.tell()
@@ -96,13 +102,12 @@ class OutputDownload:
                 self.hook.log.warning("Fetching the file again in %.1f s: %s", delay, error)
                 pause(delay, self.stop)
 
-    def _write_data_url(self, file: BinaryIO) -> tuple[str, str]:
-        content = _decoded(self.url)
+    def _write(self, file: BinaryIO, content: bytes) -> None:
         self._check_size(len(content))
+        self._digest.update(content)
         file.write(content)
-        return hashlib.sha256(content).hexdigest(), self._check_content(file)
 
-    def _attempt(self, file: BinaryIO, start: int) -> tuple[str, str]:
+    def _attempt(self, file: BinaryIO, start: int) -> tuple[str, FileType]:
         with self.hook.open_file(self.url, start=start, etag=self._etag) as download:
             self._accept(download, file, start)
             progress = Progress(self.hook.timing, self.hook.log, "Fetched", self.stop, self._size)
@@ -134,7 +139,8 @@ class OutputDownload:
         if download.start == 0:
             if start:
                 self._restart(file)
-            self._etag, self._size = download.etag, download.size
+            self._etag, self._size, self._has_end = download.etag, download.size, download.has_end
+            self._announced = Announced.of(self.url, download.content_type, download.disposition)
         elif not (
             download.start == start
             and self._etag is not None
@@ -174,15 +180,17 @@ class OutputDownload:
         file.truncate()
         self._digest = hashlib.sha256()
 
-    def _check_content(self, file: BinaryIO) -> str:
-        """Return the media type of a complete file by its content, else by its URL."""
+    def _check_content(self, file: BinaryIO) -> FileType:
+        """Return the type of a complete file by its content, else by its headers and its name."""
         size = file.tell()
         file.seek(0)
         found = type_of(file.read(HEAD_BYTES))
-        content_type = found if found in SUFFIXES else announced_type(self.url)
-        check_whole(file, size, content_type)
+        check_whole(file, size, found, self._announced)
+        if not self._has_end:
+            # The end of the connection may be the end of the file, or an interruption.
+            check_size(file, size, found)
         file.seek(size)
-        return content_type
+        return file_type(found, self._announced)
 
     def _refresh(self, error: VaceError, *, is_last: bool) -> None:
         """Poll the prediction after a refused download: the file may have a new URL, or be deleted.
@@ -214,26 +222,3 @@ class OutputDownload:
     def _now(self) -> float:
         # `completed_at` is the server's time, and this machine's clock may be hours ahead.
         return self.hook.clock.confirmed(time.time())
-
-
-def announced_type(url: str) -> str:
-    """Return the media type that a URL announces; default video/mp4."""
-    if is_data(url):
-        announced = url[5:].split(",", 1)[0].split(";", 1)[0].lower()
-        return announced if announced in SUFFIXES else "video/mp4"
-    try:
-        suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
-    except ValueError:
-        # The download fails later, with an error that shows the invalid URL.
-        suffix = ""
-    return next((t for t, known in SUFFIXES.items() if known == suffix), "video/mp4")
-
-
-def _decoded(url: str) -> bytes:
-    head, _, data = url.partition(",")
-    try:
-        if head.lower().endswith(";base64"):
-            return base64.b64decode(unquote(data), validate=True)
-        return unquote_to_bytes(data)
-    except binascii.Error as error:
-        raise VaceProtocolError(f"The output is a data: URL that can't be decoded: {error}") from error

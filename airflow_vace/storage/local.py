@@ -45,7 +45,8 @@ class LocalFile(Place):
     def __init__(self, path: Path, inode: tuple[int, int] | None = None) -> None:
         self.path = path
         self.inode = inode
-        self.uri = path.as_uri()
+        # As Airflow's ObjectStoragePath reads an address: without percent-encoding.
+        self.uri = f"file://{path}"
 
     @property
     def name(self) -> str:
@@ -74,6 +75,12 @@ class LocalFile(Place):
 
     def renamed(self, rename: Callable[[str], str]) -> Self:
         return type(self)(self.path.with_name(rename(self.path.name)))
+
+    def names(self) -> list[str]:
+        try:
+            return [path.name for path in self.path.iterdir()]
+        except FileNotFoundError:
+            return []
 
     def size(self) -> int | None:
         return self.path.stat().st_size if self.path.is_file() else None

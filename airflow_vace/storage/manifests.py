@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_vace.redaction import excerpt
+from airflow_vace.storage.outputs import outputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +68,7 @@ def build_manifest(
         "label": task.get("label"),
         "map_index": map_index if isinstance(map_index, int) and map_index >= 0 else None,
         "output": index + 1,
-        "outputs": len(prediction.output_urls),
+        "outputs": len(outputs_of(prediction)),
         "metrics": prediction.metrics,
         "created_at": prediction.created_at,
         "started_at": prediction.started_at,

@@ -31,7 +31,8 @@ def place_of(value: object, field: str) -> Place:
         raise unusable(field, value, "contains a NUL character")
     scheme, has_scheme, rest = text.partition("://")
     if not has_scheme or scheme.lower() == "file":
-        path = Path(unquote(rest.removeprefix("localhost")) if has_scheme else text)
+        # Airflow's own ObjectStoragePath decodes no percent signs either, so both name the same file.
+        path = Path(rest.removeprefix("localhost") if has_scheme else text)
         # Unknown users have no home; the text then stays relative and is refused below.
         with contextlib.suppress(RuntimeError):
             path = path.expanduser()
@@ -44,6 +45,19 @@ def place_of(value: object, field: str) -> Place:
     if not urlsplit(text).netloc.rpartition("@")[2]:
         raise unusable(field, value, "names no bucket")
     return _place_in_store(text, field)
+
+
+def existing_place_of(text: str, field: str) -> Place:
+    """Return the place of an input, see :func:`place_of`.
+
+    A local address may be percent-encoded, as other programs and earlier releases write addresses; a file
+    with percent signs in its name has precedence.
+    """
+    place = place_of(text, field)
+    if not isinstance(place, LocalFile) or "%" not in text or place.path.exists():
+        return place
+    decoded = Path(unquote(str(place.path)))
+    return LocalFile(decoded) if decoded.exists() else place
 
 
 def _place_in_store(text: str, field: str) -> Place:

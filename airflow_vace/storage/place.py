@@ -71,6 +71,13 @@ class Place(ABC):
         """Return the sibling whose name `rename` derives from this name."""
 
     @abstractmethod
+    def names(self) -> list[str]:
+        """Return the names in this directory, [] if there is no such directory.
+
+        :raises OSError: (or any error of the store's library) if the answer is unknown
+        """
+
+    @abstractmethod
     def size(self) -> int | None:
         """Return the size in bytes; None if no file is there.
 

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.core.retry import Backoff
 from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError
 from airflow_vace.redaction import excerpt, without_secrets
-from airflow_vace.storage.download import OutputDownload, announced_type
-from airflow_vace.storage.errors import is_permanent_write_error, store_error
+from airflow_vace.storage.download import OutputDownload
+from airflow_vace.storage.errors import is_transient, store_error
+from airflow_vace.storage.find import find_output
 from airflow_vace.storage.local import LocalFile, flush
 from airflow_vace.storage.manifests import (
     build_manifest,
     describe_file,
-    manifest_at,
-    manifest_place,
-    saved_at,
 )
-from airflow_vace.storage.media_types import SUFFIXES
-from airflow_vace.storage.progress import Progress, fsspec_callback, pause
+from airflow_vace.storage.outputs import Inline, likely_suffix_of, outputs_of
+from airflow_vace.storage.progress import check_stop
+from airflow_vace.storage.suffixes import type_of_suffix
+from airflow_vace.storage.write import Writer, manifest_or_none, size_or_none
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from threading import Event
 
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from airflow_vace.prediction import Prediction
     from airflow_vace.storage.destination import Destination
     from airflow_vace.storage.place import Place
+    from airflow_vace.storage.suffixes import FileType
 
+_MAX_SHOWN = 5
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -58,9 +60,13 @@ def save_output(
     manifest after the write logs a warning for this case. Nothing is repaired, since the other task may
     still be writing, and writes after the check remain unnoticed.
 
-    :param prediction: a success with `output_urls`
+    Without any address in the output, the output itself is the file: text as `.txt`, other values as `.json`.
+    One output that cannot be fetched does not keep the others from being saved.
+
+    :param prediction: a success with output
     :param stop: ends the transfer when set
     :return: `uri, size, sha256, content_type` per output
+    :raises VaceError: if an output is missing; `files` of the error describes the saved ones
     :raises PredictionExpired: if the server has deleted an output
     :raises VaceTransportError: if all attempts of a download failed
     :raises VaceAPIError: if the server refused a download
@@ -69,7 +75,48 @@ def save_output(
     :raises OSError: if a write failed, for any reason that a store gives
     """
     saver = _Saver(hook, prediction, destination, stop)
-    return [saver.save(index) for index in range(len(prediction.output_urls))]
+    count = len(saver.outputs)
+    if count == 1:
+        return [saver.save(0)]
+    until = time.monotonic() + hook.timing.max_download_seconds
+    files: list[dict[str, Any]] = []
+    failures: dict[int, VaceError] = {}
+    for index in range(count):
+        # Each missing output takes some minutes, and the others have an hour.
+        if failures and time.monotonic() > until:
+            failures[index] = VaceTransportError("no time was left", sent=False)
+            continue
+        try:
+            files.append(saver.save(index))
+        except VaceError as error:
+            check_stop(stop)
+            failures[index] = error
+    if failures:
+        raise _incomplete(prediction, files, failures)
+    return files
+
+
+def _incomplete(
+    prediction: Prediction, files: list[dict[str, Any]], failures: Mapping[int, VaceError]
+) -> VaceError:
+    """Return the error for missing outputs: the first one that a retry may solve, with all reasons."""
+    cause = next((error for error in failures.values() if is_transient(error)), None)
+    cause = cause or next(iter(failures.values()))
+    total = len(files) + len(failures)
+    shown = list(failures.items())[:_MAX_SHOWN]
+    missing = "; ".join(f"output {index + 1} of {total}: {str(error).rstrip('.')}" for index, error in shown)
+    more = f"; and {len(failures) - len(shown)} more" if len(failures) > len(shown) else ""
+    saved = ", ".join(file["uri"] for file in files[:_MAX_SHOWN]) or "none"
+    error = copy(cause)
+    message = (
+        f"{len(failures)} of the {total} outputs of prediction {prediction.id} are missing: {missing}{more}."
+        f" Saved: {saved}{', …' if len(files) > _MAX_SHOWN else ''}. Within the hour another attempt of the"
+        " task fetches only the missing ones, at no cost."
+    )
+    error.args = (message,)
+    error.files = files
+    error.__cause__ = cause
+    return error
 
 
 class _Saver:
@@ -80,45 +127,98 @@ class _Saver:
     ) -> None:
         self.hook = hook
         self.prediction = prediction
+        self.outputs = outputs_of(prediction)
         self.destination = destination
-        self.writer = _Writer(hook, prediction, stop)
+        self.writer = Writer(hook, prediction, stop)
         self.stop = stop
         self.log = hook.log
 
     def save(self, index: int) -> dict[str, Any]:
         """Save one output unless present, and return `uri, size, sha256, content_type`."""
         began = time.monotonic()
-        content_type = announced_type(self.prediction.output_urls[index])
-        place = self._place_of(index, content_type)
-        found = self._existing(place, index, content_type) or self._existing_as_other_type(place, index)
-        if found is not None:
+        suffix = likely_suffix_of(self.outputs[index])
+        place = self._place_of(index, suffix)
+        if (found := self._existing(place, index, suffix)) is not None:
             return found
         part: Path | None = None
         try:
             with self._explained(place):
-                part = place.new_part(SUFFIXES[content_type], self.hook.timing.stale_part_seconds)
+                part = place.new_part(suffix, self.hook.timing.stale_part_seconds)
                 with part.open("w+b") as opened:
                     download = OutputDownload(self.hook, self.prediction, index, self.stop)
-                    digest, found_type = download.into(opened)
+                    digest, kind = download.into(opened)
                     size = opened.tell()
             # The suffix follows the content, since players trust the suffix.
-            if found_type != content_type:
-                place = self._place_of(index, found_type)
+            place = self._place_of(index, kind.suffix)
             with self._explained(place):
-                file = describe_file(place, size, digest, found_type)
-                self.writer.write_pair(part, place, size, self._manifest(file, index))
+                if part.suffix != kind.suffix and not isinstance(place, LocalFile):
+                    # Stores derive the media type from the name of the local file.
+                    part = part.rename(f"{part}{kind.suffix}")
+                file = self._write(part, place, index, kind, (size, digest))
         finally:
             if part is not None:
                 part.unlink(missing_ok=True)
+        self._log_saved(file, kind, index, time.monotonic() - began)
+        return file
+
+    def _write(
+        self, part: Path, place: Place, index: int, kind: FileType, content: tuple[int, str]
+    ) -> dict[str, Any]:
+        """Write a file and its manifest.
+
+        :param content: size in bytes and SHA-256
+        """
+        if isinstance(place, LocalFile):
+            # A flush takes seconds on a slow disk, so flush before the lock.
+            flush(part)
+        with place.locked(self.hook.timing.max_lock_seconds):
+            if self._is_taken(place):
+                place = self._place_beside(place, index, kind.suffix)
+            file = describe_file(place, *content, kind.content_type)
+            self.writer.write_pair(part, place, content[0], self._manifest(file, index))
+        return file
+
+    def _is_taken(self, place: Place) -> bool:
+        """Return True if a fixed name holds the file of another prediction of the same run.
+
+        A later run replaces the file of an earlier run. Within one run, two files under one name are a
+        mistake, and each of both is paid for.
+        """
+        if self.destination.is_directory or not self.destination.task.get("run_id"):
+            return False
+        found = manifest_or_none(place) or {}
+        if found.get("id") in (None, self.prediction.id) or not isinstance(found.get("task"), dict):
+            return False
+        task, ours = found["task"], self.destination.task
+        is_same_run = all(task.get(name) == ours.get(name) for name in ("dag_id", "run_id"))
+        return is_same_run and bool(size_or_none(place))
+
+    def _place_beside(self, place: Place, index: int, suffix: str) -> Place:
+        other = self.destination.place_beside(self.prediction.id, self._number(index), suffix)
+        self.log.warning(
+            "%s holds the file of another prediction of this run, so prediction %s is saved as %s. Give"
+            " save_to a directory (a slash at its end), or a name that differs for each video",
+            place.uri,
+            self.prediction.id,
+            other.uri,
+        )
+        return other
+
+    def _log_saved(self, file: dict[str, Any], kind: FileType, index: int, seconds: float) -> None:
         self.log.info(
             "Saved prediction %s as %s: %.1f MB, sha256 %s…, in %.1f s",
             self.prediction.id,
-            place.uri,
-            size / 1e6,
-            digest[:12],
-            time.monotonic() - began,
+            file["uri"],
+            file["size"] / 1e6,
+            file["sha256"][:12],
+            seconds,
         )
-        return file
+        if not kind.is_visual and not isinstance(self.outputs[index], Inline):
+            self.log.warning(
+                "%s is no known video or image, but %s: only its length was checked",
+                file["uri"],
+                kind.content_type,
+            )
 
     @contextmanager
     def _explained(self, place: Place) -> Iterator[None]:
@@ -137,14 +237,16 @@ class _Saver:
         except Exception as error:  # store libraries share no base class of errors
             raise self._write_error(place.uri, error) from error
 
-    def _place_of(self, index: int, content_type: str) -> Place:
+    def _number(self, index: int) -> int | None:
+        return index + 1 if len(self.outputs) > 1 else None
+
+    def _place_of(self, index: int, suffix: str) -> Place:
         """Return the place of an output.
 
         :raises OSError: if the store can't be opened: after the payment this is no error of the input
         """
-        number = index + 1 if len(self.prediction.output_urls) > 1 else None
         try:
-            return self.destination.place_of(self.prediction.id, number, SUFFIXES[content_type])
+            return self.destination.place_of(self.prediction.id, self._number(index), suffix)
         except VaceError as error:
             raise self._write_error(excerpt(self.destination.save_to), error) from error
 
@@ -156,11 +258,16 @@ class _Saver:
             error,
         )
 
-    def _existing(self, place: Place, index: int, content_type: str) -> dict[str, Any] | None:
-        """Return the file of an earlier attempt, with a new manifest if that attempt was killed too early."""
+    def _existing(self, place: Place, index: int, suffix: str) -> dict[str, Any] | None:
+        """Return the file of an earlier attempt, with a new manifest if that attempt was killed too early.
+
+        The type of a saved file may differ from the one that its address announces.
+        """
+        numbers = (self._number(index),)
         try:
-            if found := saved_at(place, self.prediction.id, self.hook.timing.max_lock_seconds):
-                return found[0]
+            seconds = self.hook.timing.max_lock_seconds
+            if found := find_output(self.destination, self.prediction.id, numbers, seconds, suffix):
+                return found.file
             # Without a manifest a fixed name may hold another prediction's file, and a store without
             # atomic writes may hold half a file, so download again.
             if not self.destination.is_directory or not place.is_atomic:
@@ -168,147 +275,18 @@ class _Saver:
             size = place.size()
             if not size:
                 return None
-            file = describe_file(place, size, _digest_of(place), content_type)
+            file = describe_file(place, size, _digest_of(place), type_of_suffix(suffix))
             self.writer.write_manifest(place, self._manifest(file, index))
         except Exception as error:  # noqa: BLE001 - keys that may only write see nothing, so write again
             self.log.info("Whether %s exists is unknown: %s", place.uri, type(error).__name__)
             return None
         return file
 
-    def _existing_as_other_type(self, place: Place, index: int) -> dict[str, Any] | None:
-        """Return a saved output whose media type differs from the URL's announcement.
-
-        The server may have deleted the file, and still return its URL.
-        """
-        for content_type in SUFFIXES if self.destination.is_directory else ():
-            other = self._place_of(index, content_type)
-            if other.uri == place.uri:
-                continue
-            # An error here was logged for the first place already.
-            with suppress(Exception):
-                if found := saved_at(other, self.prediction.id, self.hook.timing.max_lock_seconds):
-                    return found[0]
-        return None
-
     def _manifest(self, file: dict[str, Any], index: int) -> bytes:
         from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the public module hides the name
 
         values = self.destination.input or without_secrets(self.prediction.input, redact)
         return build_manifest(self.prediction, index, self.destination.task, values, file)
-
-
-class _Writer:
-    """Writes a prediction's complete files and manifests to their places."""
-
-    def __init__(self, hook: VaceHook, prediction: Prediction, stop: Event | None) -> None:
-        self.timing = hook.timing
-        self.log = hook.log
-        self.prediction_id = prediction.id
-        self.stop = stop
-
-    def write_pair(self, part: Path, place: Place, size: int, manifest: bytes) -> None:
-        """Write a file and its manifest, as one step where the destination has locks."""
-        if isinstance(place, LocalFile):
-            self._write_locked_pair(part, place, manifest)
-            return
-        self._write(part, place, size)
-        self.write_manifest(place, manifest)
-        # Stores have no lock, so a mixed pair can only be detected afterwards.
-        if other := self._other_prediction_at(place):
-            self.log.warning(
-                "Prediction %s was saved as %s, and so was prediction %s at the same time: the manifest"
-                " is of the latter, and which of the two the file is of is not known. Give each task a"
-                " name of its own, or a directory",
-                self.prediction_id,
-                place.uri,
-                other,
-            )
-
-    def write_manifest(self, place: Place, content: bytes) -> None:
-        """Write the manifest beside a file."""
-        target = manifest_place(place)
-        part = self._part_with(target, content)
-        try:
-            self._write(part, target, len(content), lambda: self._other_prediction_at(place) is not None)
-        finally:
-            part.unlink(missing_ok=True)
-
-    def _write_locked_pair(self, part: Path, place: LocalFile, manifest: bytes) -> None:
-        target = manifest_place(place)
-        # A flush takes seconds on a slow disk, so flush before the lock.
-        flush(part)
-        manifest_part = self._part_with(target, manifest)
-        try:
-            with place.locked(self.timing.max_lock_seconds):
-                # If this process dies after the next write, another prediction's manifest must not
-                # describe the new file.
-                if self._other_prediction_at(place):
-                    target.path.unlink(missing_ok=True)
-                place.put(part)
-                target.put(manifest_part)
-        finally:
-            manifest_part.unlink(missing_ok=True)
-
-    def _write(
-        self,
-        part: Path,
-        place: Place,
-        size: int,
-        is_taken_over: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Write a file; in a store repeat until the store reports the right size.
-
-        :param is_taken_over: returns True if another task has written its own file here meanwhile
-        """
-        if isinstance(place, LocalFile):
-            place.put(part)
-            return
-        backoff, attempt = Backoff(timing=self.timing), 0
-        while True:
-            attempt += 1
-            try:
-                progress = Progress(self.timing, self.log, "Stored", self.stop, size)
-                place.put(part, fsspec_callback(progress))
-                # Some stores accept truncated uploads without an error, so compare the size.
-                stored = _size_or_none(place)
-                if stored not in (None, size) and not is_taken_over():
-                    raise OSError(f"{stored} bytes are there of {size}")
-            except Exception as error:  # store libraries share no base class of errors
-                if is_permanent_write_error(error) or attempt == self.timing.max_write_attempts:
-                    raise
-                delay = backoff.next_delay()
-                self.log.warning("Storing %s again in %.1f s: %s", place.uri, delay, excerpt(str(error)))
-                pause(delay, self.stop)
-            else:
-                return
-
-    def _part_with(self, target: Place, content: bytes) -> Path:
-        part = target.new_part(".json", self.timing.stale_part_seconds)
-        try:
-            part.write_bytes(content)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        return part
-
-    def _other_prediction_at(self, place: Place) -> str | None:
-        """Return the id in a foreign manifest beside a file, None if the manifest is missing or our own."""
-        other = (_manifest_or_none(place) or {}).get("id", self.prediction_id)
-        return None if other == self.prediction_id else excerpt(str(other), 200)
-
-
-def _size_or_none(place: Place) -> int | None:
-    try:
-        return place.size()
-    except Exception:  # noqa: BLE001 - keys that may only write get an error, although the write succeeded
-        return None
-
-
-def _manifest_or_none(place: Place) -> dict[str, Any] | None:
-    try:
-        return manifest_at(place)
-    except Exception:  # noqa: BLE001 - keys that may only write get an error instead of a manifest
-        return None
 
 
 def _digest_of(place: Place) -> str:

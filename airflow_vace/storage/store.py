@@ -81,6 +81,14 @@ class StoreFile(Place):
         (uri, _, name), (path, _, _) = self.uri.rpartition("/"), self.path.rpartition("/")
         return type(self)(f"{uri}/{rename(name)}", self.fs, f"{path}/{rename(name)}")
 
+    def names(self) -> list[str]:
+        # Another worker may have written here since this process has listed the directory.
+        self.fs.invalidate_cache(self.path)
+        try:
+            return [str(path).rstrip("/").rpartition("/")[2] for path in self.fs.ls(self.path, detail=False)]
+        except FileNotFoundError:
+            return []
+
     def size(self) -> int | None:
         try:
             known = self.fs.info(self.path)

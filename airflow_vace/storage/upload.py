@@ -15,12 +15,15 @@ from urllib.parse import urlsplit
 from airflow_vace.client.addresses import private_address_of
 from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError
 from airflow_vace.input_files import FILE_FIELDS, path_text, paths_in
+from airflow_vace.inputs import DEFAULT_MODEL
+from airflow_vace.other_inputs import check_without_inner_paths, paths_anywhere
 from airflow_vace.redaction import excerpt
 from airflow_vace.storage.errors import describe_error, is_transient, is_transient_status, store_error
 from airflow_vace.storage.lineage import report_input
 from airflow_vace.storage.local import LocalFile
 from airflow_vace.storage.media_types import HEAD_BYTES, dimensions_of, type_of
-from airflow_vace.storage.paths import place_of
+from airflow_vace.storage.paths import existing_place_of
+from airflow_vace.storage.suffixes import Announced, file_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,17 +66,20 @@ class InputFiles:
 
     :param hook: hook of the connection that receives the input
     :param seconds: time until the back-end has read the files, queue included; validity of signed URLs
+    :param model: `owner/name`; kind and dimensions of files are checked for prunaai/vace-14b only
     """
 
-    def __init__(self, hook: VaceHook, *, seconds: float) -> None:
+    def __init__(self, hook: VaceHook, *, seconds: float, model: str = DEFAULT_MODEL) -> None:
         self.hook = hook
         self.seconds = seconds
+        self.is_other = model.strip().lower() != DEFAULT_MODEL
         self.log = hook.log
 
     def reachable(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the input with signed URLs, upload URLs or `data:` URLs in place of paths.
 
-        No request that costs money is sent.
+        No request that costs money is sent. Inputs of another model may have paths anywhere, see
+        :func:`airflow_vace.other_inputs.names_file`.
 
         :param values: normalised input
         :raises VaceInputError: for a file that is missing, empty, of the wrong type, forbidden, or out of the
@@ -81,13 +87,17 @@ class InputFiles:
         :raises VaceTransportError: if a store did not answer
         :raises VaceError: if the back-end refused an upload
         """
-        files = {text: self._checked(field, text) for field, text in paths_in(values)}
-        _check_mask(values, files)
+        if self.is_other:
+            check_without_inner_paths(values)
+        found = paths_anywhere(values, _is_file) if self.is_other else paths_in(values)
+        files = {text: self._checked(field, text) for field, text in found}
+        if not self.is_other:
+            _check_mask(values, files)
         urls = {text: self._url_of(file) for text, file in files.items()}
         return {name: _replaced(value, urls) for name, value in values.items()}
 
     def _checked(self, field: str, text: str) -> _InputFile:
-        place = place_of(text, field)
+        place = existing_place_of(text, field)
         if isinstance(place, LocalFile):
             place = self._allowed(field, text, place.path)
         try:
@@ -106,7 +116,7 @@ class InputFiles:
             text=text,
             place=place,
             size=size,
-            content_type=_expected_type(field, text, first),
+            content_type=_any_type(text, first) if self.is_other else _expected_type(field, text, first),
             dimensions=_dimensions(place, first, size),
         )
 
@@ -257,9 +267,19 @@ def _texts_in(value: Any) -> Iterator[str]:
                 yield path_text(item) or str(item)
 
 
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        # A long prompt that begins with a slash is no possible name.
+        return False
+
+
 def _replaced(value: Any, urls: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_replaced(item, urls) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _replaced(item, urls) for name, item in value.items()}
     return urls.get(value, value) if isinstance(value, str) else value
 
 
@@ -274,6 +294,11 @@ def _expected_type(field: str, text: str, first: bytes) -> str:
         kind = " or ".join(kinds)
         raise _error(field, text, f"is no {kind} by its content ({first[:16]!r})", f"name a {kind} file")
     return content_type
+
+
+def _any_type(text: str, first: bytes) -> str:
+    """Return the media type of a file by its first bytes, else by its name."""
+    return file_type(type_of(first[:HEAD_BYTES]), Announced.of(text)).content_type
 
 
 def _dimensions(place: Place, first: bytes, size: int) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ def account_of(hook: VaceHook) -> Account:
     :raises VaceError: if the connection is unusable
     """
     api = hook.settings.api
-    return Account(origin=f"{api.base_url}{api.prefix}", key=api.key)
+    return Account(origin=f"{api.base_url}{api.prefix}", key=api.account_key)
 
 
 def hook_of(record: Record, hook: VaceHook) -> VaceHook:

@@ -58,11 +58,27 @@ class Creator:
             self.ledger.confirm(before)
             hook_of(before, self.hook).stop_prediction(step.cancel)
 
-    def intend(self, order: Order, sent: Mapping[str, Any], before: Record | None) -> Record:
+    def latest_version(self, order: Order, before: Record | None) -> str | None:
+        """Return the version to send for an order without a version, None for the server's choice.
+
+        A retry stays with the version of the earlier attempt, so a version published since changes nothing.
+
+        :param before: the record of the earlier attempt, None after a clear
+        :raises VaceError: if the look-up failed; nothing was submitted
+        """
+        if order.version is not None:
+            return None
+        known = before.latest_version_for(order) if before is not None else None
+        return known or self.hook.latest_version(order.model)
+
+    def intend(
+        self, order: Order, sent: Mapping[str, Any], before: Record | None, *, latest_version: str | None
+    ) -> Record:
         """Record and return the intent to submit an order.
 
         :param sent: the input with URLs in place of paths
         :param before: the record to replace
+        :param latest_version: see :meth:`latest_version`
         :raises LedgerError: if the intent is not stored; nothing was submitted
         """
         now = self.hook.wall_clock()
@@ -71,6 +87,7 @@ class Creator:
             deadline=now + self.policy.timeout,
             max_tries=self.attempt.max_tries,
             account=account_of(self.hook),
+            latest_version=latest_version,
         )
         intent = Record.of(order, terms, before=before, sent=sent)
         self.ledger.intend(intent, before)
@@ -114,7 +131,7 @@ class Creator:
             creation = Creation(
                 values=values,
                 model=intent.model,
-                version=intent.version or "",
+                version=intent.version or intent.latest_version or "",
                 deadline=deadline if self.policy.cancel_on_timeout else None,
                 is_normalized=True,
             )

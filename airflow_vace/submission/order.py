@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from airflow_vace.inputs import DEFAULT_MODEL, FIELDS
 from airflow_vace.redaction import is_data
@@ -143,6 +143,9 @@ def _without_signature(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     value = value.strip()  # servers strip text, so an echo lacks the blanks
+    if value.startswith("file://"):
+        # Earlier releases percent-encoded local paths, and a digest must stay the same.
+        return f"file://{quote(value[7:], safe='/%', errors='surrogateescape')}"
     if not value.lower().startswith(("http://", "https://")):
         return value
     try:

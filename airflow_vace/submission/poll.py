@@ -7,8 +7,9 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.core.retry import Backoff, is_lasting, is_not_found
-from airflow_vace.core.wait import PollAgain, Wait
+from airflow_vace.core.identity import is_confirmed
+from airflow_vace.core.retry import Backoff, is_denial, is_lasting
+from airflow_vace.core.wait import GiveUp, PollAgain, Wait
 from airflow_vace.exceptions import LedgerError, VaceError
 from airflow_vace.prediction import Prediction, PredictionStatus
 from airflow_vace.submission.decision import Gone
@@ -64,20 +65,35 @@ class EarlierPrediction:
         wait = Wait(prediction=prediction, deadline=now() + timing.max_trouble_seconds, timing=timing)
         while True:
             try:
-                return prediction.updated(self.hook.get_prediction(prediction))
+                latest = self.hook.get_prediction(prediction)
             except VaceError as error:
                 decision = wait.failed(error, now())
-                if wait.news:
-                    self.log.warning("%s", wait.news)
-                if isinstance(decision, PollAgain):
-                    time.sleep(decision.seconds)
-                elif is_not_found(error):
-                    return Gone(error=error)
-                elif is_lasting(error):
-                    raise
-                else:
-                    # Unknown is not failure: a new create here could pay twice.
-                    raise LedgerError(
-                        f"The state of prediction {prediction.id} could not be determined: {error} Nothing"
-                        " was submitted since; a retry polls again."
-                    ) from error
+                if isinstance(decision, GiveUp):
+                    return self._given_up(prediction, decision.error, error)
+            else:
+                # A confused cache may answer with another prediction, which must lead to no new payment.
+                if not latest.status.is_final or is_confirmed(wait.prediction, latest):
+                    return prediction.updated(latest)
+                decision = wait.answered(latest, now())
+                if isinstance(decision, GiveUp):
+                    return self._given_up(prediction, decision.error, decision.error)
+            if wait.news:
+                self.log.warning("%s", wait.news)
+            if isinstance(decision, PollAgain):
+                time.sleep(decision.seconds)
+
+    def _given_up(self, prediction: Prediction, reason: VaceError, last: VaceError) -> Gone:
+        """Return the API's denial of a prediction; raise for any other end of the polls.
+
+        :param reason: the wait's reason for its end
+        :param last: the error of the last poll
+        """
+        if reason is last and is_denial(last):
+            return Gone(error=last)
+        if is_lasting(last):
+            raise last
+        # Unknown is not failure: a new create here could pay twice.
+        raise LedgerError(
+            f"The state of prediction {prediction.id} could not be determined: {last} Nothing was submitted"
+            " since; a retry polls again."
+        ) from last

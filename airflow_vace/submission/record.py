@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow_vace.exceptions import LedgerError, VaceError
 from airflow_vace.inputs import DEFAULT_MODEL
-from airflow_vace.prediction import Prediction, parse_time
+from airflow_vace.prediction import Prediction
 from airflow_vace.submission.order import mark_of, names_in_echo
 
 if TYPE_CHECKING:
@@ -59,13 +59,15 @@ class Account:
 class Terms:
     """The circumstances of a submission; `now` and `deadline` are in seconds since the epoch.
 
-    `max_tries` is Airflow's number, None if unknown. `account` receives the create.
+    `max_tries` is Airflow's number, None if unknown. `account` receives the create. `latest_version` is the
+    model's version at the server, looked up where the order names none.
     """
 
     now: float
     deadline: float
     max_tries: int | None = None
     account: Account | None = None
+    latest_version: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +86,9 @@ class Record:
     payload without output; `earlier` holds the ids of the task's previous predictions. `origin` is the
     create's address, and `account` a salted digest of the key: only the same account can deny a prediction.
     `arguments` is the order's digest of the same name. `is_own` is False for a prediction that may belong to
-    another task. `deferred` is True while the attempt waits in the triggerer. Records of older versions lack
-    some members.
+    another task. `deferred` is True while the attempt waits in the triggerer. `latest_version` is the version
+    that was looked up for the create, as long as `version` is None. Records of older versions lack some
+    members.
     """
 
     phase: Phase
@@ -111,6 +114,7 @@ class Record:
     is_own: bool = True
     deferred: bool = False
     offset: float | None = None
+    latest_version: str | None = None
 
     @classmethod
     def of(
@@ -152,6 +156,7 @@ class Record:
             origin=None if account is None else account.origin,
             account=None if account is None else account.digest(nonce),
             arguments=order.arguments,
+            latest_version=terms.latest_version,
         )
 
     @classmethod
@@ -169,7 +174,7 @@ class Record:
             # Records of older versions lack members, so these get defaults.
             known["earlier"] = tuple(known.get("earlier", ()))
             known["deadline"] = float(known["deadline"])
-            for name in ("origin", "account", "arguments"):
+            for name in ("origin", "account", "arguments", "latest_version"):
                 known[name] = known[name] if isinstance(known.get(name), str) else None
             known["is_own"] = known.get("is_own") is not False
             known["deferred"] = known.get("deferred") is True
@@ -209,6 +214,11 @@ class Record:
         """Return the input with the recorded seed."""
         return _seeded(values, self.seed)
 
+    def latest_version_for(self, order: Order) -> str | None:
+        """Return the version that was looked up for an order of the same model and connection, else None."""
+        is_same_model = self.model.lower() == order.model.lower() and self.conn_id == order.conn_id
+        return self.latest_version if is_same_model and order.version is None else None
+
     def is_at(self, account: Account) -> bool:
         """Return True unless the create went to another server or account."""
         # Records of older versions lack both members, so a missing member matches any account.
@@ -247,9 +257,6 @@ class Record:
 
     def may_be(self, item: Mapping[str, Any]) -> bool:
         """Return True if an unreadable object of the list may be the intended prediction."""
-        created = parse_time(item.get("created_at") if isinstance(item.get("created_at"), str) else None)
-        if created is not None and created < datetime.fromisoformat(self.listed_from):
-            return False
         readable = Prediction.from_json({**item, "id": "unreadable", "status": "unknown"})
         return self.is_of(readable) is not False
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from airflow_vace.submission.record import Record
 
 
+# `Date` has whole seconds, so two answers give slightly different offsets.
+_MAX_JITTER = timedelta(seconds=60)
+
+
 class CreateSearch:
     """Searches the list of predictions for creates without a response.
 
@@ -50,8 +54,9 @@ class CreateSearch:
         backoff = Backoff(timing=self.hook.timing)
         while True:
             elapsed = time.monotonic() - began
+            since = _listed_from(intent, lister)
             try:
-                pages = list(lister.list_pages(_listed_from(intent, lister)))
+                pages = list(lister.list_pages(since.isoformat()))
             except VaceError as error:
                 if is_lasting(error):
                     raise
@@ -64,8 +69,10 @@ class CreateSearch:
                 self.log.warning("The list of predictions could not be read: %s", error)
             else:
                 listed = self._listed(intent, pages)
+                # The list's answer may be the first with the server's time, so the start may have been wrong.
+                is_complete = since - _listed_from(intent, lister) <= _MAX_JITTER
                 # A list may lag behind a create, so an early list without the prediction proves nothing.
-                if listed.found or elapsed >= grace:
+                if listed.found or (elapsed >= grace and is_complete):
                     return listed
             time.sleep(backoff.next_delay())
 
@@ -102,11 +109,15 @@ class CreateSearch:
         return Listed(found=None, why=why)
 
 
-def _listed_from(intent: Record, hook: VaceHook) -> str:
-    """Return the ISO 8601 time from which the list is read."""
+def _listed_from(intent: Record, hook: VaceHook) -> datetime:
+    """Return the time from which the list is read, in the server's time."""
     since = datetime.fromisoformat(intent.listed_from)
     # A worker's clock that is ahead dates the intent after the create, so its lead is subtracted.
-    return (since + timedelta(seconds=min(hook.clock.offset or 0.0, 0.0))).isoformat()
+    lead = -(hook.clock.offset or 0.0)
+    # Another worker may have dated the intent, and only a date in the future shows that clock's lead.
+    now = hook.clock.at_server(hook.wall_clock())
+    lead = max(lead, datetime.fromisoformat(intent.intended_at).timestamp() - now, 0.0)
+    return since - timedelta(seconds=lead)
 
 
 def _unsearchable(intent: Record, error: VaceError) -> SubmissionUnknown:

@@ -121,12 +121,15 @@ class Submission:
             step = self._next_step(record, order, evidence, is_adopted=is_adopted)
             match step:
                 case Submit():
-                    order = self.order = self._renewed(order_since, order, record)
+                    earlier = None if self._is_new_wish(record) else record
+                    order = self.order = order if earlier is record else order_since(None)
+                    version = self._creator.latest_version(order, earlier)
                     sent = self.reachable(order.values)
                     self._creator.cancel_replaced(step, record)
                     # From here on a kill must not cancel the old prediction in place of the new.
                     self.prediction = None
-                    before, record = record, self._creator.intend(order, sent, record)
+                    before = record
+                    record = self._creator.intend(order, sent, before, latest_version=version)
                     self.is_own = self._has_intended = True
                     evidence, is_adopted = None, False
                     lost_creates += 1
@@ -183,13 +186,9 @@ class Submission:
         # This attempt's intent already answers the clear, so later steps express no new wish.
         return not self._has_intended and self.attempt.is_cleared_since(record)
 
-    def _renewed(
-        self, order_since: Callable[[Record | None], Order], order: Order, before: Record | None
-    ) -> Order:
-        """Return the order to submit; after a clear, with the connection's current defaults."""
-        if before is not None and not self._has_intended and self.attempt.is_cleared_since(before):
-            return order_since(None)
-        return order
+    def _is_new_wish(self, before: Record | None) -> bool:
+        """Return True after a clear, when the connection's current defaults apply."""
+        return before is not None and not self._has_intended and self.attempt.is_cleared_since(before)
 
     def _confirmed_now(self) -> float:
         return self.hook.clock.confirmed(self.hook.wall_clock())

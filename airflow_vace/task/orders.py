@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_vace.core.versions import split_reference
 from airflow_vace.submission.order import Order
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Orders:
     :param model: `owner/name`, None for the model of the record or the connection
     :param version: id of a version, None for that of the record or the connection
     :param arguments: digest of the values that other tasks have passed in
+    :raises VaceInputError: if two models or two versions are named
     """
 
     def __init__(
@@ -40,8 +42,7 @@ class Orders:
         self.latest: Order | None = None
         self._hook = hook
         self._values = values
-        self._model = model
-        self._version = version or None
+        self._model, self._version = split_reference(model or None, version or None)
         self._arguments = arguments
         self._resolved: dict[str | None, _Resolved] = {}
 
@@ -60,7 +61,7 @@ class Orders:
         order = Order(
             values=values,
             model=model,
-            version=record.version if record is not None and not self._version else version,
+            version=record.version if record is not None and self._continues(record, model) else version,
             conn_id=self._hook.vace_conn_id,
             arguments=self._arguments,
         )
@@ -68,6 +69,11 @@ class Orders:
         if self.latest is None or order != self.latest:
             self.latest = order
         return self.latest
+
+    def _continues(self, record: Record, model: str) -> bool:
+        """Return True if the record's version applies: no version by the author, and the same model."""
+        is_same_model = record.model.lower() == model.lower() and record.conn_id == self._hook.vace_conn_id
+        return not self._version and is_same_model
 
 
 def note_input(run: TaskRun, order: Order, record: Record | None) -> None:

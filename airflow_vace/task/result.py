@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.outcome import read_end
 from airflow_vace.core.retry import Backoff
-from airflow_vace.exceptions import VaceError, VaceInputError, VaceProtocolError
+from airflow_vace.exceptions import VaceError, VaceInputError
 from airflow_vace.prediction import PredictionStatus, first_count
-from airflow_vace.redaction import excerpt
 from airflow_vace.task.airflow_internals import is_asset_reference
 from airflow_vace.task.saving import destination_of, find_files
 
@@ -93,13 +92,13 @@ def _saved(run: TaskRun, prediction: Prediction, destination: Destination) -> Pr
     """Return a prediction with files, after the output is saved."""
     from airflow_vace.storage.save import save_output
 
-    if not prediction.output_urls:
-        raise VaceProtocolError(
-            f"Prediction {prediction.id} succeeded, but its output is no file that could be saved to"
-            f" {destination.save_to}: {excerpt(str(prediction.output), 200)}. {prediction.bill}"
-        )
-    prediction = _with_input(run, prediction)
-    return replace(prediction, files=save_output(run.hook, prediction, destination))
+    prediction = run.prediction = _with_input(run, prediction)
+    try:
+        return replace(prediction, files=save_output(run.hook, prediction, destination))
+    except VaceError as error:
+        # The view of the failed task shows the outputs that are saved.
+        run.prediction = replace(prediction, files=[dict(file) for file in error.files])
+        raise
 
 
 def _with_input(run: TaskRun, prediction: Prediction) -> Prediction:

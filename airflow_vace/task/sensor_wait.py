@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 
-from airflow_vace.core.retry import is_not_found
+from airflow_vace.core.retry import is_denial
 from airflow_vace.core.wait import PollAgain
 from airflow_vace.exceptions import PredictionTimeout, VaceAPIError
 from airflow_vace.prediction import PredictionStatus
@@ -51,7 +51,7 @@ def poll(run: TaskRun, wait: Wait) -> Prediction | PollAgain:
         return poll_once(run, wait)
     except VaceAPIError as error:
         # Vendors forget predictions after some time, and a cleared sensor may come later.
-        files = find_files(run, wait.prediction.id) if is_not_found(error) else None
+        files = find_files(run, wait.prediction.id) if is_denial(error) else None
         if not files:
             raise
         run.log.info("Prediction %s is not known any more, and is saved", wait.prediction.id)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_vace.exceptions import LedgerError
+from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.prediction import Prediction
 from airflow_vace.submission.decision import Attempt, Policy
 from airflow_vace.submission.record import Phase
@@ -22,6 +23,7 @@ from airflow_vace.task.state import is_test_of_a_task
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airflow_vace.submission.order import Order
     from airflow_vace.submission.submitter import Submission
     from airflow_vace.task.operator_run import OperatorRun
 
@@ -37,7 +39,7 @@ def submit(run: OperatorRun) -> tuple[Prediction, float]:
     with translated(can_submit_later):
         destination_of(run)  # A wrong `save_to` must fail before the create, which costs money.
         orders = _orders(run)
-        submission = run.claim.submission = _submission(run)
+        submission = run.claim.submission = _submission(run, orders)
         try:
             prediction, deadline = submission.prediction_of(orders.since)
         except AirflowTaskTimeout:
@@ -107,7 +109,7 @@ def _orders(run: OperatorRun) -> Orders:
     )
 
 
-def _submission(run: OperatorRun) -> Submission:
+def _submission(run: OperatorRun, orders: Orders) -> Submission:
     # DAG parsing imports this module, and only a running task needs the submitter.
     from airflow_vace.submission.submitter import Submission
 
@@ -124,13 +126,13 @@ def _submission(run: OperatorRun) -> Submission:
         run.claim.ledger,
         policy,
         log=run.log,
-        reachable=lambda values: _prepared(run, values),
+        reachable=lambda values: _prepared(run, values, orders.latest),
         saved=lambda prediction_id: find_files(run, prediction_id),
         attempt=Attempt(try_number=run.try_number, max_tries=run.max_tries),
     )
 
 
-def _prepared(run: OperatorRun, values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _prepared(run: OperatorRun, values: Mapping[str, Any], order: Order | None) -> Mapping[str, Any]:
     """Check sources and destination of files; return the input with URLs for paths."""
     from airflow_vace.storage.upload import InputFiles
 
@@ -138,4 +140,5 @@ def _prepared(run: OperatorRun, values: Mapping[str, Any]) -> Mapping[str, Any]:
     check_destination(run)
     # A back-end may fetch an input until the deadline, when the prediction is canceled.
     seconds = run.task.timeout + run.hook.timing.signed_url_grace_seconds
-    return InputFiles(run.hook, seconds=seconds).reachable(values)
+    model = order.model if order is not None else DEFAULT_MODEL
+    return InputFiles(run.hook, seconds=seconds, model=model).reachable(values)

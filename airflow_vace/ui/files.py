@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from airflow_vace.storage.local import LocalFile
 from airflow_vace.storage.paths import place_of
@@ -99,11 +99,13 @@ def _opened(root: str) -> Place:
 
 
 def _local_below(roots: list[str], rest: str) -> Place | None:
-    path = unquote(rest)
-    if not rest.startswith("/") or not path.isprintable() or "\\" in path:
-        return None
-    # The package writes addresses that are encoded once. A second encoding would hide a path from this check.
-    if unquote(path) != path or ".." in path.split("/") or urlsplit(f"file://{rest}").path != rest:
+    # Addresses are plain; earlier releases percent-encoded them once.
+    paths = dict.fromkeys((rest, unquote(rest)))
+    return next((found for path in paths if (found := _file_below(roots, path)) is not None), None)
+
+
+def _file_below(roots: list[str], path: str) -> Place | None:
+    if not path.startswith("/") or not path.isprintable() or "\\" in path or ".." in path.split("/"):
         return None
     try:
         # Resolve links first: a link below a root could otherwise lead to any file.

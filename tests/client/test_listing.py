@@ -57,6 +57,14 @@ def test_pages_leave_out_older_predictions(lists: Emulator) -> None:
     assert page.unreadable == (WITHOUT_STATUS, without_time)
 
 
+def test_pages_keep_predictions_whose_local_time_may_be_newer(lists: Emulator) -> None:
+    local = {"id": "local", "status": "starting", "created_at": "2026-01-02T04:00:00"}
+    old = {"id": "old", "status": "starting", "created_at": "2026-01-01T20:00:00"}
+    lists.faults.add(status=200, body={"results": [local, old]})
+    (page,) = VaceHook().list_pages(created_after="2026-01-02T12:00:00Z")
+    assert [found.id for found in page.predictions] == ["local"]
+
+
 def test_an_answer_that_is_no_list_is_an_error(call: Call, lists: Emulator) -> None:
     lists.faults.add(status=200, body={"detail": "soon"})
     with pytest.raises(VaceProtocolError):

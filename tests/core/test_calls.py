@@ -11,7 +11,7 @@ import pytest
 
 from airflow_vace.core import calls
 from airflow_vace.core.requests import Api, Request, Response
-from airflow_vace.core.steps import Connect, Note, Pause, Step
+from airflow_vace.core.steps import Connect, Note, Once, Pause, Step
 from airflow_vace.core.timing import Timing
 from airflow_vace.core.wait import Final, PollAgain, Wait
 from airflow_vace.exceptions import (
@@ -42,7 +42,7 @@ RESET = VaceTransportError("no answer came", sent=True)
 class Target:
     api: Api = field(default_factory=lambda: Api.at("https://api.replicate.com", "key" * 5))
     model: str = "prunaai/vace-14b"
-    version: str | None = None
+    version: str | None = "5129"
 
 
 def answer(status_code: int = 200, /, **body: Any) -> Response:
@@ -72,6 +72,12 @@ class Driver:
                 return value
             if isinstance(step, Connect):
                 result = self.target
+                continue
+            if isinstance(step, Once):
+                try:
+                    result = self.run(step.call())
+                except VaceError as error:
+                    result = error
                 continue
             self.steps.append(step)
             result = self.script.pop(0) if isinstance(step, Request) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
 from uuid import UUID
 
 import pytest
@@ -57,7 +58,12 @@ def test_an_id_may_be_a_uuid() -> None:
         [],
         *(1.5, True, -5),
         {"id": None},
-        {"id": "a/b"},
+        "..",
+        ".",
+        "a\\..\\b",
+        {"id": "a/../b"},
+        {"id": "https://gateway.example/a"},
+        "x" * 201,
         {"id": 1.5, "urls": {"get": FOREIGN}},
         {"urls": {"get": 5}},
         "{'id': ",
@@ -80,3 +86,28 @@ def test_other_values_are_refused_with_a_remedy(reference: object) -> None:
 )
 def test_a_page_of_a_prediction_names_the_prediction(page: str) -> None:
     assert read_reference(page) == ("abc123", None)
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        "video_bGl0ZWxsbTpjdXN0b20=",
+        "replicate:gm3qorzd",
+        "2025.10.31-0001",
+        "a~b",
+        "a/b+c==",
+        'odd"<id>',
+        "%2e",
+    ],
+)
+def test_an_id_of_any_visible_letters_is_a_reference(identifier: str) -> None:
+    url = f"https://gateway.example/replicate/v1/predictions/{quote(identifier, safe='')}"
+    assert read_reference(identifier) == (identifier, None)
+    assert read_reference({"id": identifier}) == (identifier, None)
+    assert read_reference(url) == (identifier, url)
+    assert read_known({"id": identifier, "upstream_id": "up"}).upstream_id == "up"
+
+
+def test_the_address_of_a_result_names_the_prediction() -> None:
+    url = "https://gateway.example/api/v3/predictions/abc/result"
+    assert read_reference(url) == ("abc", url)

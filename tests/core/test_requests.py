@@ -96,9 +96,10 @@ def test_other_models_go_into_the_path_or_into_prunas_header() -> None:
     assert PRUNA.create({}, model="prunaai/wan").headers["Model"] == "wan"
 
 
-def test_cancel_after_is_sent_in_whole_seconds() -> None:
+def test_cancel_after_is_sent_in_whole_seconds_five_at_least() -> None:
     assert REPLICATE.create({}, cancel_after=599.2).headers["Cancel-After"] == "600s"
-    assert REPLICATE.create({}, cancel_after=-5).headers["Cancel-After"] == "1s"
+    assert REPLICATE.create({}, cancel_after=-5).headers["Cancel-After"] == "5s"
+    assert REPLICATE.create({}, cancel_after=4.1).headers["Cancel-After"] == "5s"
     assert "Cancel-After" not in REPLICATE.create({}).headers
 
 

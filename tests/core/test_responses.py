@@ -32,6 +32,7 @@ GATEWAY = Api.at("https://gateway.example", KEY)
 REPLICATE = Api.at("https://api.replicate.com", KEY)
 PRUNA = Api.at("https://api.pruna.ai", KEY)
 GET = GATEWAY.get("abc")
+DONE = '{"id": "abc", "status": "succeeded", "error": "überhitzt", "output": "https://a/b.mp4"}'
 CREATE = GATEWAY.create({"prompt": "a fox"})
 
 
@@ -58,9 +59,58 @@ def test_nan_in_a_response_becomes_null() -> None:
     assert read_prediction(GATEWAY, GET, answered(200, body)).metrics == {"predict_time": None}
 
 
-def test_a_response_with_another_id_is_refused() -> None:
-    with pytest.raises(VaceProtocolError, match="Asked for prediction abc, got xyz"):
-        read_prediction(GATEWAY, GET, answered(200, {"id": "xyz", "status": "succeeded"}))
+def test_an_answer_about_another_prediction_is_refused() -> None:
+    known = Prediction.from_json({"id": "abc", "status": "processing", "seed": 5})
+    body = {"id": "xyz", "status": "succeeded", "input": {"seed": 6}}
+    with pytest.raises(VaceProtocolError, match="Asked for prediction abc, got xyz with another seed"):
+        read_prediction(GATEWAY, GET, answered(200, body), known)
+
+
+@pytest.mark.parametrize(
+    ("raw", "content_type"),
+    [
+        (b"\xef\xbb\xbf" + DONE.encode(), "application/json"),
+        (b"\n\r\n  " + DONE.encode(), "text/html; charset=UTF-8"),
+        (DONE.encode(), "text/html"),
+        (DONE.encode("utf-16"), "application/json; charset=utf-16"),
+        (DONE.encode("utf-16-le"), "application/json"),
+        (DONE.encode("latin-1"), "application/json; charset=ISO-8859-1"),
+        (DONE.encode("latin-1"), "application/json"),
+        (DONE.encode("latin-1"), "text/html; charset=no-such-charset"),
+        (DONE.encode("cp1252"), 'application/json; charset="windows-1252"'),
+    ],
+)
+def test_json_is_read_in_any_encoding_and_under_any_name(raw: bytes, content_type: str) -> None:
+    found = read_prediction(GATEWAY, GET, answered(200, raw, content_type=content_type))
+    assert (found.status, found.error, found.output_urls) == ("succeeded", "überhitzt", ["https://a/b.mp4"])
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "kind"),
+    [
+        ("<html></html>", "application/json", "an HTML page"),
+        ("  <!DOCTYPE html>", "application/json", "an HTML page"),
+        ("<head></head>", "text/html", "an HTML page"),
+        ("Sign in", "text/html", "an HTML page"),
+        ('{"detail": "no"}', "text/html", "an unexpected response"),
+    ],
+)
+def test_a_page_is_known_by_its_body_first(body: str, content_type: str, kind: str) -> None:
+    with pytest.raises(VaceProtocolError, match=kind):
+        read_prediction(GATEWAY, GET, answered(200, body, content_type=content_type))
+
+
+def test_truncated_json_called_html_may_be_a_prediction() -> None:
+    with pytest.raises(VaceProtocolError) as caught:
+        read_prediction(GATEWAY, CREATE, answered(200, '{"id": "ab', content_type="text/html"))
+    assert caught.value.is_truncated
+
+
+@pytest.mark.parametrize("body", ["", "{}", "no", "<html></html>", "[]"])
+def test_only_an_object_with_content_is_the_apis_own_word(body: str) -> None:
+    for status in (400, 402, 403, 404, 422):
+        assert not error_of(status, body).is_from_api
+        assert verdict_of(error_of(status, body), "poll").later
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from airflow_vace.core.retry import (
     Failure,
     Verdict,
     failure_of,
+    is_denial,
     is_file_gone,
     is_lasting,
     is_not_found,
@@ -80,7 +81,7 @@ ROWS: list[tuple[Failure, Sequence[BaseException], tuple[Verdict, ...]]] = [
     (Failure.SEE_OTHER, [refused(303)], (UNCLEAR, NOW, NEVER, AGAIN, NEVER, NEVER)),
     (
         Failure.PROXY_REFUSAL,
-        [refused(status, is_from_api=False) for status in (401, 403, 404, 410)],
+        [refused(302), *(refused(status, is_from_api=False) for status in (400, 401, 403, 404, 410, 422))],
         (NEVER, AGAIN, NOW, AGAIN, NEVER, NEVER),
     ),
     (Failure.KEY_REFUSED, [refused(401), refused(403)], (NEVER, NOW, NEVER, NEVER, NEVER, NEVER)),
@@ -88,7 +89,7 @@ ROWS: list[tuple[Failure, Sequence[BaseException], tuple[Verdict, ...]]] = [
     (Failure.NOT_FOUND, [refused(404), refused(410)], (NEVER, NOW, NEVER, AGAIN, NEVER, NEVER)),
     (
         Failure.REFUSED,
-        [refused(status) for status in (302, 400, 413, 422)],
+        [refused(status) for status in (400, 409, 413, 422)],
         (NEVER, NOW, NEVER, AGAIN, NEVER, NEVER),
     ),
     (Failure.UNREADABLE, [VaceProtocolError("m")], (UNCLEAR, NOW, NEVER, AGAIN, NEVER, NEVER)),
@@ -168,9 +169,29 @@ def test_a_file_host_refuses_in_any_format() -> None:
     assert not is_file_gone(VaceTransportError("m", sent=True))
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("task_not_exist", "task_not_found", "not_found", "TaskNotFound", "PREDICTION_NOT_FOUND"),
+        *("task does not exist", "resource_not_found", "no_such_task", "NotFoundError", "job-not-exists"),
+    ],
+)
+def test_a_code_for_an_unknown_prediction_counts_under_any_status(code: str) -> None:
+    assert failure_of(refused(400, code=code)) is Failure.NOT_FOUND
+    assert is_denial(refused(400, code=code))
+
+
+@pytest.mark.parametrize("code", [None, "", "model_not_found", "channel_not_found", "not_allowed", "exist"])
+def test_other_codes_are_refusals(code: str | None) -> None:
+    assert failure_of(refused(400, code=code)) is Failure.REFUSED
+    assert is_denial(refused(400, code=code))
+    assert not is_denial(refused(400, code=code, is_from_api=False))
+
+
 def test_refusals_settle_after_a_number_and_a_time() -> None:
     timing = Timing()
     assert settling_limits(Failure.KEY_REFUSED, timing) == (5, 0.0)
     assert settling_limits(Failure.NOT_FOUND, timing) == (8, 10.0)
+    assert settling_limits(Failure.REFUSED, timing) == (8, 10.0)
     assert settling_limits(Failure.NO_CONNECTION, timing) == (5, 60.0)
     assert settling_limits(Failure.SERVER_TROUBLE, timing) is None

@@ -119,7 +119,8 @@ PASSING: list[VaceError] = [
     VaceTransportError("reset", sent=True),
     VaceTransportError("no such host", sent=False),
     VaceProtocolError("HTML", status_code=200),
-    *(refused(status) for status in (302, 400, 402, 408, 422, 429, 500, 502, 503, 504, 524)),
+    *(refused(status) for status in (302, 408, 429, 500, 502, 503, 504, 524)),
+    *(refused(status, is_from_api=False) for status in (400, 401, 402, 403, 404, 405, 410, 422)),
 ]
 
 
@@ -147,8 +148,7 @@ def test_a_timeout_names_the_last_error() -> None:
     [
         (401, TIMING.max_auth_refusals),
         (403, TIMING.max_auth_refusals),
-        (404, TIMING.max_not_found),
-        (410, TIMING.max_not_found),
+        *((status, TIMING.max_not_found) for status in (400, 402, 404, 405, 409, 410, 418, 422, 451)),
     ],
 )
 def test_refusals_end_the_wait_only_in_a_row(status: int, most: int) -> None:
@@ -162,11 +162,19 @@ def test_refusals_end_the_wait_only_in_a_row(status: int, most: int) -> None:
     assert wait.failed(error, 1.0) == GiveUp(error)
 
 
-def test_a_404_ends_the_wait_only_after_some_time() -> None:
+@pytest.mark.parametrize("status", [400, 402, 404, 422])
+def test_a_refusal_of_the_api_ends_the_wait_only_after_some_time(status: int) -> None:
     wait = waiting()
     for _ in range(100):
-        assert isinstance(wait.failed(refused(404), 1.0), PollAgain)
-    assert isinstance(wait.failed(refused(404), 1.0 + TIMING.not_found_grace_seconds), GiveUp)
+        assert isinstance(wait.failed(refused(status), 1.0), PollAgain)
+    assert isinstance(wait.failed(refused(status), 1.0 + TIMING.not_found_grace_seconds), GiveUp)
+
+
+def test_refusals_that_change_do_not_end_the_wait() -> None:
+    wait = waiting()
+    for number in range(100):
+        error = refused((400, 422, 409)[number % 3], code="odd" if number % 2 else "other")
+        assert isinstance(wait.failed(error, float(number)), PollAgain)
 
 
 def test_another_error_in_between_starts_the_count_again() -> None:

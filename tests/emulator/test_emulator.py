@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import av
 import pytest
 import requests
-from replicate.client import Client
-from replicate.exceptions import ReplicateError
 
 from airflow_vace.emulator import Emulator, Fault
+from airflow_vace.emulator.checks import invalid_fields
 from airflow_vace.emulator.cli import main
 from airflow_vace.emulator.faults import PRESETS
-from airflow_vace.emulator.world import World, invalid_fields, iso
+from airflow_vace.emulator.world import World, iso
 from airflow_vace.inputs import FIELDS, SPEED_MODES
 from airflow_vace.prediction import Prediction
 from airflow_vace.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 FOX = {"prompt": "a fox", "seed": 7}
 GATEWAY = "/replicate/v1/models/prunaai/vace-14b/predictions"
@@ -100,7 +98,7 @@ def test_a_prediction_boots_runs_with_growing_logs_and_ends() -> None:
     ]
     assert [p.percent for p in seen if p] == sorted(p.percent for p in seen if p)
     assert run.timeline.logs_at(1000.0) == ""
-    assert "\r" in run.timeline.logs_at(run.ended)
+    assert "\r" not in run.timeline.logs_at(run.ended)
     assert run.status_at(run.ended) == "succeeded"
     assert run.finished_at(middle) is None
     warm = world.create(FOX, model="prunaai/vace-14b", version=None, now=2000.0)
@@ -250,15 +248,6 @@ def test_prefer_wait_responds_at_the_end(emulator: Emulator) -> None:
         assert answer.result(timeout=20).json()["status"] == "canceled"
 
 
-@pytest.mark.parametrize(
-    ("said", "seconds"), [("30s", 30), ("6m", 360), ("1h", 3600), ("1m30s", 90), ("", None), ("soon", None)]
-)
-def test_cancel_after_takes_every_duration(emulator: Emulator, said: str, seconds: float | None) -> None:
-    post(emulator, "/v1/predictions", {"version": VERSION, "input": FOX}, **{"Cancel-After": said})
-    (run,) = emulator.world.runs.values()
-    assert run.cancel_after == seconds
-
-
 def test_a_list_is_bounded_by_times_in_any_format(emulator: Emulator) -> None:
     runs = [
         emulator.world.create(FOX, model="prunaai/vace-14b", version=None, now=1_700_000_000.5 + n)
@@ -270,9 +259,15 @@ def test_a_list_is_bounded_by_times_in_any_format(emulator: Emulator) -> None:
         return [body["id"] for body in get(emulator, path).json()["results"]]
 
     assert listed(created_after="2023-11-14T22:13:21Z") == [runs[2].id, runs[1].id]
+    # The first moment is included, the last is not.
+    assert listed(created_after="2023-11-14T22:13:21.5Z") == [runs[2].id, runs[1].id]
+    assert listed(created_before="2023-11-14T22:13:21.5Z") == [runs[0].id]
     assert listed(created_after="2023-11-15T08:13:21+10:00") == [runs[2].id, runs[1].id]
     assert listed(created_before="2023-11-14T22:13:21Z") == [runs[0].id]
-    for query in ("cursor=x", "created_after=soon"):
+    assert listed(source="web") == []
+    rows = get(emulator, "/v1/predictions").json()["results"]
+    assert {row["source"] for row in rows} == {"api"}
+    for query in ("cursor=x", "created_after=soon", "source=api"):
         assert get(emulator, f"/v1/predictions?{query}").status_code == 422
 
 
@@ -409,40 +404,6 @@ def test_a_patch_does_not_change_a_video(emulator: Emulator) -> None:
     assert "status" not in get(emulator, f"/v1/predictions/{created['id']}").json()
     output = ended(emulator, created["id"])["output"]
     assert get(emulator, output).status_code == 200
-
-
-def test_replicates_python_client_works_with_the_emulator(emulator: Emulator, tmp_path: Path) -> None:
-    client: Any = Client(api_token=emulator.api_key, base_url=emulator.url)
-    prediction = client.predictions.create(version=VERSION, input=FOX, wait=False)
-    assert prediction.status == "starting"
-    client.poll_interval = 0.01
-    prediction.wait()
-    assert prediction.status == "succeeded"
-    assert [p.id for p in client.predictions.list()] == [prediction.id]
-    by_model = client.models.predictions.create(model="prunaai/vace-14b", input=FOX)
-    by_model.cancel()
-    assert client.run("prunaai/vace-14b", input=FOX).endswith(".mp4")
-    (tmp_path / "a.png").write_bytes(b"image")
-    file = client.files.create(tmp_path / "a.png")
-    assert file.size == 5
-    assert [f.id for f in client.files.list()] == [file.id]
-    assert requests.get(file.urls["get"], timeout=10).content == b"image"
-    assert client.files.get(file.id).checksums == file.checksums
-    client.files.delete(file.id)
-    with pytest.raises(ReplicateError):
-        client.files.get(file.id)
-    with pytest.raises(ReplicateError):
-        client.files.delete(file.id)
-    assert requests.get(file.urls["get"], timeout=10).status_code == 404
-
-
-@pytest.mark.node
-@pytest.mark.skipif("VACE_NODE_MODULES" not in os.environ, reason="VACE_NODE_MODULES names no node_modules")
-def test_replicates_javascript_client_works_with_the_emulator(emulator: Emulator) -> None:
-    script = Path(__file__).parent / "replicate_client.mjs"
-    command = ["node", str(script), emulator.url, emulator.api_key]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert (found.stdout.strip(), found.returncode) == ("lives", 0), found.stderr
 
 
 def test_an_empty_or_too_large_upload_is_refused(emulator: Emulator) -> None:

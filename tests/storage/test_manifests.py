@@ -219,16 +219,21 @@ def test_a_manifest_is_written_for_any_input(tmp_path: Path, prompt: str) -> Non
 
 # --- two tasks, one name ---------------------------------------------------------------------------
 
+
+def of_run(name: str) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(TASK), "run_id": name})
+
+
 FILMS = {name: MP4 + box(b"free", name.encode() * 1000) for name in ("one", "two", "six", "ten")}
 
 
 def test_two_tasks_that_save_at_once_leave_no_mixed_pair(tmp_path: Path) -> None:
-    destination = to(f"{tmp_path}/latest.mp4")
     start = threading.Barrier(len(FILMS))
 
     def save(name: str) -> None:
         start.wait(10)
         for _ in range(20):
+            destination = to(f"{tmp_path}/latest.mp4", of_run(name))
             save_output(VaceHook(), succeeded(name, url_of(FILMS[name])), destination)
             with place_of(f"{tmp_path}/latest.mp4", "x").locked(10):
                 manifest = json.loads((tmp_path / "latest.mp4.json").read_bytes())
@@ -242,7 +247,7 @@ def test_two_tasks_that_save_at_once_leave_no_mixed_pair(tmp_path: Path) -> None
 def test_a_pair_is_put_in_place_without_another_in_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    destination = to(f"{tmp_path}/latest.mp4")
+    other_run = to(f"{tmp_path}/latest.mp4", of_run("two"))
     rename, is_first = Path.replace, [True]
     others: list[threading.Thread] = []
 
@@ -250,14 +255,14 @@ def test_a_pair_is_put_in_place_without_another_in_between(
         rename(part, target)
         if is_first.pop() if is_first else False:
             other = threading.Thread(
-                target=save_output, args=(VaceHook(), succeeded("two", url_of(FILMS["two"])), destination)
+                target=save_output, args=(VaceHook(), succeeded("two", url_of(FILMS["two"])), other_run)
             )
             other.start()
             other.join(0.5)  # without the lock the other save would end by then
             others.append(other)
 
     monkeypatch.setattr(Path, "replace", interrupted)
-    save_output(VaceHook(), succeeded("one", url_of(FILMS["one"])), destination)
+    save_output(VaceHook(), succeeded("one", url_of(FILMS["one"])), to(f"{tmp_path}/latest.mp4"))
     others[0].join(20)
     manifest = json.loads((tmp_path / "latest.mp4.json").read_bytes())
     assert manifest["id"] == "two"
@@ -287,8 +292,9 @@ def test_a_process_that_dies_in_between_leaves_no_mixed_pair(
         raise SystemExit
 
     monkeypatch.setattr(Path, "replace", killed)
+    next_run = to(f"{tmp_path}/latest.mp4", of_run("r2"))
     with pytest.raises(SystemExit):
-        save_output(VaceHook(), succeeded("two", url_of(FILMS["two"])), destination)
+        save_output(VaceHook(), succeeded("two", url_of(FILMS["two"])), next_run)
     assert (tmp_path / "latest.mp4").read_bytes() == FILMS["two"]
     assert not (tmp_path / "latest.mp4.json").exists()
     assert found(destination, "one") is None
@@ -323,5 +329,5 @@ def test_a_file_that_another_prediction_took_over_is_not_held(root: str) -> None
     one = succeeded("one", url_of(FILMS["one"]))
     held = replace(one, files=save_output(VaceHook(), one, destination))
     assert destination.holds(held, Timing())
-    save_output(VaceHook(), succeeded("two", url_of(FILMS["two"])), destination)
+    save_output(VaceHook(), succeeded("two", url_of(FILMS["two"])), to(f"{root}/latest.mp4", of_run("r2")))
     assert not destination.holds(held, Timing())

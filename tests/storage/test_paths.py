@@ -22,13 +22,18 @@ from airflow_vace.storage.paths import place_of
 from airflow_vace.storage.save import save_output
 from conftest import scale_waits
 from support.films import DATA_URL, MP4
-from support.saving import succeeded, to
+from support.saving import TASK, succeeded, to
 from support.stores import files_in
 
 if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
 
 pytestmark = pytest.mark.usefixtures("hurry", "any_connection", "memory")
+
+
+def of_run(run_id: str) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(TASK), "run_id": run_id})
+
 
 # --- names -----------------------------------------------------------------------------------------
 
@@ -83,7 +88,7 @@ def test_path_objects_are_places_too(tmp_path: Path) -> None:
     assert in_store.uri == "memory://b/clips/d/r/t-abc.mp4"
     assert to(ObjectStoragePath("memory://b/a.mp4")).place_of("abc", None, ".mp4").uri == "memory://b/a.mp4"
     local = to(tmp_path / "new folder").place_of("abc", None, ".mp4")
-    assert local.uri == (tmp_path / "new folder" / "d" / "r" / "t-abc.mp4").as_uri()
+    assert local.uri == f"file://{tmp_path}/new folder/d/r/t-abc.mp4"
     assert to(ObjectStoragePath(f"file://{tmp_path}/x")).save_to == f"file://{tmp_path}/x/"
 
 
@@ -310,9 +315,9 @@ def test_a_connection_deleted_after_the_payment_is_no_input_error(
     assert "It is billed" in str(caught.value)
 
 
-def test_a_fixed_name_goes_to_the_next_prediction(memory: Any) -> None:
-    place = to("memory://b/latest.mp4")
-    save_output(VaceHook(), succeeded("one"), place)
+def test_a_fixed_name_goes_to_the_prediction_of_the_next_run(memory: Any) -> None:
+    save_output(VaceHook(), succeeded("one"), to("memory://b/latest.mp4", of_run("r1")))
+    place = to("memory://b/latest.mp4", of_run("r2"))
     other = MP4 + b"\0\0\0\x08free"
     url = "data:video/mp4," + "".join(f"%{byte:02x}" for byte in other)
     (file,) = save_output(VaceHook(), succeeded("two", url), place)

@@ -121,7 +121,7 @@ def test_a_file_without_a_signed_url_is_uploaded(fast_emulator: Emulator, memory
     content = MP4 + os.urandom(300_000)
     memory.pipe_file("/b/in put.mp4", content)
     found = reachable(src_video="memory://b/in put.mp4")
-    assert requests.get(found["src_video"], timeout=5).content == content
+    assert fast_emulator.uploads.content_of(found["src_video"]) == content
     (post,) = [r for r in fast_emulator.requests if r.method == "POST"]
     assert post.path == "/v1/files"
     assert post.auth
@@ -133,7 +133,7 @@ def test_an_upload_is_tried_again_while_that_may_help(fast_emulator: Emulator, m
     memory.pipe_file("/b/in.mp4", MP4)
     fast_emulator.faults.add(path="/v1/files", status=500)
     fast_emulator.faults.add(path="/v1/files", reset="before")
-    assert requests.get(reachable(src_video="memory://b/in.mp4")["src_video"], timeout=5).content == MP4
+    assert fast_emulator.uploads.content_of(reachable(src_video="memory://b/in.mp4")["src_video"]) == MP4
     fast_emulator.faults.add(path="/v1/files", status=503, times=3)
     with pytest.raises(VaceTransportError, match="could not be uploaded, nothing was submitted") as caught:
         reachable(src_video="memory://b/in.mp4")

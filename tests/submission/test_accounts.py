@@ -103,12 +103,12 @@ def test_a_changed_default_of_the_connection_submits_nothing(
 def test_a_default_that_is_added_later_is_no_part_of_a_retry(
     server: Emulator, connect: Callable[[str], None]
 ) -> None:
-    server.faults.add(method="GET", patch={"status": "failed", "error": "E6716"})
+    server.faults.add(method="GET", path="*/predictions*", patch={"status": "failed", "error": "E6716"})
     run = waiting()
     with pytest.raises(PredictionFailed):
         run.result()
     connect(server.connection_to(backend="replicate", timeout=5, version="5ebdbed0"))
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     before = [found.version for found in server.world.runs.values()]
     run.retried().result()
     assert [found.version for found in server.world.runs.values()] == before * 2

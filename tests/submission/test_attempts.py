@@ -64,7 +64,7 @@ def test_a_retry_continues_with_the_running_prediction(
 ) -> None:
     run = waiting(deferrable=deferrable)
     killed_at(run, "get_prediction")
-    server.faults.add(method="GET", skip=2, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=2, times=None, patch=DONE)
     payload = run.result()
     assert payload["status"] == "succeeded"
     assert billed(server) == 1
@@ -100,7 +100,7 @@ def test_a_raised_timeout_gives_a_running_prediction_more_time(server: Emulator)
     with pytest.raises(AirflowFailException):
         run.result()
     longer = waiting(store, timeout=60).cleared()
-    server.faults.add(method="GET", skip=2, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=2, times=None, patch=DONE)
     assert longer.result()["status"] == "succeeded"
     assert billed(server) == 1
 
@@ -109,7 +109,7 @@ def test_a_raised_timeout_gives_a_running_prediction_more_time(server: Emulator)
 def test_a_success_is_returned_and_not_paid_again(
     server: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     run = waiting()
     first = run.result()
     for again in (run.retried, run.cleared):
@@ -121,7 +121,7 @@ def test_a_success_is_returned_and_not_paid_again(
 
 
 def test_a_person_generates_again_by_deleting_the_key(server: Emulator) -> None:
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     store = Store()
     run = waiting(store)
     first = run.result()
@@ -133,7 +133,7 @@ def test_a_person_generates_again_by_deleting_the_key(server: Emulator) -> None:
 def test_without_reuse_a_clear_generates_again_and_a_retry_does_not(server: Emulator) -> None:
     run = waiting(reuse=False)
     killed_at(run, "get_prediction")
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     first = run.result()
     assert run.retried().result()["id"] == first["id"]
     assert billed(server) == 1
@@ -148,7 +148,7 @@ def test_without_reuse_a_retry_after_a_clear_during_the_run_pays_nothing(server:
     run = waiting(reuse=False)
     killed_at(run, "get_prediction")
     killed_at(run.cleared(), "wait_for_prediction")
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     run.result()
     assert billed(server) == 1
 
@@ -174,8 +174,8 @@ def test_a_prediction_without_a_video_is_submitted_again_once(
 ) -> None:
     run = waiting()
     killed_at(run, "get_prediction")
-    server.faults.add(method="GET", patch={"status": end, "error": "E9999 why"})
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", patch={"status": end, "error": "E9999 why"})
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     assert run.result()["status"] == "succeeded"
     assert billed(server) == 2
     out = capfd.readouterr().out
@@ -184,12 +184,12 @@ def test_a_prediction_without_a_video_is_submitted_again_once(
 
 
 def test_a_run_that_is_worth_another_is_tried_again_by_airflows_retries(server: Emulator) -> None:
-    server.faults.add(method="GET", patch={"status": "failed", "error": "E6716"})
+    server.faults.add(method="GET", path="*/predictions*", patch={"status": "failed", "error": "E6716"})
     run = waiting()
     with pytest.raises(PredictionFailed):
         run.result()
-    server.faults.add(method="GET", times=None, patch=DONE)
-    before = len(server.requests)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
+    before = len(methods_of(server))
     assert run.retried().result()["status"] == "succeeded"
     assert billed(server) == 2
     assert methods_of(server)[before:] == ["POST", "GET"], "the end is recorded, so no poll repeats"
@@ -278,7 +278,7 @@ def test_after_a_surprise_behind_the_create_a_retry_continues(
     with hooked(run, Broken), pytest.raises(KeyError):
         run.result()
     assert "A retry goes on with prediction" in capfd.readouterr().out
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     assert run.retried().result()["status"] == "succeeded"
     assert billed(server) == 1
 
@@ -308,7 +308,7 @@ def test_an_intent_that_cannot_be_read_back_is_withdrawn(server: Emulator) -> No
     store = Blinks()
     with pytest.raises(LedgerError):
         task(store).result()
-    assert server.requests == []
+    assert methods_of(server) == []
     assert store.rows == {}
 
 
@@ -317,7 +317,7 @@ def test_an_intent_that_cannot_be_written_submits_nothing(server: Emulator) -> N
     store.trouble.append(("set", RuntimeError("the API server is away")))
     with pytest.raises(LedgerError):
         task(store).result()
-    assert server.requests == []
+    assert methods_of(server) == []
 
 
 def test_after_a_failed_record_of_the_response_the_attempt_continues(
@@ -331,7 +331,7 @@ def test_after_a_failed_record_of_the_response_the_attempt_continues(
             super().set(key, value, retention=retention)
 
     store = FailsOnce()
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     payload = waiting(store).result()
     assert f"only this attempt knows prediction {payload['id']}" in capfd.readouterr().out
     assert store.record["phase"] == "settled"
@@ -347,7 +347,7 @@ def test_an_end_that_cannot_be_recorded_is_the_end_all_the_same(
                 raise RuntimeError("away")
             super().set(key, value, retention=retention)
 
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     assert waiting(Tired()).result()["status"] == "succeeded"
     assert "was not recorded" in capfd.readouterr().out
 
@@ -355,14 +355,14 @@ def test_an_end_that_cannot_be_recorded_is_the_end_all_the_same(
 def test_a_record_that_a_person_deletes_stays_deleted(server: Emulator) -> None:
     store = Store()
     run = waiting(store, deferrable=True)
-    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=DONE)
     assert run.result(between=lambda: store.delete("vace_prediction"))["status"] == "succeeded"
     assert store.rows == {}
 
 
 def test_a_record_passes_three_phases_without_key_and_input(server: Emulator) -> None:
     store = Store()
-    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=DONE)
     payload = waiting(store, deferrable=True).result()
     assert [row["phase"] for row in store.written] == ["intent", "submitted", "submitted", "settled"]
     assert [row["deferred"] for row in store.written] == [False, False, True, False]
@@ -394,7 +394,7 @@ def test_a_prediction_that_cannot_be_polled_is_polled_by_the_next_retry(
 ) -> None:
     run = task()
     first = run.result()
-    server.faults.add(method="GET", times=None, **fault)
+    server.faults.add(method="GET", path="*/predictions*", times=None, **fault)
     with pytest.raises(LedgerError, match=f"The state of prediction {first['id']} could not be determined"):
         run.retried().result()
     server.faults.clear()
@@ -405,7 +405,7 @@ def test_a_prediction_that_cannot_be_polled_is_polled_by_the_next_retry(
 def test_a_server_in_short_trouble_is_polled_again(server: Emulator) -> None:
     run = task()
     first = run.result()
-    server.faults.add(method="GET", times=2, status=502)
+    server.faults.add(method="GET", path="*/predictions*", times=2, status=502)
     assert run.retried().result()["id"] == first["id"]
     assert billed(server) == 1
 
@@ -416,7 +416,7 @@ def test_a_refused_key_or_account_uses_no_retries(
 ) -> None:
     run = task()
     run.result()
-    server.faults.add(method="GET", times=None, status=status, body={"detail": "no"})
+    server.faults.add(method="GET", path="*/predictions*", times=None, status=status, body={"detail": "no"})
     with pytest.raises(AirflowFailException) as caught:
         run.retried().result()
     assert type(caught.value.__cause__) is kind
@@ -453,7 +453,7 @@ def test_without_state_one_warning_says_that_a_retry_may_pay_again(
     kept = Store() if store else None
     arguments: dict[str, Any] = {"task_id": "t", "input": {"prompt": "a fox"}, "wait_for_completion": True}
     run = Run(partial(VacePredictionOperator, durable=durable, deferrable=deferrable, **arguments), kept)
-    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=DONE)
     assert run.result()["status"] == "succeeded"
     out = capfd.readouterr().out
     assert out.count("a retry of this task, or a clear, may pay again") == 1
@@ -476,7 +476,7 @@ def test_a_cleared_deferred_task_continues_with_the_same_prediction(server: Emul
     run = waiting(deferrable=True)
     with pytest.raises(TaskDeferred):
         run.leg().execute(run.context)
-    server.faults.add(method="GET", skip=2, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=2, times=None, patch=DONE)
     assert run.cleared().result()["status"] == "succeeded"
     assert statuses(server) == ["starting"]
 
@@ -525,7 +525,7 @@ def test_a_wait_that_each_triggerer_gives_up_ends_on_the_worker(server: Emulator
     sensor = partial(VacePredictionSensor, task_id="t", prediction=created, deferrable=True)
     run = Run(sensor, Store()) if is_sensor else waiting(deferrable=True)
     looked = 4 if is_sensor else 5
-    server.faults.add(method="GET", skip=looked + 1, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=looked + 1, times=None, patch=DONE)
     assert _given_up_by_triggerers(run)["status"] == "succeeded"
     assert len(run.deferred) == 4
 

@@ -48,7 +48,7 @@ def test_a_template_that_renders_differently_costs_a_retry_nothing(
 
     run = Run(differently, Store())
     killed_at(run, "get_prediction")
-    server.faults.add(method="GET", skip=2, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=2, times=None, patch=DONE)
     run.result()
     assert statuses(server) == ["starting"]
     assert "This attempt has another input than the one before" in capfd.readouterr().out
@@ -77,7 +77,7 @@ def test_another_argument_of_a_function_is_another_order(server: Emulator, one: 
     run = Run(made_of(clip, one, wait_for_completion=True), Store())
     killed_at(run, "get_prediction")
     run.make = made_of(clip, other, wait_for_completion=True)
-    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=DONE)
     payload = run.result()
     assert server.world.runs[payload["id"]].input["prompt"] == f"{other!r} on a beach"
 
@@ -92,7 +92,7 @@ def test_the_same_arguments_are_the_same_order_in_each_process(server: Emulator)
     run = Run(made_of(clip, Product(), {"a", "b"}, wait_for_completion=True), Store())
     killed_at(run, "get_prediction")
     run.make = made_of(clip, Product(), {"b", "a"}, wait_for_completion=True)
-    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=DONE)
     run.result()
     assert billed(server) == 1
 
@@ -188,7 +188,7 @@ def test_an_attempt_beyond_airflows_retries_counts_as_a_clear(server: Emulator) 
     killed_at(run, "get_prediction")
     other = waiting(store, input={"prompt": "an otter"})
     other.ti.max_tries, other.ti.try_number = 0, 2
-    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=DONE)
     other.result()
     assert [found.input["prompt"] for found in server.world.runs.values()] == ["a fox", "an otter"]
 
@@ -203,6 +203,6 @@ def test_a_retry_after_an_ended_wait_keeps_the_paid_prediction(server: Emulator)
         # The triggerer has given the wait up, and now the worker dies too.
         run.leg().resume_execution("execute_complete", {"event": event, "deadline": None}, run.context)
     again = waiting(store, input={"prompt": "an otter"}).retried()
-    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=DONE)
     again.result()
     assert billed(server) == 1

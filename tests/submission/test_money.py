@@ -300,7 +300,7 @@ def test_a_test_of_a_task_leaves_the_run_alone(
     task(store).result()
     before = dict(store.rows)
     monkeypatch.setenv("AIRFLOW_TEST_MODE", "True")
-    server.faults.add(method="GET", skip=1, times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=DONE)
     edited = waiting(store, input={"prompt": "an edited fox"}, deferrable=deferrable)
     assert edited.result()["status"] == "succeeded"
     assert store.rows == before

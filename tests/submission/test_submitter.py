@@ -76,7 +76,7 @@ def test_a_first_submission_digests_its_input_twice(monkeypatch: pytest.MonkeyPa
 
 def test_a_task_that_waits_reads_the_store_once_more_at_its_end(server: Emulator) -> None:
     store = Counted()
-    server.faults.add(method="GET", times=None, patch=DONE)
+    server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     waiting(store).result()
     # Another attempt may have taken over during the wait, so the end is recorded only after a read.
     assert store.reads == 3

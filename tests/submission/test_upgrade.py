@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_vace.emulator import Emulator
+from airflow_vace.emulator.models import FIRST_VERSION
 from support.attempts import DONE
 from support.supervisor import needs_airflow_3_3
 from support.versions import RELEASED, TASKS, start, unpack
@@ -31,19 +32,19 @@ ENDED = {"method": "GET", "path": "*/predictions/*", "times": None, "patch": DON
 class Story:
     """Tasks that one version starts and another finishes, each with another server."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, **extra: str) -> None:
         self.folder = folder
         self.servers = {
             name: stack.enter_context(Emulator(time_scale=100, seed=seed)) for seed, name in enumerate(TASKS)
         }
-        self.servers["submitted"].faults.add(method="GET", hang="before")
+        self.servers["submitted"].faults.add(method="GET", path="*/predictions*", hang="before")
         for name in ("intent", "unlisted"):
             self.servers[name].faults.add(method="POST", path="*/predictions", hang="after")
         self.servers["settled"].faults.add(**ENDED)
         self.servers["resumed"].faults.add(skip=1, **ENDED)  # the worker polls once before it defers
         self.connections = {
             f"AIRFLOW_CONN_{name.upper()}": server.connection_to(
-                backend="gateway" if name == "unlisted" else "replicate"
+                backend="gateway" if name == "unlisted" else "replicate", **extra
             )
             for name, server in self.servers.items()
         }
@@ -53,7 +54,10 @@ class Story:
 
     def is_begun(self) -> bool:
         """Return True if each task has ended, deferred, or come to the point of its kill."""
-        has_polled = any(seen.method == "GET" for seen in self.servers["submitted"].requests)
+        has_polled = any(
+            seen.method == "GET" and "/predictions/" in seen.path
+            for seen in self.servers["submitted"].requests
+        )
         has_created = all(self.servers[name].world.runs for name in ("intent", "unlisted"))
         others = ("settled", "deferred", "resumed")
         return has_polled and has_created and all((self.folder / f"{n}.write").exists() for n in others)
@@ -98,7 +102,9 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stor
     released = unpack(RELEASED, folder / "released")
     versions = {"upgraded": (released, ROOT), "rolled back": (ROOT, released)}
     with ExitStack() as stack:
-        found = {name: Story(tmp_path_factory.mktemp("story"), stack) for name in versions}
+        # The last release looks no version up, so the connection names one where that release submits.
+        extras = {"upgraded": {"version": FIRST_VERSION}, "rolled back": {}}
+        found = {name: Story(tmp_path_factory.mktemp("story"), stack, **extras[name]) for name in versions}
         writers = [found[name].start(code, "write") for name, (code, _) in versions.items()]
         try:
             wait_for(lambda: all(story.is_begun() for story in found.values()), writers, found.values())

@@ -82,7 +82,8 @@ def statuses(server: Emulator) -> list[str]:
 
 
 def methods_of(server: Emulator) -> list[str]:
-    return [seen.method for seen in server.requests]
+    """Return the methods of all requests about predictions."""
+    return [seen.method for seen in server.requests if "/predictions" in seen.path]
 
 
 def forget(server: Emulator) -> None:

@@ -13,6 +13,10 @@ class Array:
     def __init__(self, value: Any) -> None:
         self.value = value
 
+    def __repr__(self) -> str:
+        # Part of a test's id, which must be the same in each worker of pytest.
+        return f"Array({self.value!r})"
+
     def __iter__(self) -> Any:
         raise TypeError("iteration over a 0-d array")
 

@@ -110,7 +110,7 @@ def test_a_worker_saves_after_a_failed_save_in_the_triggerer(
 def test_a_data_url_that_the_triggerer_saved_is_in_no_event(slow_emulator: Emulator, memory: Any) -> None:
     memory.mkdir("/b")
     patch = {"status": "succeeded", "output": DATA_URL}
-    slow_emulator.faults.add(method="GET", skip=1, times=None, patch=patch)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=patch)
     task = clip(**IN_TRIGGERER, save_to="memory://b/a.mp4")
     payload = task.result()
     assert files_in(memory)["/b/a.mp4"] == MP4
@@ -122,7 +122,7 @@ def test_a_data_url_that_the_triggerer_saved_is_in_no_event(slow_emulator: Emula
 def test_files_in_a_list_are_all_saved(slow_emulator: Emulator, memory: Any, given: dict[str, Any]) -> None:
     memory.mkdir("/b")
     patch = {"status": "succeeded", "output": [DATA_URL, "none", DATA_URL]}
-    slow_emulator.faults.add(method="GET", skip=1, times=None, patch=patch)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=patch)
     task = clip(**given, save_to="memory://b/a.mp4")
     assert len(task.result()["files"]) == 2
     assert files_in(memory)["/b/a-2.mp4"] == MP4
@@ -130,7 +130,9 @@ def test_files_in_a_list_are_all_saved(slow_emulator: Emulator, memory: Any, giv
 
 def test_a_failure_saves_nothing(slow_emulator: Emulator, memory: Any) -> None:
     memory.mkdir("/b")
-    slow_emulator.faults.add(method="GET", skip=1, times=None, patch={"status": "failed", "error": "E1001"})
+    slow_emulator.faults.add(
+        method="GET", path="*/predictions*", skip=1, times=None, patch={"status": "failed", "error": "E1001"}
+    )
     with pytest.raises(AirflowFailException):
         clip(**IN_TRIGGERER, save_to="memory://b/clips/").result()
     assert files_in(memory) == {}
@@ -371,7 +373,7 @@ def test_a_sensor_waits_on_while_its_store_is_away(
 ) -> None:
     created = VaceHook().create_prediction({"prompt": "a fox"})
     succeeded = {"status": "succeeded", "output": DATA_URL}
-    slow_emulator.faults.add(method="GET", skip=1, times=None, patch=succeeded)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", skip=1, times=None, patch=succeeded)
 
     def healed(*_: object) -> None:
         broken_store.clear()
@@ -401,8 +403,8 @@ def test_a_file_is_uploaded_once_and_not_again_by_a_retry(
     uploads = [r for r in slow_emulator.requests if r.path == "/v1/files"]
     assert len(uploads) == 1
     (run,) = slow_emulator.world.runs.values()
-    assert run.input["src_video"].startswith(f"{slow_emulator.url}/_files/")
-    assert "_files" not in str(store.rows)
+    assert run.input["src_video"].startswith(f"{slow_emulator.url}/v1/files/")
+    assert "/v1/files" not in str(store.rows)
 
 
 def test_a_lost_create_is_found_by_the_url_of_its_input(

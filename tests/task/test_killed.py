@@ -139,7 +139,7 @@ def test_a_kill_before_the_create_sends_none(
     monkeypatch.setattr(store, "set", killing(leg, store.set))
     with pytest.raises(VaceTransportError, match="nothing was submitted"):
         leg.execute(run.context)
-    assert server.requests == []
+    assert methods_of(server) == []
     assert store.rows == {}
 
 
@@ -168,7 +168,7 @@ def test_a_persons_kill_during_the_poll_of_an_earlier_prediction_cancels(
     run = task()
     run.result()
     leg = run.retried().leg()
-    server.faults.add(method="GET", delay=0.5)
+    server.faults.add(method="GET", path="*/predictions*", delay=0.5)
     # The poll may see the cancel or not; in neither case does the attempt submit again.
     with suppress(VaceTransportError), interrupting(leg.on_kill, lambda: "GET" in methods_of(server)):
         leg.execute(run.context)
@@ -291,7 +291,7 @@ def test_an_execution_timeout_during_the_first_poll_of_a_retry_cancels(server: E
     store = Store()
     run = task(store)
     run.result()
-    server.faults.add(method="GET", delay=0.5)
+    server.faults.add(method="GET", path="*/predictions*", delay=0.5)
     late = interrupting(raising(AirflowTaskTimeout), lambda: "GET" in methods_of(server))
     with pytest.raises(AirflowFailException, match="execution_timeout"), late:
         run.retried().result()
@@ -320,7 +320,7 @@ def test_an_execution_timeout_while_the_intent_is_written_leaves_none(server: Em
     with pytest.raises(AirflowTaskTimeout):
         task(store).result()
     assert store.rows == {}
-    assert server.requests == []
+    assert methods_of(server) == []
 
 
 def test_an_attempt_that_was_superseded_leaves_the_new_ones_intent_alone(server: Emulator) -> None:

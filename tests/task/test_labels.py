@@ -81,7 +81,9 @@ def test_a_label_is_any_value_as_text_and_holds_no_signature() -> None:
 
 
 def test_a_label_never_comes_from_a_server(slow_emulator: Emulator) -> None:
-    slow_emulator.faults.add(method="GET", patch={**DONE, "label": "theirs", "map_index": 9, "seed": 9})
+    slow_emulator.faults.add(
+        method="GET", path="*/predictions*", patch={**DONE, "label": "theirs", "map_index": 9, "seed": 9}
+    )
     payload = waiting(input={"prompt": "a fox", "seed": 7}, deferrable=False).result()
     assert whose(payload) == (None, None, 7)
 
@@ -117,7 +119,7 @@ def test_a_sensor_that_begins_and_ends_in_the_triggerer_says_whose(
     slow_emulator: Emulator, supervisor: Supervisor, label: str | None, expected: str
 ) -> None:
     payload = submitting(input={"prompt": "a fox", "seed": 7}, label="Trail shoe").result()
-    slow_emulator.faults.add(method="GET", patch=DONE, times=None)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE, times=None)
     with DAG("d", schedule=None) as dag:
         VacePredictionSensor(task_id="plain", prediction=payload, label=label, **HERE)
         mapped = VacePredictionSensor.partial(task_id="mapped", label=label, **HERE)
@@ -203,7 +205,7 @@ def test_a_template_that_needs_what_the_function_sets_is_rendered_after_it(slow_
 
     def end() -> None:
         del vars(made.ti)["product"]  # the process that goes on knows nothing of it
-        slow_emulator.faults.add(method="GET", patch=DONE, times=None)
+        slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE, times=None)
 
     made = Run(make)
     assert made.result(between=end)["label"] == "Trail shoe"

@@ -42,7 +42,7 @@ def test_a_success_ends_the_task_with_its_result_and_links_in_xcom(
     slow_emulator: Emulator, supervisor: Supervisor
 ) -> None:
     identifier = created()
-    slow_emulator.faults.add(method="GET", patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE)
     event = events_of(VacePredictionTrigger(identifier, end_from_trigger=True), ti_of())
     assert event.task_instance_state == "success"
     assert supervisor.left["return_value"]["id"] == identifier
@@ -55,7 +55,7 @@ def test_a_success_ends_the_task_with_its_result_and_links_in_xcom(
 def test_without_do_xcom_push_it_ends_without_a_result(
     slow_emulator: Emulator, supervisor: Supervisor
 ) -> None:
-    slow_emulator.faults.add(method="GET", patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE)
     trigger = VacePredictionTrigger(created(), end_from_trigger=True, do_xcom_push=False)
     assert events_of(trigger, ti_of()).task_instance_state == "success"
     assert "return_value" not in supervisor.left
@@ -74,7 +74,7 @@ def test_without_do_xcom_push_it_ends_without_a_result(
     ids=str,
 )
 def test_any_other_end_is_a_workers(slow_emulator: Emulator, supervisor: Supervisor, end: Any) -> None:
-    slow_emulator.faults.add(method="GET", patch=end)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=end)
     event = events_of(VacePredictionTrigger(created(), end_from_trigger=True), ti_of())
     assert event.payload["status"] == end["status"]
     assert supervisor.left == {}
@@ -85,7 +85,7 @@ def test_a_result_that_cannot_be_written_goes_to_a_worker(
     slow_emulator: Emulator, supervisor: Supervisor, capfd: pytest.CaptureFixture[str]
 ) -> None:
     supervisor.trouble = RuntimeError("the API server is away")
-    slow_emulator.faults.add(method="GET", patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE)
     event = events_of(VacePredictionTrigger(created(), end_from_trigger=True), ti_of())
     assert event.payload["status"] == "succeeded"
     assert "the API server is away" in capfd.readouterr().out
@@ -94,7 +94,7 @@ def test_a_result_that_cannot_be_written_goes_to_a_worker(
 def test_an_event_waits_until_the_first_leg_has_surely_ended(
     slow_emulator: Emulator,
 ) -> None:
-    slow_emulator.faults.add(method="GET", patch=DONE, times=2)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE, times=2)
     until = time.time() + 0.6
     events_of(VacePredictionTrigger(created(), not_before=until), ti_of())
     assert time.time() >= until
@@ -115,8 +115,8 @@ def deferred(make: Callable[[], BaseOperator]) -> dict[str, Any]:
 @pytest.fixture
 def slow_then_done(slow_emulator: Emulator) -> str:
     identifier = created()
-    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
-    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     return identifier
 
 
@@ -128,8 +128,8 @@ def sensor(identifier: Any, **kwargs: Any) -> VacePredictionSensor:
 def test_nothing_lost_ends_there_by_itself(slow_then_done: str, slow_emulator: Emulator) -> None:
     assert deferred(lambda: sensor(slow_then_done))["end_from_trigger"] is True
     slow_emulator.faults.clear()
-    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
-    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     row = deferred(
         lambda: VacePredictionOperator(
             task_id="t", input={"prompt": "x"}, wait_for_completion=True, deferrable=True, durable=False
@@ -154,8 +154,8 @@ def test_features_of_a_worker_keep_the_end_on_a_worker(
 ) -> None:
     assert deferred(lambda: sensor(slow_then_done, **loses))["end_from_trigger"] is False
     slow_emulator.faults.clear()
-    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
-    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     row = deferred(lambda: sensor(slow_then_done, end_from_trigger=True, **loses))
     assert row["end_from_trigger"] is False
     assert "A worker ends this task" in capfd.readouterr().out

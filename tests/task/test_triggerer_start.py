@@ -44,7 +44,7 @@ def test_a_plain_prediction_is_waited_for(
     given = {"an id": made.id, "a payload": made.payload(), "an address": made.urls["get"]}[reference]
     with DAG("d", schedule=None) as dag:
         VacePredictionSensor(task_id="wait", prediction=given, **HERE)
-    slow_emulator.faults.add(method="GET", patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE)
     event = events_of(*begun(dag, "wait"))
     assert event.task_instance_state == "success"
     assert supervisor.left["return_value"]["id"] == made.id
@@ -101,7 +101,7 @@ def test_a_result_of_another_task_is_found(
     identifier = created()
     supervisor.counts = {"several": 2, "mapped": 2, "handed.wait": 2}
     supervisor.xcoms[left] = ["other", {"id": identifier}] if task_id == "listed" else {"id": identifier}
-    slow_emulator.faults.add(method="GET", patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE)
     event = events_of(*begun(over_xcom(), task_id, map_index))
     assert event.task_instance_state == "success"
     assert supervisor.left["return_value"]["id"] == identifier
@@ -151,7 +151,7 @@ def test_instances_that_begin_together_ask_once_for_states(
 ) -> None:
     supervisor.counts = {"several": 3, "mapped": 3}
     supervisor.xcoms = {("several", index): {"id": created()} for index in range(3)}
-    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
 
     async def first(index: int) -> Any:
         trigger, ti = begun(over_xcom(), "mapped", index)
@@ -186,8 +186,8 @@ def test_a_template_begins_on_a_worker_at_once(prediction: Any) -> None:
 @needs_airflow_3_3
 def test_the_worker_that_is_asked_to_begin_defers_from_there(slow_emulator: Emulator) -> None:
     identifier = created()
-    slow_emulator.faults.add(method="GET", times=1, patch={"status": "processing"})
-    slow_emulator.faults.add(method="GET", times=None, patch=DONE)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=1, patch={"status": "processing"})
+    slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     from airflow.providers.common.compat.sdk import TaskDeferred
 
     wait = VacePredictionSensor(task_id="wait", prediction=identifier, **HERE)
@@ -208,7 +208,7 @@ def test_the_timeout_counts_from_the_start_of_the_task_despite_restarts(
         VacePredictionSensor.partial(task_id="mapped", **mapped).expand(prediction=[identifier])
         limited = {**HERE, "execution_timeout": timedelta(seconds=60)}
         VacePredictionSensor(task_id="limited", prediction=identifier, **limited)
-    slow_emulator.faults.add(method="GET", patch={"status": "failed"}, times=None)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch={"status": "failed"}, times=None)
     for task_id, map_index in (("wait", -1), ("mapped", 0)):
         trigger, ti = begun(dag, task_id, map_index)
         assert trigger.timeout_after is not None
@@ -229,7 +229,9 @@ def test_a_failure_that_began_there_is_raised_by_a_worker(
     identifier = created()
     with DAG("d", schedule=None) as dag:
         wait = VacePredictionSensor(task_id="wait", prediction=identifier, **HERE)
-    slow_emulator.faults.add(method="GET", patch={"status": "failed", "error": "E1001"}, times=None)
+    slow_emulator.faults.add(
+        method="GET", path="*/predictions*", patch={"status": "failed", "error": "E1001"}, times=None
+    )
     event = events_of(*begun(dag, "wait"))
     assert supervisor.left == {}
     with pytest.raises(AirflowFailException, match="E1001"):
@@ -243,7 +245,7 @@ def test_save_to_that_begins_there_is_saved_by_a_worker(
     with DAG("d", schedule=None) as dag:
         VacePredictionSensor(task_id="wait", prediction=created(), save_to="/x/", **HERE)
         VacePredictionSensor(task_id="told", prediction=created(), outlets=[Asset("x")], **HERE)
-    slow_emulator.faults.add(method="GET", patch=DONE, times=None)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE, times=None)
     for task_id in ("wait", "told"):
         assert events_of(*begun(dag, task_id)).payload["status"] == "succeeded"
     assert supervisor.left == {}
@@ -268,7 +270,7 @@ def test_an_absent_field_begins_there_with_its_default(
     slow_emulator: Emulator, supervisor: Supervisor, absent: Any
 ) -> None:
     identifier = created()
-    slow_emulator.faults.add(method="GET", patch=DONE, times=None)
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE, times=None)
     given = {**HERE, "vace_conn_id": absent, "save_to": absent, "label": absent}
     with DAG("d", schedule=None) as dag:
         VacePredictionSensor(task_id="one", prediction=identifier, **given)
