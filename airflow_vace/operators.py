@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ("VacePredictionOperator",)
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
@@ -18,7 +17,7 @@ from airflow_vace.task.arguments import handed_over
 from airflow_vace.task.base import WaitingOperator
 from airflow_vace.task.ending import closing, retrying_for_free
 from airflow_vace.task.errors import translated
-from airflow_vace.task.fields import read_fields, seconds, without_missing
+from airflow_vace.task.fields import read_fields, renderable, seconds, without_missing
 from airflow_vace.task.operator_run import OperatorRun
 from airflow_vace.task.operator_wait import wait_for_result
 from airflow_vace.task.parameters import check_operator
@@ -26,7 +25,7 @@ from airflow_vace.task.submitting import recorded_prediction, restore_input, sub
 from airflow_vace.task.view import push_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import timedelta
     from pathlib import Path
     from typing import ClassVar
@@ -51,8 +50,9 @@ class VacePredictionOperator(WaitingOperator):
     :param input: inputs of the model, such as `{"prompt": "...", "size": "1280*720"}` (templated); files may
         be paths or addresses of stores, in another model's input anywhere, see
         :func:`airflow_vace.other_inputs.names_file`
-    :param model: `owner/name` (templated; default: the connection's, else prunaai/vace-14b)
-    :param version: id of a version (templated; default: the connection's, else the server's choice)
+    :param model: `owner/name`, or `owner/name:version` (templated; default: the connection's, else
+        prunaai/vace-14b)
+    :param version: id of a version (templated; default: the connection's, else the model's latest)
     :param vace_conn_id: connection of type `vace` (templated)
     :param wait_for_completion: wait until the prediction is final, and return its final payload
     :param deferrable: wait in the triggerer (default: `[operators] default_deferrable`)
@@ -199,10 +199,9 @@ class VacePredictionOperator(WaitingOperator):
         self, parent: Any, template_fields: Any, context: Context, jinja_env: Any, seen_oids: set[int]
     ) -> None:
         """Digest the values from other tasks during rendering."""
-        # Airflow renders no mapping but a dict, and would send the templates in another one as they are.
         # A mapped instance has text from other tasks in place, which must not be rendered.
-        if parent is self and self._given is None and isinstance(self.input, Mapping):
-            self.input = dict(self.input)
+        if parent is self and self._given is None:
+            self.input = renderable(self.input)
         given = {name: getattr(self, name) for name in self.argument_fields}
         before = self.input
         element = self._given or {}

@@ -61,7 +61,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     """
     if depth > _MAX_DEPTH:
         raise NotPlainError("is nested too deeply")
-    value = _unwrapped(value)
+    value = unwrapped(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -77,7 +77,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     raise NotPlainError("has no form in JSON")
 
 
-def _unwrapped(value: Any) -> Any:
+def unwrapped(value: Any) -> Any:
     """Return the content of an enumeration, a model, an array or a path; other values unchanged."""
     if isinstance(value, type | bytes | bytearray | memoryview | str):
         return value.value if isinstance(value, Enum) else value

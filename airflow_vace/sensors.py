@@ -96,8 +96,9 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
         interval = seconds(poke_interval, None)
         if interval is not None:
             kwargs["poke_interval"] = interval
-        if "timeout" in kwargs:
-            kwargs["timeout"] = seconds(kwargs["timeout"], None)
+        timeout = seconds(kwargs.pop("timeout", None), None)
+        if timeout is not None:
+            kwargs["timeout"] = timeout
         super().__init__(**kwargs)
         check_saving(save_to, save_in, end_from_trigger, is_deferrable=deferrable)
         self.prediction = prediction

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from airflow_vace.emulator import Emulator
+    from support.supervisor import Supervisor
 
 ROOT = Path(__file__).parent.parent
 
@@ -140,6 +141,17 @@ def any_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "AIRFLOW_CONN_VACE_DEFAULT", '{"conn_type": "vace", "host": "https://x", "password": "k"}'
     )
+
+
+@pytest.fixture
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    """Stand for Airflow's part of a triggerer."""
+    from support.supervisor import Supervisor
+
+    found = Supervisor()
+    where = "airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS"
+    monkeypatch.setattr(where, found, raising=False)
+    return found
 
 
 @pytest.fixture

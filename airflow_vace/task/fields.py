@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import read_input
-from airflow_vace.plain import id_text, is_absent, plain
+from airflow_vace.plain import id_text, is_absent, is_record, plain, unwrapped
 from airflow_vace.task.airflow_internals import is_set_during_execution
 
 if TYPE_CHECKING:
@@ -39,6 +40,16 @@ def read_fields(task: Any) -> None:
         # A generator gives its items once only, and a submission reads the input for each model again.
         with suppress(VaceInputError):
             task.input = read_input(values)
+
+
+def renderable(values: Any) -> Any:
+    """Return a mapping, a dataclass or a Pydantic model as a dict; other values unchanged.
+
+    Airflow renders a dict, and would send the templates in any other mapping as they are.
+    """
+    if is_record(values):
+        return unwrapped(values)
+    return dict(values) if isinstance(values, Mapping) else values
 
 
 def without_missing(given: Any, rendered: Any) -> Any:

@@ -223,7 +223,7 @@ def test_a_timeout_that_is_none_is_refused_when_the_dag_is_read(given: Any) -> N
             VacePredictionOperator(task_id="t", input={"prompt": "a fox"}, **{name: given})
 
 
-@pytest.mark.parametrize("kind", [MappingProxyType, UserDict])
+@pytest.mark.parametrize("kind", [MappingProxyType, UserDict, lambda values: Clip(**values)])
 def test_templates_in_any_mapping_are_rendered(fast_emulator: Emulator, airflow_db: str, kind: Any) -> None:
     assert airflow_db
     with dag_of("mapping", native=False) as dag:

@@ -36,14 +36,6 @@ SENSORS = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
-    found = Supervisor()
-    where = "airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS"
-    monkeypatch.setattr(where, found, raising=False)
-    return found
-
-
 def whose(payload: Any) -> tuple[Any, Any, Any]:
     return payload["label"], payload["map_index"], payload["seed"]
 
@@ -178,7 +170,7 @@ def test_pairs_are_right_although_some_clips_fail(fast_emulator: Emulator) -> No
         submit = VacePredictionOperator.partial(task_id="submit").expand_kwargs(
             products().map(
                 lambda name: {
-                    "input": {"prompt": name, "frame_num": "none" if name == "Rain jacket" else 81},
+                    "input": {"prompt": name, "frame_num": "no number" if name == "Rain jacket" else 81},
                     "label": name,
                 }
             )
