@@ -17,59 +17,11 @@ if TYPE_CHECKING:
 
 # The schemes of Airflow's and fsspec's stores that a vendor cannot open. An unknown scheme may be an address
 # that another model understands, such as `hf://`, so it stays text.
-_STORES = frozenset(
-    [
-        "s3",
-        "s3a",
-        "s3n",
-        "gs",
-        "gcs",
-        "az",
-        "abfs",
-        "abfss",
-        "adl",
-        "wasb",
-        "wasbs",
-        "azure",
-        "oss",
-        "obs",
-        "cos",
-        "cosn",
-        "tos",
-        "tosfs",
-        "oci",
-        "ocilake",
-        "b2",
-        "r2",
-        "minio",
-        "swift",
-        "lakefs",
-        "dbfs",
-        "hdfs",
-        "webhdfs",
-        "arrow_hdfs",
-        "sftp",
-        "ssh",
-        "scp",
-        "smb",
-        "webdav",
-        "gdrive",
-        "dropbox",
-        "box",
-        "memory",
-        "file",
-        "local",
-        "asynclocal",
-        "dir",
-        "zip",
-        "tar",
-        "reference",
-        "libarchive",
-        "filecache",
-        "blockcache",
-        "simplecache",
-        "cached",
-    ]
+_STORES = re.compile(
+    r"s3[an]?|gs|gcs|az|abfss?|adl|wasbs?|azure|oss|obs|cosn?|tos|tosfs|oci|ocilake|b2|r2|minio|swift|lakefs|dbfs"
+    r"|hdfs|webhdfs|arrow_hdfs|sftp|ssh|scp|smb|webdav|gdrive|dropbox|box|memory|file|(async)?local|dir|zip|tar"
+    r"|reference|libarchive|(file|block|simple)cache|cached",
+    re.IGNORECASE,
 )
 _STORE = re.compile(r"(?:[a-z0-9]{1,20}::)*([a-z][a-z0-9+._-]{0,30})://\S.*|file:/.*", re.IGNORECASE)
 _INNER_STORE = re.compile(
@@ -169,7 +121,7 @@ def _texts_in(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_store(scheme: str) -> bool:
-    return scheme.lower() in _STORES
+    return _STORES.fullmatch(scheme) is not None
 
 
 def _error(name: str, text: str, problem: str, remedy: str) -> VaceInputError:

@@ -92,13 +92,8 @@ def _saved(run: TaskRun, prediction: Prediction, destination: Destination) -> Pr
     """Return a prediction with files, after the output is saved."""
     from airflow_vace.storage.save import save_output
 
-    prediction = run.prediction = _with_input(run, prediction)
-    try:
-        return replace(prediction, files=save_output(run.hook, prediction, destination))
-    except VaceError as error:
-        # The view of the failed task shows the outputs that are saved.
-        run.prediction = replace(prediction, files=[dict(file) for file in error.files])
-        raise
+    prediction = _with_input(run, prediction)
+    return replace(prediction, files=save_output(run.hook, prediction, destination))
 
 
 def _with_input(run: TaskRun, prediction: Prediction) -> Prediction:

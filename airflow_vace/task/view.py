@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ def view_of(
     }
 
 
+def _saved_before(error: BaseException | None) -> list[dict[str, Any]]:
+    """Return the outputs that were saved although others are missing; [] for any other error."""
+    # The record of the prediction must not hold these files, since a retry would miss the others.
+    found = getattr(error, "files", ()) or getattr(getattr(error, "__cause__", None), "files", ())
+    return [dict(file) for file in found]
+
+
 def push_snapshot(run: TaskRun, prediction: Prediction | None, error: BaseException | None = None) -> None:
     """Push the view to XCom after each change of status and each failure.
 
@@ -48,6 +56,8 @@ def push_snapshot(run: TaskRun, prediction: Prediction | None, error: BaseExcept
     # The Videos tab shows running and failed tasks too, which have no result in XCom.
     try:
         marked = run.marked(prediction) if prediction else None
+        if marked is not None and (files := _saved_before(error)):
+            marked = replace(marked, files=files)
         run.ti.xcom_push(VIEW_KEY, view_of(marked, run.task.vace_conn_id, run.input, error))
     except Exception as trouble:  # noqa: BLE001 - the view is optional, and Airflow may raise any error
         run.log.warning("The video tab will not show this: %s", trouble)

@@ -165,7 +165,12 @@ def test_a_path_that_cannot_be_brought_costs_nothing(host: ModelHost, value: str
     assert host.inputs == {}
 
 
-def test_a_retry_fetches_the_missing_output_only(host: ModelHost, tmp_path: Path) -> None:
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_retry_fetches_the_missing_output_only(host: ModelHost, tmp_path: Path, position: int) -> None:
+    names = ["a b.mp4", "all.zip"]
+    names.insert(position, "late.wav")
+    suffixes = [Path(name).suffix for name in names]
+    host.outputs["owner/many"] = [f"{{host}}/out/{name}" for name in names]
     attempt = task("owner/many", Store(), save_to=f"{tmp_path}/")
     with pytest.raises(VaceAPIError, match="1 of the 3 outputs"):
         attempt.result()
@@ -175,6 +180,6 @@ def test_a_retry_fetches_the_missing_output_only(host: ModelHost, tmp_path: Path
     host.files["/out/late.wav"] = FILES["/out/speech.wav"]
     host.fetched.clear()
     payload = attempt.retried().result()
-    assert [Path(file["uri"]).suffix for file in payload["files"]] == [".mp4", ".wav", ".zip"]
+    assert [Path(file["uri"]).suffix for file in payload["files"]] == suffixes
     assert host.fetched == ["/out/late.wav"]
     assert host.bill == "1 predictions, $0.40"
