@@ -218,6 +218,9 @@ def _text_in(item: dict[str, Any], names: tuple[str, ...]) -> str | None:
 
 def _id_of(item: dict[str, Any]) -> str | None:
     names = (*_IDS, *_REQUEST_IDS) if _text_in(item, _STATUSES) else _IDS
+    # new-api sends a row of its database as `id` beside `task_id`, so polls by that number find nothing.
+    if isinstance(item.get("id"), int):
+        names = (*names[1:], "id")
     for name in names:
         value = item.get(name)
         # Some gateways number their tasks.

@@ -42,6 +42,7 @@ def polled(body: Any) -> Prediction:
     [
         ({"id": "task_1"}, "starting"),
         ({"task_id": "task_1"}, "starting"),
+        ({"id": 2310, "task_id": "task_1"}, "starting"),
         ({"taskId": "task_1", "status": "SUBMITTED"}, "starting"),
         ({"prediction_id": "task_1", "status": "running"}, "processing"),
         ({"request_id": "task_1", "status": "IN_QUEUE"}, "starting"),

@@ -87,8 +87,7 @@ def test_no_dag_is_left_out() -> None:
 
 
 def test_the_tests_pass(tmp_path: Path) -> None:
-    (block,) = blocks("testing", "python")
-    (tmp_path / "test_block.py").write_text(block)
+    (tmp_path / "test_blocks.py").write_text("\n\n".join(blocks("testing", "python")))
     command = [
         sys.executable,
         "-m",
@@ -101,7 +100,7 @@ def test_the_tests_pass(tmp_path: Path) -> None:
         str(tmp_path),
     ]
     found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert "3 passed" in found.stdout, found.stdout
+    assert "4 passed" in found.stdout, found.stdout
 
 
 def test_the_page_on_reviews_shows_lines_of_the_tested_dag() -> None:
