@@ -138,7 +138,7 @@ def _read_host(name: str, port: int | None) -> str:
         IPv6Address(name)
         name = f"[{name}]"
     except AddressValueError:
-        pass
+        name = name.rstrip(":")
     if not name.isascii():
         bare, colon, tail = name.partition(":")
         try:

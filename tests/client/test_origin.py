@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-from support.faces import FOX, Call
+from support.faces import FOX, Call, final
 from support.scripted import connection_to
 
 # --- the key ---------------------------------------------------------------------------------------
@@ -332,3 +332,25 @@ def test_a_download_sends_the_key_only_to_the_own_origin(slow: Emulator) -> None
         slow.faults.add(path="/nowhere", status=302, headers={"Location": "http://[bad"})
         with pytest.raises(VaceProtocolError, match="redirected to nowhere"):
             fetched(hook, f"{slow.url}/nowhere")
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.parametrize("written", ["::1", "[::1]", "uri"])
+def test_a_host_may_be_an_ipv6_address(call: Call, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    try:
+        server = Emulator(host="::1", time_scale=0.0002).__enter__()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    fields = {"conn_type": "vace", "host": written, "schema": "http", "port": server.port}
+    connection = json.dumps({**fields, "password": server.api_key})
+    if written == "uri":
+        connection = f"vace://:{server.api_key}@[::1]:{server.port}/http"
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", connection)
+    try:
+        created = call("create", FOX)
+        done = final(call, created)
+        with VaceHook().open_file(done.output_urls[0]) as download:
+            assert b"ftyp" in b"".join(download.chunks)[:12]
+        assert {request.auth for request in server.requests} == {("authorization",)}
+    finally:
+        server.__exit__()

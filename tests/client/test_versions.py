@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import DAG
 
 from airflow_vace.core.names import split_reference
+from airflow_vace.decorators import vace_task
 from airflow_vace.emulator.models import FIRST_VERSION, Model
 from airflow_vace.exceptions import VaceAuthError, VaceInputError, VaceRateLimited, VaceTransportError
 from airflow_vace.hooks import VaceHook
 from support.attempts import DONE, billed, killed_at, task, waiting
 from support.faces import FOX
-from support.tasks import Store
+from support.tasks import Run, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +94,17 @@ def test_a_reference_works_for_each_parameter(
     assert call("create", FOX).version == FIRST_VERSION
     assert look_ups(replicate) == 0
     assert set(posts(replicate)) == {"/v1/predictions"}
+
+
+def test_a_function_may_name_model_and_version_in_one(replicate: Emulator) -> None:
+    @vace_task(task_id="t", model=REFERENCE)
+    def clip() -> str:
+        return "a fox"
+
+    with DAG("d", schedule=None):
+        made: Any = clip()
+    assert Run(lambda: made.operator, Store()).result()["version"] == FIRST_VERSION
+    assert look_ups(replicate) == 0
 
 
 def test_a_contradiction_is_refused_before_any_request(replicate: Emulator, call: Call) -> None:

@@ -94,6 +94,7 @@ def test_a_prefix_of_the_connection_is_not_repeated(host: str, prefix: str, root
 @pytest.mark.parametrize(
     ("fields", "root"),
     [
+        (("gateway.example:", None, 81), "https://gateway.example:81/replicate/v1"),
         (("::1", "http", 8642), "http://[::1]:8642/replicate/v1"),
         (("[::1]", None, 8642), "https://[::1]:8642/replicate/v1"),
         (("[::1]:9", None, 8642), "https://[::1]:9/replicate/v1"),
