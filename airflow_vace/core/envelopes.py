@@ -33,7 +33,7 @@ _STATUSES = ("status", "task_status", "taskStatus", "state")
 _ADDRESSES = ("get_url", "status_url")
 # `video_url`, `resultUrls`, `outputs`, `task_result`.
 _OUTPUT_NAME = re.compile(
-    r"(?:outputs?|(?:task_?)?results?|videos?|files?|images?|media|generation|download)(?:_?urls?)?",
+    r"(?:outputs?|(?:task_?)?results?|videos?|files?|images?|media|generation|download)(?:_?urls?|_?json)?",
     re.IGNORECASE,
 )
 # The address of the video after a success at new-api, the reason after a failure.
@@ -134,22 +134,46 @@ def find_listed(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_results(data: object) -> tuple[list[Any], object] | None:
-    """Return the items of a list and the address of the next page; None for another body."""
+    """Return the items of a list and the address of the next page; None for another body.
+
+    An empty list proves that a lost create was never accepted, so only Replicate's form, or an envelope that
+    says success, may be empty.
+    """
     if isinstance(data, list):
-        return data, None
-    if not isinstance(data, dict):
+        return (data, None) if data else None
+    if not isinstance(data, dict) or _has_failed(data):
         return None
     for depth, part in enumerate(chain := _chain(data)):
         for name in _LISTS:
-            if isinstance(part.get(name), list):
+            items = part.get(name)
+            if isinstance(items, list) and (items or name == "results" or _has_succeeded(data)):
                 following = (outer.get("next") for outer in reversed(chain[: depth + 1]))
-                return part[name], next((address for address in following if address), None)
+                return items, next((address for address in following if address), None)
     return None
 
 
 def has_reason(error: object) -> bool:
     """Return True if an `error` member is more than a filler such as `{"code": "", "message": ""}`."""
     return bool(error) and (not isinstance(error, dict) or any(error.values()))
+
+
+def _has_succeeded(data: dict[str, Any]) -> bool:
+    """Return True if an envelope says that the request succeeded."""
+    codes = (data.get("code"), data.get("status"), data.get("success"))
+    return any(
+        (isinstance(code, int) and code in (0, 200) and code is not False)
+        or code is True
+        or (isinstance(code, str) and (code in ("0", "200") or says_success(code)))
+        for code in codes
+    )
+
+
+def _has_failed(data: dict[str, Any]) -> bool:
+    """Return True if an envelope has an error, or a code other than a success."""
+    if has_reason(data.get("error")) or data.get("success") is False:
+        return True
+    code = data.get("code")
+    return code not in (None, "", 0, 1, 200) and not _has_succeeded({"code": code})
 
 
 # --- the object ------------------------------------------------------------------------------------
@@ -243,9 +267,9 @@ def _id_in_addresses(chain: list[dict[str, Any]], base_url: str) -> str | None:
 def _bare_id(data: dict[str, Any]) -> str | None:
     """Return an id that is the whole `data`, as in `{"code": "success", "data": "ID"}`."""
     value = data.get("data") or data.get("result")
-    code = data.get("code", data.get("success"))
-    has_succeeded = code in (0, 1, 200) or (isinstance(code, str) and (code == "200" or says_success(code)))
-    if not has_succeeded or not isinstance(value, str) or not is_id(value):
+    # Midjourney's proxies say 1 for a success.
+    has_succeeded = _has_succeeded(data) or (data.get("code") == 1 and "result" in data)
+    if not has_succeeded or _has_failed(data) or not isinstance(value, str) or not is_id(value):
         return None
     # A sentence has no digits, and `OK` is no id.
     is_long = len(value) >= _MIN_BARE_ID_LENGTH and any(letter.isdigit() for letter in value)

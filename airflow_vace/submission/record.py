@@ -128,7 +128,9 @@ class Record:
         orphan = before if before is not None and before.phase is Phase.INTENT else None
         earlier = before.earlier if before is not None else ()
         if before is not None and orphan is None:
-            earlier = (*earlier, before.known.id)
+            # A gateway's list may name a prediction by the vendor's id.
+            ids = (before.known.id, before.known.upstream_id)
+            earlier = (*earlier, *(identifier for identifier in ids if identifier))
         seed = _seed_for(order, orphan)
         values = _seeded(order.values if sent is None else sent, seed)
         marked = names_in_echo(values)

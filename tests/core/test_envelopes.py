@@ -94,6 +94,8 @@ def test_a_created_prediction_is_found_in_any_envelope(body: Any, status: str) -
         {"code": 200, "data": None},
         {"code": 200, "data": "OK"},
         {"code": 5, "message": "no", "data": "task_1"},
+        {"code": 1, "message": "no", "data": "task_1"},
+        {"success": False, "code": 0, "data": "task_1"},
         {"code": 200, "data": "see https://gateway.example"},
         {"request_id": "trace", "message": "welcome"},
         {"request_id": "trace", "status": "error", "message": "no"},
@@ -358,10 +360,38 @@ def test_a_list_may_be_the_whole_body() -> None:
     assert [found.id for found in page.predictions] == ["task_1"]
 
 
-@pytest.mark.parametrize("body", ["text", 5, {"data": None}, {"results": None}], ids=str)
-def test_a_list_without_items_is_refused(body: Any) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("text", 5, [], {"data": None}, {"results": None}, {"data": []}, {"data": {"items": []}}),
+        {"error": "down", "results": []},
+        {"error": {"message": "down"}, "data": []},
+        {"code": 5, "message": "down", "data": []},
+        {"code": 1, "message": "down", "data": []},
+        {"code": "db_down", "results": []},
+        {"success": False, "data": []},
+        {"status": "error", "data": []},
+    ],
+    ids=str,
+)
+def test_an_answer_that_may_be_an_error_is_no_empty_list(body: Any) -> None:
     with pytest.raises(VaceProtocolError):
         read_list(GATEWAY, GATEWAY.list(), answered(body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"results": []},
+        {"code": 0, "data": []},
+        {"code": "200", "data": {"items": []}},
+        {"success": True, "data": []},
+        {"status": "success", "data": {"predictions": []}},
+    ],
+    ids=str,
+)
+def test_an_empty_list_is_one_that_says_success(body: Any) -> None:
+    assert read_list(GATEWAY, GATEWAY.list(), answered(body)).predictions == ()
 
 
 # --- errors inside of a 200 ------------------------------------------------------------------------

@@ -129,6 +129,14 @@ def test_a_drawn_seed_stays_with_a_lost_create() -> None:
     assert changed.seed != first.seed
 
 
+def test_an_earlier_prediction_is_not_adopted_under_the_vendors_id() -> None:
+    before = intent(order(seed=5)).submitted(prediction("failed", upstream_id="up"))
+    after = intended(order(seed=5), before)
+    assert after.earlier == ("abc", "up")
+    found = prediction("failed", input={"prompt": "a fox", "seed": 5})
+    assert after.is_of(replace(found, id="up")) is False
+
+
 def test_a_given_seed_and_another_models_seed_are_kept() -> None:
     given = intent(order(seed=0))
     assert (given.seed, given.is_seed_drawn) == (0, False)
