@@ -428,11 +428,7 @@ def test_a_failed_test_of_a_connection_says_which_part_failed(
     for change, verdict, said in (
         ({"password": "wrong-key"}, "Key refused", "key was not accepted"),
         ({"password": None}, "Not usable", "password field"),
-        (
-            {"host": f"{slow.url}/_emulator"},
-            "Not this API, or it asks for no key",
-            "with the key and without",
-        ),
+        ({"host": f"{slow.url}/_emulator"}, "Not this API", "does not speak this API"),
         ({"host": "http://127.0.0.1:1"}, "Not reached", "Connection refused"),
         ({"host": "https://no-such-host.invalid"}, "Not reached", "its host is not known"),
         ({"host": ""}, "Not usable", "base URL"),
