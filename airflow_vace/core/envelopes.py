@@ -78,8 +78,9 @@ class Found:
 def find_created(data: dict[str, Any], base_url: str) -> Found | None:
     """Return the prediction in the answer to a create; None for an error or another object.
 
-    The create is billed, so an id suffices for a prediction that starts. An output without an id gets an id
-    from the digest of the output, because nobody could find the output again.
+    The create is billed, so an id suffices for a prediction that starts. An `output` without an id gets an id
+    from the digest of the output, because nobody could find the output again. A mere list of addresses, as an
+    image route answers, is no prediction.
 
     :param data: JSON of the answer
     :param base_url: address of the server, for relative addresses
@@ -94,7 +95,7 @@ def find_created(data: dict[str, Any], base_url: str) -> Found | None:
     if identifier is not None:
         return Found(members={**members, "id": identifier, "status": word or PredictionStatus.STARTING})
     output = members["output"]
-    has_ended = word is None or says_success(word)
+    has_ended = says_success(word) if word else "output" in holder
     if not has_ended or not urls_in(output) or has_reason(members.get("error")):
         return None
     digest = hashlib.sha256(json.dumps(output).encode()).hexdigest()[:20]

@@ -110,6 +110,8 @@ def test_a_created_prediction_is_found_in_any_envelope(body: Any, status: str) -
         {"status": "failed", "output": [VIDEO]},
         {"status": "succeeded", "output": "text", "error": None},
         {"created": 1, "data": [{"url": "x"}, "y"]},
+        {"created": 1589478378, "data": [{"url": VIDEO}]},
+        {"code": 200, "data": {"video_url": VIDEO}},
     ],
     ids=str,
 )
@@ -121,9 +123,8 @@ def test_another_answer_to_a_create_may_be_billed(body: Any) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {"created": 1589478378, "data": [{"url": VIDEO}]},
         {"status": "succeeded", "output": [VIDEO]},
-        {"code": 200, "data": {"video_url": VIDEO}},
+        {"code": 200, "data": {"status": "success", "video_url": VIDEO}},
         {"output": {"video": VIDEO}, "error": None},
     ],
     ids=str,
