@@ -17,6 +17,7 @@ from airflow_vace.client.failures import shown_cause
 from airflow_vace.client.settings import Settings
 from airflow_vace.core import calls
 from airflow_vace.core.clock import Clock
+from airflow_vace.core.credentials import secrets_of
 from airflow_vace.core.timing import Timing
 from airflow_vace.core.versions import chosen
 from airflow_vace.exceptions import VaceConnectionMissing, VaceTransportError
@@ -88,7 +89,11 @@ class ConnectionHook(HttpHook):
         settings = Settings.of(connection, extra, timing=self.timing)
         # Airflow masks the password as stored, so the key without a line end would stay readable; and no
         # value of an extra whose name looks harmless.
-        secrets = [secret for secret in settings.api.secrets if secret != connection.password]
+        secrets = [
+            secret
+            for secret in secrets_of(settings.api.key, settings.api.headers)
+            if secret != connection.password
+        ]
         if secrets:
             from airflow.sdk.log import mask_secret
 

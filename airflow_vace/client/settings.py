@@ -94,10 +94,7 @@ class Settings:
             raise unusable("extra", "***", "an object such as {}")
         backend = read_text(extra, "backend")
         base_url = base_url_of(connection.host, connection.schema, connection.port)
-        model, version = split_reference(read_text(extra, "model"), read_text(extra, "version"))
-        pasted = model_in(base_url)
-        if model and pasted and model.lower() != pasted.lower():
-            raise unusable("model", model, f"{pasted!r}, which the host names, or be left out")
+        model, version = _read_model(extra, base_url)
         return cls(
             api=Api.at(
                 base_url,
@@ -107,7 +104,7 @@ class Settings:
                 lists=read_flag(extra, "lists"),
                 headers=read_headers(extra, "headers"),
             ),
-            model=model or pasted or DEFAULT_MODEL,
+            model=model,
             version=version,
             timeout=read_positive(
                 extra,
@@ -209,3 +206,12 @@ def _ssl_context(
 def _to_bytes(megabytes: float) -> int:
     # A tiny positive number must not become 0, which would refuse every output.
     return max(int(megabytes * _BYTES_PER_MB), 1)
+
+
+def _read_model(extra: Mapping[str, Any], base_url: str) -> tuple[str, str | None]:
+    """Return the connection's model and version; a pasted address of a model names the model too."""
+    model, version = split_reference(read_text(extra, "model"), read_text(extra, "version"))
+    pasted = model_in(base_url)
+    if model and pasted and model.lower() != pasted.lower():
+        raise unusable("model", model, f"{pasted!r}, which the host names, or be left out")
+    return model or pasted or DEFAULT_MODEL, version

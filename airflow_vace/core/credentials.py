@@ -116,6 +116,11 @@ def secrets_of(key: str, headers: Headers) -> tuple[str, ...]:
     return tuple(dict.fromkeys(secret for secret in secrets if secret))
 
 
+def account_key_of(key: str, headers: Headers) -> str:
+    """Return the key of the account: the API key alone, since a gateway's second key may change."""
+    return key or "\n".join(f"{name.lower()}: {value}" for name, value in headers)
+
+
 def hidden_forms(key: str, headers: Headers) -> tuple[str, ...]:
     """Return all spellings of the secrets in responses, the longest first; short secrets have none."""
     found = list(_spellings_of(key)) if len(key) >= _MIN_HIDDEN_KEY_LENGTH else []

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 
 from airflow_vace.core.backends import REPLICATE, Backend
 from airflow_vace.core.base_urls import place_of
-from airflow_vace.core.credentials import Headers, hidden_forms, read_key, secrets_of
+from airflow_vace.core.credentials import Headers, hidden_forms, read_key
 from airflow_vace.core.multipart import Form
 from airflow_vace.core.names import check_model
 from airflow_vace.core.origins import is_http, own_page, own_url
@@ -134,27 +134,11 @@ class Api:
         """All spellings of the secrets in responses: plain, in JSON, in URLs; without very short secrets."""
         return hidden_forms(self.key, self.headers)
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """The key and the secret values of `headers`, for log masking."""
-        return secrets_of(self.key, self.headers)
-
-    @property
-    def account_key(self) -> str:
-        """The key of the account: the API key alone, since a second key is the gateway's and may change."""
-        return self.key or "\n".join(f"{name.lower()}: {value}" for name, value in self.headers)
-
     @cached_property
     def credentials(self) -> dict[str, str]:
         """All headers with keys, for the own origin only."""
-        key = {self.backend.key_header: self.backend.key_form.format(key=self.key)} if self.key else {}
-        return {**dict(self.headers), **key}
-
-    def without_key(self, request: Request) -> Request:
-        """Return a request without the API key; a gateway's second key stays, unless it is the only one."""
-        secret = {self.backend.key_header} if self.key else set(self.credentials)
-        kept = {name: value for name, value in request.headers.items() if name not in secret}
-        return replace(request, headers=kept)
+        key = {self.backend.key_header: self.backend.key_form.format(key=self.key)}
+        return {**dict(self.headers), **(key if self.key else {})}
 
     def create(
         self,
@@ -196,7 +180,7 @@ class Api:
         :param prediction: payload, id, `urls.get` or :class:`~airflow_vace.prediction.Prediction`
         :raises VaceInputError: if the reference contains no prediction
         """
-        identifier, url = self._reference(prediction)
+        identifier, url = _reference_of(prediction)
         own = own_url(self.base_url, url) if url else None
         # Some gateways keep the vendor's id in the address, and answer to their own ids only.
         if own and id_in_url(own) not in (None, identifier):
@@ -210,18 +194,14 @@ class Api:
         :param prediction: see :meth:`get`
         :raises VaceInputError: if the reference contains no prediction, or the back-end has no cancel
         """
-        identifier, _ = self._reference(prediction)
+        identifier, _ = _reference_of(prediction)
         if not self.backend.cancel:
             raise _lacking(self.backend, "cancel", "let the prediction run to its end")
         path = self.backend.cancel.format(id=id_in_path(identifier))
         return self._request("cancel", self._url(path), prediction_id=identifier)
 
     def model(self, model: str) -> Request:
-        """Describe the look-up of a model.
-
-        :param model: `owner/name`
-        :raises VaceInputError: for an invalid model
-        """
+        """Describe the look-up of a model, `owner/name`."""
         check_model(model, None)
         return self._request("model", self._url(self.backend.model.format(model=model)))
 
@@ -288,11 +268,6 @@ class Api:
         """Return True if a URL has the connection's host, on any port."""
         return urlsplit(url).hostname == urlsplit(self.base_url).hostname
 
-    def _reference(self, prediction: object) -> tuple[str, str | None]:
-        if isinstance(prediction, Prediction):
-            return prediction.id, prediction.urls.get("get")
-        return read_reference(prediction)
-
     def _url(self, path: str) -> str:
         return f"{self.base_url}{self.prefix}{path}"
 
@@ -313,9 +288,14 @@ class Api:
         if body is not None:
             sent["Content-Type"] = body.content_type if isinstance(body, Form) else "application/json"
         method: Literal["GET", "POST"] = "POST" if verb in ("create", "cancel", "upload") else "GET"
-        return Request(
-            verb=verb, method=method, url=url, headers=sent, body=body, prediction_id=prediction_id
-        )
+        about = prediction_id
+        return Request(verb=verb, method=method, url=url, headers=sent, body=body, prediction_id=about)
+
+
+def _reference_of(prediction: object) -> tuple[str, str | None]:
+    if isinstance(prediction, Prediction):
+        return prediction.id, prediction.urls.get("get")
+    return read_reference(prediction)
 
 
 def _lacking(backend: Backend, call: str, remedy: str) -> VaceInputError:

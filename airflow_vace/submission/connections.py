@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
+from airflow_vace.core.credentials import account_key_of
 from airflow_vace.exceptions import VaceError
 from airflow_vace.submission.record import Account
 
@@ -20,7 +21,7 @@ def account_of(hook: VaceHook) -> Account:
     :raises VaceError: if the connection is unusable
     """
     api = hook.settings.api
-    return Account(origin=f"{api.base_url}{api.prefix}", key=api.account_key)
+    return Account(origin=f"{api.base_url}{api.prefix}", key=account_key_of(api.key, api.headers))
 
 
 def hook_of(record: Record, hook: VaceHook) -> VaceHook:

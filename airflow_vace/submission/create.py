@@ -72,7 +72,7 @@ class Creator:
         return known or self.hook.latest_version(order.model)
 
     def intend(
-        self, order: Order, sent: Mapping[str, Any], before: Record | None, *, latest_version: str | None
+        self, order: Order, sent: Mapping[str, Any], before: Record | None, latest_version: str | None
     ) -> Record:
         """Record and return the intent to submit an order.
 

@@ -121,15 +121,12 @@ class Submission:
             step = self._next_step(record, order, evidence, is_adopted=is_adopted)
             match step:
                 case Submit():
-                    earlier = None if self._is_new_wish(record) else record
-                    order = self.order = order if earlier is record else order_since(None)
-                    version = self._creator.latest_version(order, earlier)
+                    order, version = self._renewed(order_since, order, record)
                     sent = self.reachable(order.values)
                     self._creator.cancel_replaced(step, record)
                     # From here on a kill must not cancel the old prediction in place of the new.
                     self.prediction = None
-                    before = record
-                    record = self._creator.intend(order, sent, before, latest_version=version)
+                    before, record = record, self._creator.intend(order, sent, record, version)
                     self.is_own = self._has_intended = True
                     evidence, is_adopted = None, False
                     lost_creates += 1
@@ -186,9 +183,17 @@ class Submission:
         # This attempt's intent already answers the clear, so later steps express no new wish.
         return not self._has_intended and self.attempt.is_cleared_since(record)
 
-    def _is_new_wish(self, before: Record | None) -> bool:
-        """Return True after a clear, when the connection's current defaults apply."""
-        return before is not None and not self._has_intended and self.attempt.is_cleared_since(before)
+    def _renewed(
+        self, order_since: Callable[[Record | None], Order], order: Order, before: Record | None
+    ) -> tuple[Order, str | None]:
+        """Return the order to submit, and the version that was looked up for an order without.
+
+        After a clear, the connection's current defaults and the model's present version apply.
+        """
+        if before is not None and not self._has_intended and self.attempt.is_cleared_since(before):
+            order, before = order_since(None), None
+        self.order = order
+        return order, self._creator.latest_version(order, before)
 
     def _confirmed_now(self) -> float:
         return self.hook.clock.confirmed(self.hook.wall_clock())
