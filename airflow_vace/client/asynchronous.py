@@ -12,12 +12,12 @@ import aiohttp
 from urllib3.exceptions import HTTPError
 from yarl import URL
 
+from airflow_vace.client.blocking import Session, send
 from airflow_vace.client.exchange import Flight
 from airflow_vace.client.failures import check_size, failure, shown_cause
 from airflow_vace.client.protocol import use_lenient_protocol
 from airflow_vace.client.received import check_final, decompressed, first_values
 from airflow_vace.core.requests import Request, Response
-from airflow_vace.exceptions import VaceInputError
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
@@ -52,6 +52,7 @@ class AsyncClient:
     ) -> None:
         self.settings = settings
         self._session = session
+        self._blocking_session = Session()
         self._proxies: dict[str, str | None] = {}
         self._large_responses = asyncio.Semaphore(max_large_responses)
 
@@ -100,21 +101,25 @@ class AsyncClient:
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
+        self._blocking_session.close()
 
     async def send(self, request: Request) -> Response:
         """Send a request and return the complete response, with any status code.
 
         :param request: without a form, because only the blocking client uploads files
-        :raises VaceInputError: for a SOCKS proxy
+        :raises VaceInputError: if the proxy of the environment is unusable
         :raises VaceTransportError: if no complete response came in time; `sent` is False only if the server
             cannot have seen the request
         :raises VaceProtocolError: if the response is too large
         """
-        settings = self.settings.for_request(request)
+        settings, proxy = self.settings.for_request(request), self._proxy_for(request.url)
+        if proxy and proxy.lower().startswith("socks"):
+            # aiohttp supports no SOCKS proxies, so a thread sends the request as a worker does.
+            return await asyncio.to_thread(send, self._blocking_session, settings, request)
         flight = Flight(settings.timeout)
         with tempfile.SpooledTemporaryFile(_MAX_RESPONSE_BYTES_IN_MEMORY) as body:
             try:
-                response = await self._receive(request, settings, flight, body)
+                response = await self._receive(request, settings, flight, body, proxy)
                 body.seek(0)
                 # Parsing takes several times the size in memory. No await follows, so a caller that parses
                 # at once is done before the next response is loaded.
@@ -123,10 +128,9 @@ class AsyncClient:
                 raise failure(request, error, settings, flight) from shown_cause(error, request)
 
     async def _receive(
-        self, request: Request, settings: Settings, flight: Flight, body: IO[bytes]
+        self, request: Request, settings: Settings, flight: Flight, body: IO[bytes], proxy: str | None
     ) -> aiohttp.ClientResponse:
         """Return a response after writing its body into a file."""
-        proxy = self._proxy_for(request.url)
         deadline = asyncio.get_running_loop().time() + settings.timeout
         async with (
             AsyncExitStack() as large,
@@ -192,20 +196,11 @@ class AsyncClient:
     def _proxy_for(self, url: str) -> str | None:
         """Return the proxy for a URL; the environment is read once for each origin.
 
-        :raises VaceInputError: for a SOCKS proxy, which aiohttp does not support
+        :raises VaceInputError: if the proxy of the environment is unusable
         """
         origin = url[: url.find("/", url.find("//") + 2)]
         if origin not in self._proxies:
-            proxy = self.settings.proxy_for(url)
-            if proxy and proxy.lower().startswith("socks"):
-                remedy = "use an http proxy, or deferrable=False"
-                raise VaceInputError(
-                    f"A SOCKS proxy works on workers only, not in the triggerer: {remedy}. Nothing was sent.",
-                    field="proxies",
-                    value="***",
-                    remedy=remedy,
-                )
-            self._proxies[origin] = proxy
+            self._proxies[origin] = self.settings.proxy_for(url)
         return self._proxies[origin]
 
 

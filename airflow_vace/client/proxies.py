@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from airflow_vace.client.extras import Extra
 
-# Both clients support http and https; SOCKS needs PySocks, and the blocking client.
+# SOCKS needs PySocks.
 _SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 # `http:user:password@host` parses as a path. A message about a missing host would show the password.
 _SCHEME_WITHOUT_SLASHES = re.compile(r"(?:https?|socks\w*):(?!//).*@", re.IGNORECASE)
