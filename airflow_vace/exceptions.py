@@ -122,17 +122,17 @@ class VaceConnectionMissing(VaceTransportError):  # noqa: N818 - named like its 
 
 
 class VaceAPIError(VaceError):
-    """Raised if the server refused a request: any status outside of 2xx.
+    """Raised if the server refused a request: any status outside of 2xx, or an error with a status in a 200.
 
     Subclasses cover refusals with a remedy of their own kind. For all other statuses the message names the
     remedy: retry for 5xx, fix the input for 400 and 422, check ids for 404.
 
-    :param status_code: HTTP status
+    :param status_code: HTTP status; for an error inside of a 200 the status in the body
     :param detail: the server's explanation, at most 500 characters, without secrets
     :param code: the server's error code, None if absent
     :param retry_after: seconds to wait before a retry, None if the server states no time
     :param invalid_fields: problem by name of the input
-    :param is_from_api: False if the body is no JSON object, so that a proxy may have refused
+    :param is_from_api: False if the body is no JSON object with content, so that a proxy may have refused
     """
 
     def __init__(  # noqa: PLR0913 - all evidence of one response
@@ -160,7 +160,7 @@ class VaceAuthError(VaceAPIError):
 
 
 class VaceBillingError(VaceAPIError):
-    """Raised for 402, and for 4xx with a code for exhausted credit: top up the account."""
+    """Raised for 402, and for 4xx or 200 with a code for exhausted credit: top up the account."""
 
 
 class VaceRateLimited(VaceAPIError):  # noqa: N818 - a contract of the public interface

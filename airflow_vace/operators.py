@@ -47,9 +47,12 @@ class VacePredictionOperator(WaitingOperator):
     A template that renders to nothing (None, "None", "null" or an empty text) means "not given", for a member
     of `input` too. A missing prompt is an error, and nothing is paid.
 
-    :param input: inputs of the model, such as `{"prompt": "...", "size": "1280*720"}` (templated)
-    :param model: `owner/name` (templated; default: the connection's, else prunaai/vace-14b)
-    :param version: id of a version (templated; default: the connection's, else the server's choice)
+    :param input: inputs of the model, such as `{"prompt": "...", "size": "1280*720"}` (templated); files may
+        be paths or addresses of stores, in another model's input anywhere, see
+        :func:`airflow_vace.other_inputs.names_file`
+    :param model: `owner/name`, or `owner/name:version` (templated; default: the connection's, else
+        prunaai/vace-14b)
+    :param version: id of a version (templated; default: the connection's, else the model's latest)
     :param vace_conn_id: connection of type `vace` (templated)
     :param wait_for_completion: wait until the prediction is final, and return its final payload
     :param deferrable: wait in the triggerer (default: `[operators] default_deferrable`)
@@ -60,7 +63,8 @@ class VacePredictionOperator(WaitingOperator):
     :param cancel_on_kill: cancel the prediction when the task is killed
     :param cancel_on_timeout: cancel the prediction at its deadline
     :param save_to: a directory, with a slash at the end, or a file's name for the video; local, or
-        `s3://bucket/...` as in Airflow's object stores (templated; needs `wait_for_completion`)
+        `s3://bucket/...` as in Airflow's object stores (templated; needs `wait_for_completion`). Outputs of
+        other kinds are saved with their own suffix
     :param save_in: `worker`, or `triggerer` to save at once although all workers may be busy
     :param end_from_trigger: end with a success in the triggerer, without a worker (Airflow 3.3+; default:
         if the task loses nothing by this)

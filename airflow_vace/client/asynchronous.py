@@ -9,10 +9,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
+from urllib3.exceptions import HTTPError
 from yarl import URL
 
 from airflow_vace.client.exchange import Flight
 from airflow_vace.client.failures import check_size, failure, shown_cause
+from airflow_vace.client.protocol import use_lenient_protocol
+from airflow_vace.client.received import check_final, decompressed, first_values
 from airflow_vace.core.requests import Request, Response
 from airflow_vace.exceptions import VaceInputError
 
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
     from airflow_vace.client.settings import Settings
 
 _READ_BYTES = 64 * 1024
-_MAX_HEADER_BYTES = 64 * 1024
+# Read by our own protocol, so aiohttp's limit must not be met before.
+_MAX_HEADER_BYTES = 128 * 1024
 # Larger responses wait on disk until they are parsed, each after the other: the event loop of a triggerer
 # has hundreds of requests in flight, and memory for few large responses.
 _MAX_RESPONSE_BYTES_IN_MEMORY = 1024 * 1024
@@ -73,13 +77,15 @@ class AsyncClient:
         # Reading certificates takes tens of milliseconds, too long for an event loop.
         context = await asyncio.to_thread(settings.ssl_context)
         connector = aiohttp.TCPConnector(ssl=context, limit=connections, keepalive_timeout=keep_alive)
+        use_lenient_protocol(connector, asyncio.get_running_loop())
         session = aiohttp.ClientSession(
             connector=connector,
             middlewares=(_without_repeats,),
             # A cookie of a gateway must not bind all tasks of a triggerer to a single backend server.
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[_sent_trace()],
-            # As long as http.client accepts, so that the triggerer reads the same responses as a worker.
+            # Both clients decompress with urllib3.
+            auto_decompress=False,
             max_line_size=_MAX_HEADER_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
         )
@@ -104,15 +110,16 @@ class AsyncClient:
             cannot have seen the request
         :raises VaceProtocolError: if the response is too large
         """
-        settings, flight = self.settings.for_request(request), Flight()
+        settings = self.settings.for_request(request)
+        flight = Flight(settings.timeout)
         with tempfile.SpooledTemporaryFile(_MAX_RESPONSE_BYTES_IN_MEMORY) as body:
             try:
                 response = await self._receive(request, settings, flight, body)
                 body.seek(0)
                 # Parsing takes several times the size in memory. No await follows, so a caller that parses
                 # at once is done before the next response is loaded.
-                return Response(response.status, response.headers, body.read())
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                return Response(response.status, first_values(response.raw_headers), body.read())
+            except (aiohttp.ClientError, HTTPError, TimeoutError, OSError) as error:
                 raise failure(request, error, settings, flight) from shown_cause(error, request)
 
     async def _receive(
@@ -134,21 +141,26 @@ class AsyncClient:
                 trace_request_ctx=flight,
             ) as response,
         ):
-            is_plain = "Content-Encoding" not in response.headers
-            if is_plain and 0 < (response.content_length or 0) <= _MAX_RESPONSE_BYTES_IN_MEMORY:
+            check_final(response.status, request)
+            encoding = response.headers.get("Content-Encoding")
+            if not encoding and 0 < (response.content_length or 0) <= _MAX_RESPONSE_BYTES_IN_MEMORY:
                 body.write(await response.read())
                 return response
             # aiohttp's total timeout interrupts its own reads only, so the wait for a slot needs a deadline.
             async with asyncio.timeout_at(deadline):
-                await self._store(response, request, body, large)
+                if encoding:
+                    await self._decompress(response, request, body, large)
+                else:
+                    await self._store(response, request, body, large)
             return response
 
     async def _store(
         self, response: aiohttp.ClientResponse, request: Request, body: IO[bytes], large: AsyncExitStack
-    ) -> None:
+    ) -> bool:
         """Write a body into a file; from 1 MiB on, hold one of the slots for large responses.
 
         :param large: releases the slot when closed
+        :returns: True if a slot is held
         """
         is_large = False
         async for chunk in response.content.iter_chunked(_READ_BYTES):
@@ -158,6 +170,24 @@ class AsyncClient:
                 is_large = True
                 await large.enter_async_context(self._large_responses)
             body.write(chunk)
+        return is_large
+
+    async def _decompress(
+        self, response: aiohttp.ClientResponse, request: Request, body: IO[bytes], large: AsyncExitStack
+    ) -> None:
+        """Write a compressed body into a file after decompression in a thread."""
+        encoding = response.headers["Content-Encoding"]
+
+        def write() -> None:
+            for piece in decompressed(packed, encoding, request):
+                body.write(piece)
+
+        with tempfile.SpooledTemporaryFile(_MAX_RESPONSE_BYTES_IN_MEMORY) as packed:
+            if not await self._store(response, request, packed, large):
+                # A small body may become a large one.
+                await large.enter_async_context(self._large_responses)
+            packed.seek(0)
+            await asyncio.to_thread(write)
 
     def _proxy_for(self, url: str) -> str | None:
         """Return the proxy for a URL; the environment is read once for each origin.

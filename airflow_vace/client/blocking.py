@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import requests
@@ -11,9 +12,9 @@ from urllib3.exceptions import HTTPError
 from airflow_vace.client.addresses import NotPublicError, not_public
 from airflow_vace.client.exchange import Exchange
 from airflow_vace.client.failures import check_size, check_time, failure, shown_cause
+from airflow_vace.client.received import check_final, decompressed, first_values
 from airflow_vace.client.sockets import Adapter
 from airflow_vace.core.requests import Request, Response
-from airflow_vace.exceptions import VaceTransportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,12 +81,7 @@ def streamed(
         try:
             with response:
                 check_time(exchange, request)
-                if response.status_code < 200:
-                    # 101 switched the protocol. Later data on this connection belongs to no request of ours,
-                    # so raise before the connection returns to the pool.
-                    code = response.status_code
-                    message = f"{request.shown}: only an interim response ({code}) came"
-                    raise VaceTransportError(message, sent=True)
+                check_final(response.status_code, request)
                 yield response, exchange
         except _LIBRARY_ERRORS as error:
             raise failure(request, error, settings, exchange) from shown_cause(error, request)
@@ -118,10 +114,14 @@ def read_whole(response: requests.Response, exchange: Exchange, request: Request
     :raises VaceTransportError: if the body was incomplete at the deadline
     :raises VaceProtocolError: if the body is too large
     """
-    body = bytearray()
-    # read1 decompresses only a piece at a time, so a decompression bomb meets the size check early.
-    while chunk := response.raw.read1(_READ_BYTES, decode_content=True):
-        body += chunk
-        check_size(len(body), request)
+    received = bytearray()
+    while piece := response.raw.read1(_READ_BYTES, decode_content=False):
+        received += piece
+        check_size(len(received), request)
     check_time(exchange, request)
-    return Response(response.status_code, response.headers, bytes(body))
+    fields = response.raw.headers.iteritems()
+    headers = first_values((name.encode("latin-1"), value.encode("latin-1")) for name, value in fields)
+    body = bytes(received)
+    if encoding := headers.get("content-encoding"):
+        body = b"".join(decompressed(BytesIO(body), encoding, request))
+    return Response(response.status_code, headers, body)

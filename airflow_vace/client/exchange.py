@@ -20,7 +20,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -35,10 +35,24 @@ class Flight:
 
     `is_sent` is False only while the server cannot have seen the request: before a connection is
     established, including a proxy's tunnel and the TLS handshake.
+
+    :param seconds: limit for connecting, sending and receiving together
     """
 
+    seconds: float
     is_connected: bool = False
     is_sent: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start of the request."""
+        return time.monotonic() - self.started
+
+    @property
+    def is_over(self) -> bool:
+        """Return True after the limit for time."""
+        return self.elapsed >= self.seconds
 
 
 class Exchange(Flight):
@@ -50,15 +64,13 @@ class Exchange(Flight):
     """
 
     def __init__(self, seconds: float, timing: Timing, *, is_public_only: bool = False) -> None:
-        super().__init__()
-        self.seconds = seconds
+        super().__init__(seconds)
         self.timing = timing
         self.is_public_only = is_public_only
-        self.is_over = False
+        self._is_over = False
         self.is_file = False
         self._is_released = False
-        self._started = time.monotonic()
-        self._deadline = self._started + seconds
+        self._deadline = self.started + seconds
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
@@ -70,9 +82,9 @@ class Exchange(Flight):
         self.release()
 
     @property
-    def elapsed(self) -> float:
-        """Seconds since the start of the request."""
-        return time.monotonic() - self._started
+    def is_over(self) -> bool:
+        """Return True after a forced end."""
+        return self._is_over
 
     @contextmanager
     def as_current(self) -> Iterator[None]:
@@ -92,7 +104,7 @@ class Exchange(Flight):
         with self._lock:
             self.is_connected = True
             previous, self._socket = self._socket, duplicate
-            if self.is_over:
+            if self._is_over:
                 _shut_down(duplicate)
         if previous is not None:
             previous.close()
@@ -126,7 +138,7 @@ class Exchange(Flight):
                 return None
             if self._deadline > time.monotonic():
                 return self._deadline
-            self.is_over = True
+            self._is_over = True
             if self._socket is not None:
                 _shut_down(self._socket)
         return None

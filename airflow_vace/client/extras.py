@@ -121,10 +121,10 @@ def read_directories(extra: Extra, name: str) -> tuple[str, ...]:
 
 def read_headers(extra: Extra, name: str) -> Headers:
     """Return further headers, given as an object or as JSON text, as a form sends it; empty if unset."""
-    value = extra.get(name)
+    value = from_json(extra.get(name))
     if value is None or (isinstance(value, str) and not value.strip()):
         return ()
-    return check_headers(from_json(value))
+    return check_headers(value)
 
 
 def from_json(value: Any) -> Any:

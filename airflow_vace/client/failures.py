@@ -52,7 +52,7 @@ def failure(request: Request, error: Exception, settings: Settings, flight: Flig
     :param flight: how far the request has come; decides `sent`
     """
     is_plain = not request.url.startswith("https:")
-    if isinstance(flight, Exchange) and flight.is_over:
+    if flight.is_over:
         is_in_handshake = not (is_plain or flight.is_sent)
         hint = _without_tls(request, (TimeoutError(),), settings, flight) if is_in_handshake else None
         return _late(request, flight, hint)
@@ -109,15 +109,15 @@ def shown_cause(error: BaseException, request: Request | None = None) -> BaseExc
     return error
 
 
-def _late(request: Request, exchange: Exchange, hint: str | None = None) -> VaceTransportError:
-    duration = f"after {exchange.elapsed:.1f} s (limit: {exchange.seconds:g} s)"
-    if not exchange.is_sent:
+def _late(request: Request, flight: Flight, hint: str | None = None) -> VaceTransportError:
+    duration = f"after {flight.elapsed:.1f} s (limit: {flight.seconds:g} s)"
+    if not flight.is_sent:
         reason = f"{hint or 'the server was not reached'}; nothing was sent, {duration}"
-    elif exchange.is_file:
-        reason = f"the file stalled: no data came within {exchange.seconds:g} s"
+    elif isinstance(flight, Exchange) and flight.is_file:
+        reason = f"the file stalled: no data came within {flight.seconds:g} s"
     else:
         reason = f"the response was incomplete {duration}"
-    return VaceTransportError(f"{request.shown}: {reason}", sent=exchange.is_sent)
+    return VaceTransportError(f"{request.shown}: {reason}", sent=flight.is_sent)
 
 
 def _refuses_handshake(error: BaseException) -> bool:

@@ -106,7 +106,10 @@ class PollLoop:
                     return self._next_round - now
                 self._start_round(now)
                 continue
-            self.queue.pop()
+            if self._connection.pace.is_down:
+                member = self.queue.take_probe(self._connection.pace.healthy)
+            else:
+                self.queue.pop()
             self._start(member, now)
         return None
 

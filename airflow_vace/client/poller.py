@@ -134,6 +134,7 @@ class Poller:
         same.discard(member)
         if not same:
             self._members.pop(member.wait.prediction.id, None)
+            self._connection.pace.forget(member.wait.prediction.id)
         self._polls.waits = len(self._members)
         member.over.cancel()
         poll, member.poll = member.poll, None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from airflow_vace.client.settings import Settings
     from airflow_vace.core.requests import Request
@@ -121,6 +122,18 @@ class PollQueue:
         while (first := self.first()) is not None and first[0] <= until:
             self.pop()
             yield first[1]
+
+    def take_probe(self, healthy: AbstractSet[str]) -> Member:
+        """Remove and return the wait that probes the server: a healthy wait, else the first of the queue.
+
+        A healthy wait probes before its time, because a failure of another wait may have reasons of its own.
+
+        :param healthy: ids of predictions whose last poll was answered
+        """
+        valid = [entry for entry in self._entries if entry[1] == entry[2].turn and entry[2].is_idle]
+        _, _, member = min(valid, key=lambda entry: (entry[2].wait.prediction.id not in healthy, entry[0]))
+        member.turn = -1
+        return member
 
     def due(self, now: float) -> list[Member]:
         """Return all waits with a due poll, without removal."""

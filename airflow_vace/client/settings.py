@@ -25,9 +25,9 @@ from airflow_vace.client.extras import (
 from airflow_vace.client.proxies import proxy_for, read_proxies
 from airflow_vace.core.base_urls import base_url_of, model_in
 from airflow_vace.core.multipart import Form
+from airflow_vace.core.names import split_reference
 from airflow_vace.core.requests import Api
 from airflow_vace.core.timing import Timing
-from airflow_vace.core.versions import split_reference
 from airflow_vace.inputs import DEFAULT_MODEL
 
 if TYPE_CHECKING:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from airflow_vace.core.requests import Request, Response
     from airflow_vace.core.responses import Page
     from airflow_vace.core.timing import Timing
+    from airflow_vace.core.wait import Wait
     from airflow_vace.prediction import Prediction
 
     Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -112,7 +113,7 @@ class SharedConnection:
         api = client.settings.api
         request = api.page(following) if following else api.list()
         self.pace.sent(clock())
-        with self._budgeted("list"):
+        with self._budgeted():
             return read_list(api, request, await self._send(client, request))
 
     async def close(self) -> None:
@@ -122,7 +123,7 @@ class SharedConnection:
 
     async def _answer(self, client: AsyncClient, settings: Settings, member: Member) -> Prediction:
         request = member.request(settings)
-        with self._budgeted(member.wait.prediction.id):
+        with self._budgeted(member.wait):
             response = await self._send(client, request)
             self.clock.note(served_at(response), self._now())
             return read_prediction(settings.api, request, response, member.wait.prediction)
@@ -160,27 +161,35 @@ class SharedConnection:
         return self.settings is not None and self.settings.api != refused.api
 
     @contextmanager
-    def _budgeted(self, who: str) -> Iterator[None]:
+    def _budgeted(self, wait: Wait | None = None) -> Iterator[None]:
         """Count a request's result in the shared budget.
 
-        :param who: id of the prediction, so that one failing prediction is not taken for a failing server
+        :param wait: of the polled prediction, whose trouble may not be the server's; None for a page
         """
         now = asyncio.get_running_loop().time
+        who = None if wait is None else wait.prediction.id
+        max_pause = None if wait is None else self._bound_of(wait)
         try:
             yield
         except VaceRateLimited as error:
-            self.pace.refused(now(), error.retry_after)
+            self.pace.refused(now(), error.retry_after, who)
             raise
         except (VaceTransportError, VaceProtocolError):
-            self.pace.failed(now(), who)
+            self.pace.failed(now(), who or "a page", max_pause)
             raise
         except VaceAPIError as error:
             if verdict_of(error, "poll").later:
-                self.pace.failed(now(), who)
+                self.pace.failed(now(), who or "a page", max_pause)
             else:
+                # The server works; the prediction still has trouble.
                 self.pace.answered(now())
             raise
-        self.pace.answered(now())
+        self.pace.answered(now(), who)
+
+    def _bound_of(self, wait: Wait) -> float:
+        """Return the longest pause in seconds between two polls of a wait."""
+        interval = wait.poll_interval or self._timing.max_poll_delay_seconds
+        return max(interval, self._timing.min_poll_interval_seconds)
 
     @property
     def _age(self) -> float:

@@ -27,18 +27,26 @@ if TYPE_CHECKING:
     from airflow_vace.client.exchange import Exchange
 
 
-class _FinalResponse(HTTPResponse):
-    """Skip interim responses, for example 103 Early Hints.
+class FinalResponse(HTTPResponse):
+    """Skip interim responses, for example 103 Early Hints, and blank lines before a response.
 
     `http.client` skips 100 only, and returns any other interim response as the final response.
     """
 
     def begin(self) -> None:
+        """Read the head of the final response."""
+        self._skip_blank_lines()
         super().begin()
         # 101 switches the protocol: no further HTTP response can follow on this connection.
         while 101 < self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment]  # begin() returns at once otherwise
+            self._skip_blank_lines()
             super().begin()
+
+    def _skip_blank_lines(self) -> None:
+        """Skip line ends that a server sends after its last body, for example."""
+        while self.fp.peek(1)[:1] in (b"\r", b"\n"):
+            self.fp.read(1)
 
 
 class WatchedConnection:
@@ -46,7 +54,7 @@ class WatchedConnection:
 
     _sock: Any = None
     is_direct = True
-    response_class = _FinalResponse
+    response_class = FinalResponse
 
     @property
     def sock(self) -> Any:

@@ -26,7 +26,8 @@ class Backend:
     :param cancel: path of a cancel, with `{id}`
     :param list: path of the list of predictions
     :param files: path of an upload
-    :param model: path of a model, with `{model}`; None where a create needs no version
+    :param model: path of a model, with `{model}`
+    :param needs_version: a create needs a version, except for official models
     :param limit: requests per second of one account, None if unknown
     :param response_format: members of a response, as Replicate or as Pruna documents them
     """
@@ -42,7 +43,8 @@ class Backend:
     cancel: str | None = "/predictions/{id}/cancel"
     list: str | None = None
     files: str | None = None
-    model: str | None = None
+    model: str = "/models/{model}"
+    needs_version: bool = False
     limit: float | None = None
     response_format: Literal["replicate", "pruna"] = "replicate"
 
@@ -57,7 +59,7 @@ REPLICATE = Backend(
     create_version="/predictions",
     list="/predictions",
     files="/files",
-    model="/models/{model}",
+    needs_version=True,
     limit=50.0,
 )
 # https://docs.api.pruna.ai

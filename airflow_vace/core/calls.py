@@ -105,7 +105,7 @@ def create(
             delay = retries.next_delay(error, max(now() - began, 0.0))
             if delay is None:
                 failure = read_failed_create(error)
-                if version is None and target.api.backend.model and is_not_found(error):
+                if version is None and target.api.backend.needs_version and is_not_found(error):
                     failure = version_needed(model, error)
                 raise failure from (None if failure is error else error)
             yield Note(f"Nothing was accepted; submitting again in {delay:.1f} s: {error}", is_warning=True)

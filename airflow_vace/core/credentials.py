@@ -75,11 +75,9 @@ def read_key(password: str | None, headers: Headers, key_header: str) -> str:
 def check_headers(given: object) -> Headers:
     """Return the further headers of a connection, without blanks around names and values.
 
-    :param given: an object of text, or None
+    :param given: an object of text
     :raises VaceInputError: for another type, and for names and values that HTTP forbids; never with a value
     """
-    if given is None:
-        return ()
     if not isinstance(given, Mapping):
         raise unusable_headers("is no object", 'give an object such as {"cf-aig-authorization": "Bearer …"}')
     found: dict[str, tuple[str, str]] = {}

@@ -38,7 +38,7 @@ _FIX_INPUT = "The input or version was refused: fix the named fields and run aga
 _REMEDIES = {
     400: _FIX_INPUT,
     404: "Not known there: check model, version, id and the connection's api_prefix; a prediction may"
-    " belong to another account, or be deleted.",
+    " belong to another account, or be deleted, and a gateway knows its own ids only, not the vendor's.",
     413: "The request is too large: give a URL instead of a data: URL.",
     422: _FIX_INPUT,
 }
@@ -76,6 +76,8 @@ def read_error(
     envelope = _read_envelope(text)
     detail = excerpt(_detail_for_people(api, response, text) or envelope.detail, 500) or "no reason given"
     kind, remedy = _kind_of(status, envelope, detail)
+    if remedy == _FIX_INPUT and request.prediction_id:
+        remedy = _REMEDIES[404]
     # A create that the server refused before acceptance costs nothing; after a 408 the outcome is unknown.
     is_free = request.verb == "create" and 400 <= status < 500 and status != 408
     bill = " Nothing is billed." if is_free else ""

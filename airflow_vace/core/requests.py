@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from airflow_vace.core.backends import REPLICATE, Backend
 from airflow_vace.core.base_urls import place_of
 from airflow_vace.core.credentials import Headers, hidden_forms, read_key, secrets_of
 from airflow_vace.core.multipart import Form
+from airflow_vace.core.names import check_model
 from airflow_vace.core.origins import is_http, own_page, own_url
 from airflow_vace.core.references import id_in_url, read_reference
 from airflow_vace.exceptions import VaceInputError, VaceProtocolError
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 Verb = Literal["create", "get", "cancel", "list", "file", "upload", "model"]
 
-# Model and version become parts of a path or header, so slashes, blanks and dots in pairs are refused.
-_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_VERSION = re.compile(r"[A-Za-z0-9][\w.:/-]*", re.ASCII)
 # Replicate refuses less: https://replicate.com/docs/reference/http#predictions.create
 _MIN_CANCEL_AFTER_SECONDS = 5
 
@@ -175,7 +172,7 @@ class Api:
         :param cancel_after: seconds until the server cancels the run (default: no limit)
         :raises VaceInputError: for an invalid model or version, and for an input other than JSON
         """
-        _check_model(model, version)
+        check_model(model, version)
         body: dict[str, Any] = {"input": dict(values)}
         path = self.backend.create.format(model=model)
         headers = {}
@@ -223,11 +220,9 @@ class Api:
         """Describe the look-up of a model.
 
         :param model: `owner/name`
-        :raises VaceInputError: for an invalid model, or if the back-end documents no models
+        :raises VaceInputError: for an invalid model
         """
-        _check_model(model, None)
-        if not self.backend.model:
-            raise _lacking(self.backend, "models", "name a version")
+        check_model(model, None)
         return self._request("model", self._url(self.backend.model.format(model=model)))
 
     def list(self, created_after: str | None = None) -> Request:
@@ -330,31 +325,6 @@ def _lacking(backend: Backend, call: str, remedy: str) -> VaceInputError:
         value=backend.name,
         remedy=remedy,
     )
-
-
-def is_version(text: str) -> bool:
-    """Return True if a text can be the id of a version."""
-    return _VERSION.fullmatch(text) is not None
-
-
-def _check_model(model: str, version: str | None) -> None:
-    """Check the parts of a create that become parts of its path."""
-    if not _MODEL.fullmatch(model) or ".." in model:
-        raise VaceInputError(
-            f"model is {excerpt(repr(model))}; it must be of the form 'owner/name', such as"
-            f" {DEFAULT_MODEL!r}. Nothing was sent, nothing is billed.",
-            field="model",
-            value=model,
-            remedy="owner/name",
-        )
-    if version and not is_version(version):
-        raise VaceInputError(
-            f"version is {excerpt(repr(version))}; it must be a version's id, or be left out."
-            " Nothing was sent, nothing is billed.",
-            field="version",
-            value=version,
-            remedy="the id of a version, or nothing",
-        )
 
 
 def _encode(body: dict[str, Any]) -> bytes:

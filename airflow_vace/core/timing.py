@@ -51,6 +51,8 @@ class Timing:
     default_hold_seconds: float = 1.0
     first_probe_seconds: float = 1.0
     max_probe_seconds: float = 30.0
+    # Without any answer for this time, a server counts as down even if only predictions in trouble are left.
+    max_silence_seconds: float = 60.0
 
     # Transport.
     max_connect_seconds: float = 10.0

@@ -1,4 +1,4 @@
-"""Versions of models: references such as `owner/name:version`, and the latest version at Replicate.
+"""Versions of models: the one that a create names, and the look-up of the latest at Replicate.
 
 Replicate refuses a create without a version, except for official models:
 https://replicate.com/docs/reference/http#predictions.create
@@ -7,23 +7,20 @@ https://replicate.com/docs/reference/http#predictions.create
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_vace.core.requests import is_version
+from airflow_vace.core.names import is_version, split_reference
 from airflow_vace.core.responses import read_object
 from airflow_vace.core.retry import Backoff, Failure, failure_of, is_not_found, verdict_of
 from airflow_vace.core.steps import Note, Once, Pause, sent
 from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError
-from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
     from airflow_vace.core.requests import Api, Request, Response
     from airflow_vace.core.steps import Call, Target
     from airflow_vace.core.timing import Timing
 
-_REFERENCE = re.compile(r"([^/:\s]+/[^/:\s]+):(\S+)")
 # A page, a cut answer or a proxy's refusal is trouble on the way, which another attempt may not meet.
 _TROUBLE = (Failure.UNREADABLE, Failure.TRUNCATED)
 
@@ -38,37 +35,6 @@ class Latest:
 
     is_official: bool
     version: str | None
-
-
-def split_reference(model: str | None, version: str | None) -> tuple[str | None, str | None]:
-    """Return model and version, where one of both may be `owner/name:version`.
-
-    :raises VaceInputError: if two models or two versions are named
-    """
-    models: list[str | None] = []
-    versions: list[str | None] = []
-    for given, places in ((model, models), (version, versions)):
-        match = _REFERENCE.fullmatch(given.strip()) if isinstance(given, str) else None
-        if match:
-            models.append(match[1])
-            versions.append(match[2])
-        else:
-            places.append(given)
-    return _only("model", models), _only("version", versions)
-
-
-def _only(name: str, given: list[str | None]) -> str | None:
-    """Return the single value among the given ones, perhaps named twice; None without any."""
-    named = [value for value in given if value]
-    if len({str(value).lower() for value in named}) > 1:
-        shown = " and ".join(excerpt(repr(value), 100) for value in named)
-        raise VaceInputError(
-            f"Two values of {name!r} are named: {shown}. Name one. Nothing was sent, nothing is billed.",
-            field=name,
-            value=named,
-            remedy=f"name one {name}",
-        )
-    return named[0] if named else next((value for value in given if value is not None), None)
 
 
 def chosen(model: str | None, version: str | None, target: Target) -> tuple[str, str | None]:
@@ -98,7 +64,7 @@ def version_to_send(target: Target, model: str, version: str | None, *, timing: 
     :raises VaceTransportError: if the server is in trouble; nothing was submitted
     :raises VaceAPIError: if the server refuses the key, or has too many requests
     """
-    if version or not target.api.backend.model:
+    if version or not target.api.backend.needs_version:
         return version
     try:
         latest: Latest = yield Once((target.api, model), lambda: _latest_of(target.api, model, timing))

@@ -58,19 +58,9 @@ class Dialect:
         """The path of a connection's host: the prefix of a gateway with a path of its own."""
         return "" if self.prefix == _COMMON_PREFIX else re.sub(r"\{(\w+)\}", r"my-\1", self.prefix)
 
-    @property
-    def extras(self) -> dict[str, Any]:
-        """Extras of a connection to this gateway."""
-        extras: dict[str, Any] = {"backend": self.backend} if self.backend != "gateway" else {}
-        return extras | ({"headers": dict(self.headers)} if self.headers else {})
-
     def covers(self, path: str) -> bool:
         """Return True if the path is one of this gateway's."""
         return self._pattern.match(path) is not None
-
-    def lacks_header(self, request: web.Request) -> bool:
-        """Return True if a required header is missing or wrong."""
-        return any(request.headers.get(name) != value for name, value in self.headers.items())
 
     def own_id(self, upstream: str) -> str:
         """Return the gateway's id of an upstream's prediction."""
@@ -130,8 +120,8 @@ PRESETS: Mapping[str, Dialect] = {
 }
 
 
-def dialect_of(value: Dialect | str | None, headers: Mapping[str, str] | None, path: str) -> Dialect:
-    """Return a dialect by name, with further headers and another path; None means the plain gateway.
+def dialect_of(value: Dialect | str | None, path: str = "") -> Dialect:
+    """Return a dialect by name, at another path if given; None means the plain gateway.
 
     :param path: path of Replicate's API at the gateway, empty for the dialect's own
     :raises ValueError: if no preset has this name
@@ -139,7 +129,6 @@ def dialect_of(value: Dialect | str | None, headers: Mapping[str, str] | None, p
     if isinstance(value, str) and value not in PRESETS:
         raise ValueError(f"dialect {value!r} is none of {', '.join(PRESETS)}")
     known = PRESETS[value] if isinstance(value, str) else value or Dialect()
-    known = replace(known, headers={**known.headers, **(headers or {})})
     return replace(known, prefix=path, backend="replicate") if path else known
 
 

@@ -51,7 +51,7 @@ class Middleware:
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
-        self._key_headers = (*_KEY_HEADERS, *map(str.lower, emulator.dialect.headers))
+        self._key_headers = (*_KEY_HEADERS, *map(str.lower, emulator.headers))
         # One second's worth of requests in a burst.
         self._limit = Bucket(emulator.limit, emulator.limit) if emulator.limit else None
 
@@ -130,6 +130,8 @@ class Middleware:
         try:
             return await handler(request)
         except web.HTTPClientError as error:
+            if request.path.startswith(_OPEN_PATHS):
+                raise
             backend = face_of(request).backend
             if error.status == 404:
                 return not_found(backend)
@@ -141,7 +143,7 @@ class Middleware:
         if request.path.startswith(_OPEN_PATHS) or _is_signed_download(request):
             return await handler(request)
         # As Cloudflare AI Gateway refuses: its own key is checked before the vendor's.
-        if self.emulator.dialect.lacks_header(request):
+        if any(request.headers.get(name) != value for name, value in self.emulator.headers.items()):
             body = {"success": False, "result": [], "error": [{"code": 2009, "message": "Unauthorized"}]}
             return web.json_response(body, status=401)
         name = face_of(request).backend

@@ -81,7 +81,8 @@ class Emulator:
         self.api_key = api_key
         self.seed = seed
         self.tls = tls
-        self.dialect = dialect_of(dialect, headers, path)
+        self.dialect = dialect_of(dialect, path)
+        self.headers = {**self.dialect.headers, **(headers or {})}
         self.signature = secrets.token_hex(16) if signs else ""
         self.limit = limit
         self.limits = VendorLimits(time_scale)
@@ -119,12 +120,14 @@ class Emulator:
 
         :param extra: extras of the connection, such as `backend="replicate"` or `timeout=1`
         """
-        trust = {"verify": str(self.ca_file)} if self.ca_file else {}
+        known: dict[str, Any] = {"verify": str(self.ca_file)} if self.ca_file else {}
+        known |= {"headers": self.headers} if self.headers else {}
+        known |= {"backend": "replicate"} if self.dialect.backend == "replicate" else {}
         fields = {
             "conn_type": "vace",
             "host": self.url + self.dialect.base_path,
             "password": self.api_key,
-            "extra": {**trust, **self.dialect.extras, **extra},
+            "extra": known | extra,
         }
         return json.dumps(fields)
 

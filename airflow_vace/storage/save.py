@@ -215,7 +215,7 @@ class _Saver:
         )
         if not kind.is_visual and not isinstance(self.outputs[index], Inline):
             self.log.warning(
-                "%s is no known video or image, but %s: only its length was checked",
+                "%s is no known video or image, but %s: its content was not checked",
                 file["uri"],
                 kind.content_type,
             )

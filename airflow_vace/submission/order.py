@@ -138,6 +138,9 @@ def _without_signature(value: Any) -> Any:
     """Return a value in the form that a server echoes, and URLs without signing parameters."""
     if isinstance(value, list):
         return [_without_signature(item) for item in value]
+    if isinstance(value, dict):
+        # Only signatures, since the digest of an object must stay as earlier releases made it.
+        return {name: _without_inner_signature(item) for name, item in value.items()}
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, str):
@@ -146,6 +149,18 @@ def _without_signature(value: Any) -> Any:
     if value.startswith("file://"):
         # Earlier releases percent-encoded local paths, and a digest must stay the same.
         return f"file://{quote(value[7:], safe='/%', errors='surrogateescape')}"
+    return _without_signing(value)
+
+
+def _without_inner_signature(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_inner_signature(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _without_inner_signature(item) for name, item in value.items()}
+    return _without_signing(value) if isinstance(value, str) else value
+
+
+def _without_signing(value: str) -> str:
     if not value.lower().startswith(("http://", "https://")):
         return value
     try:
@@ -160,5 +175,6 @@ def _without_signature(value: Any) -> Any:
 
 
 def _holds_data(value: Any) -> bool:
-    items = value if isinstance(value, list) else [value]
-    return any(isinstance(item, str) and is_data(item) for item in items)
+    if isinstance(value, list | dict):
+        return any(map(_holds_data, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and is_data(value)

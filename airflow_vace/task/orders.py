@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.core.versions import split_reference
+from airflow_vace.core.names import split_reference
 from airflow_vace.submission.order import Order
 
 if TYPE_CHECKING:

@@ -155,7 +155,7 @@ def test_headers_are_an_object_or_json_text(given: object) -> None:
     assert settings(given).api.get("abc").headers["X-A"] == "b c"
 
 
-@pytest.mark.parametrize("given", [None, "", "  ", {}, "{}"])
+@pytest.mark.parametrize("given", [None, "", "  ", {}, "{}", "null"])
 def test_unset_headers_add_nothing(given: object) -> None:
     assert set(settings(given).api.get("abc").headers) == {"Authorization", "Accept"}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_vace.core.versions import split_reference
+from airflow_vace.core.names import split_reference
 from airflow_vace.emulator.models import FIRST_VERSION, Model
 from airflow_vace.exceptions import VaceAuthError, VaceInputError, VaceRateLimited, VaceTransportError
 from airflow_vace.hooks import VaceHook
@@ -281,9 +281,9 @@ def test_another_model_in_a_retry_leaves_the_old_version_behind(replicate: Emula
     replicate.models.publish(NEWER, "a/b")
     retry = task(store, model="a/b")
     retry.ti.try_number = 2
-    with pytest.raises(AirflowFailException, match="404"):
-        retry.result()
-    assert store.record["model"] == "prunaai/vace-14b"
+    found = retry.result()
+    assert (found["model"], found["version"]) == ("a/b", NEWER)
+    assert store.record["model"] == "a/b"
 
 
 def test_the_connection_of_the_readme_brings_a_video(

@@ -127,3 +127,79 @@ def test_refusals_of_requests_in_flight_change_the_rate_only_once() -> None:
     pace.refused(10.1, 2.0)
     assert pace.rate == rate
     assert pace.delay(10.1) >= 2.0
+
+
+# --- trouble of some predictions -------------------------------------------------------------------
+
+
+def answered_pace() -> Pace:
+    pace = Pace()
+    for number in range(20):
+        pace.sent(number / 10)
+        pace.answered(number / 10, f"h{number}")
+    return pace
+
+
+def test_a_single_refusal_without_a_time_costs_nothing() -> None:
+    pace = answered_pace()
+    pace.refused(3.0, None, "p0")
+    assert (pace.rate, pace.delay(3.0)) == (None, 0.0)
+
+
+def test_a_single_refusal_with_a_time_holds_but_keeps_the_rate() -> None:
+    pace = answered_pace()
+    pace.refused(3.0, 2.0, "p0")
+    assert pace.rate is None
+    assert 2.0 <= pace.delay(3.0) <= 2.2
+
+
+def test_a_prediction_refused_again_while_others_are_answered_holds_up_nobody() -> None:
+    pace = answered_pace()
+    pace.refused(3.0, 2.0, "p0")
+    pace.answered(5.5, "h0")
+    pace.refused(6.0, 60.0, "p0")
+    assert pace.delay(6.0) == 0.0
+
+
+def test_refusals_of_several_predictions_lower_the_rate() -> None:
+    pace = answered_pace()
+    pace.refused(2.0, None, "h1")
+    pace.refused(2.1, None, "h2")
+    assert pace.delay(2.1) >= 1.0
+    assert pace.rate is not None
+    assert pace.rate <= 9.0
+
+
+def test_answers_to_the_refused_burst_raise_the_learned_rate() -> None:
+    pace = Pace()
+    pace.refused(0.0, 1.0, "a")
+    pace.refused(0.0, 1.0, "b")
+    for number in range(20):
+        pace.answered(0.1, f"h{number}")
+    # Nine tenths of 20 answers in a second and a jitter.
+    assert pace.rate is not None
+    assert 18 / 1.1 <= pace.rate <= 18
+
+
+def test_refusals_of_new_predictions_lower_a_learned_rate_little_and_briefly() -> None:
+    pace = Pace(100.0)
+    pace.answered(0.0, "h")
+    for name in "ab":
+        pace.refused(1.0, None, name)
+    assert pace.rate == pytest.approx(90 / 1.3)
+    for name in "cd":
+        pace.refused(3.0, None, name)
+    assert pace.rate == pytest.approx(90 / 1.3)
+    for second in range(4, 12):
+        pace.answered(float(second), "h")
+    assert pace.rate == 90.0
+
+
+def test_a_probe_waits_no_longer_than_the_bound_of_a_wait() -> None:
+    pace, now = Pace(), 0.0
+    for number in range(40):
+        pace.failed(now, f"p{number}", 2.0)
+        assert pace.delay(now) <= 2.0
+        now += 3.0
+    pace.forget("p1")
+    assert pace.healthy == set()

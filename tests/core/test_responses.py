@@ -263,8 +263,8 @@ def test_invalid_fields_are_named() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "kind", "said"),
     [
-        (400, {"detail": "x"}, VaceAPIError, "fix the named fields"),
-        (422, {"detail": "x"}, VaceAPIError, "fix the named fields"),
+        (400, {"detail": "x"}, VaceAPIError, "check model, version, id"),
+        (422, {"detail": "x"}, VaceAPIError, "check model, version, id"),
         (401, {"detail": "x"}, VaceAuthError, "check the connection's password"),
         (402, {"detail": "x"}, VaceBillingError, "top it up"),
         (403, {"error": {"message": "x", "code": "insufficient_user_quota"}}, VaceBillingError, "top it up"),
@@ -288,6 +288,11 @@ def test_each_status_has_its_class_and_its_remedy(
     assert type(error) is kind
     assert said in str(error)
     assert "5ecret" not in str(error)
+
+
+def test_a_refused_create_asks_for_another_input() -> None:
+    for status in (400, 422):
+        assert "fix the named fields" in str(error_of(status, {"detail": "x"}, CREATE))
 
 
 def test_an_echoed_key_does_not_reach_a_message() -> None:

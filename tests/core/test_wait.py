@@ -170,6 +170,14 @@ def test_a_refusal_of_the_api_ends_the_wait_only_after_some_time(status: int) ->
     assert isinstance(wait.failed(refused(status), 1.0 + TIMING.not_found_grace_seconds), GiveUp)
 
 
+def test_a_success_word_without_a_result_is_logged_with_the_reason_to_wait() -> None:
+    wait = waiting()
+    assert isinstance(wait.answered(prediction_of(status="completed"), 1.0), PollAgain)
+    assert wait.news == "Prediction abc: completed (without output, error or time of the end; waiting on)"
+    wait.answered(prediction_of(status="IN_PROGRESS"), 2.0)
+    assert wait.news == "Prediction abc: processing ('IN_PROGRESS')"
+
+
 def test_refusals_that_change_do_not_end_the_wait() -> None:
     wait = waiting()
     for number in range(100):

@@ -19,7 +19,7 @@ CREATES = "/models/prunaai/vace-14b/predictions"
 def ask(
     emulator: Emulator, path: str, body: Any = None, method: str = "", **headers: str
 ) -> requests.Response:
-    sent = {"Authorization": f"Bearer {emulator.api_key}", **emulator.dialect.headers, **headers}
+    sent = {"Authorization": f"Bearer {emulator.api_key}", **emulator.headers, **headers}
     verb = method or ("GET" if body is None else "POST")
     prefix = emulator.dialect.base_path or "/replicate/v1"
     return requests.request(verb, f"{emulator.url}{prefix}{path}", json=body, headers=sent, timeout=10)

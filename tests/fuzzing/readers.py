@@ -250,7 +250,7 @@ def films(data: bytes) -> None:
     content = material.one_of(heads) + material.rest()
     for size in (len(content), len(content) + 10, 0):
         try:
-            check_whole(io.BytesIO(content), size, "video/mp4")
+            check_whole(io.BytesIO(content), size, material.one_of(("video/mp4", type_of(content))))
         except VaceError as error:
             check_message(error)
         found = dimensions_of(reads(io.BytesIO(content)), size)

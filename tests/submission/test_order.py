@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -95,3 +96,26 @@ def test_a_query_that_signs_nothing_counts() -> None:
 def test_a_file_in_the_input_identifies_no_prediction(data: str, *, is_list: bool) -> None:
     values = {"prompt": "a fox", "image": [data] if is_list else data}
     assert names_in_echo(values) == ("prompt",)
+
+
+def of_other_model(**values: Any) -> Order:
+    return Order(values=values, model="owner/name", version=None, conn_id="c")
+
+
+def test_a_local_path_has_the_digest_of_earlier_releases() -> None:
+    # They percent-encoded local paths, and a changed digest would pay again.
+    plain = of_other_model(src_video="file:///data/run:1 a/b.mp4")
+    assert plain.fingerprint == of_other_model(src_video="file:///data/run%3A1%20a/b.mp4").fingerprint
+
+
+def test_a_new_signature_inside_an_object_is_the_same_order() -> None:
+    def signed(signature: str) -> str:
+        url = f"https://b.s3.amazonaws.com/a.mp4?X-Amz-Signature={signature}"
+        return of_other_model(scene={"refs": [{"url": url}], "n": 1.0, "text": " x "}).fingerprint
+
+    assert signed("one") == signed("two")
+
+
+def test_an_object_with_a_file_inside_is_no_echo() -> None:
+    values = {"scene": {"refs": ["data:image/png;base64,AA"]}, "prompt": "a fox", "more": {"n": [1]}}
+    assert names_in_echo(values) == ("more", "prompt")

@@ -229,9 +229,8 @@ def test_a_failure_that_began_there_is_raised_by_a_worker(
     identifier = created()
     with DAG("d", schedule=None) as dag:
         wait = VacePredictionSensor(task_id="wait", prediction=identifier, **HERE)
-    slow_emulator.faults.add(
-        method="GET", path="*/predictions*", patch={"status": "failed", "error": "E1001"}, times=None
-    )
+    failed = {"status": "failed", "error": "E1001"}
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=failed, times=None)
     event = events_of(*begun(dag, "wait"))
     assert supervisor.left == {}
     with pytest.raises(AirflowFailException, match="E1001"):
