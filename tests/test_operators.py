@@ -479,14 +479,14 @@ def test_a_failed_save_is_not_retried_if_a_retry_would_pay(
         assert said in str(failure)
 
 
-def test_an_output_without_a_file_is_returned_but_cannot_be_saved(
+def test_an_output_without_a_file_is_returned_and_saved_as_text(
     slow_emulator: Emulator, tmp_path: Path
 ) -> None:
     slow_emulator.faults.add(method="GET", times=None, patch={"status": "succeeded", "output": "a poem"})
     assert waiting().result()["output"] == "a poem"
-    _, error = failure_of(waiting(save_to=f"{tmp_path}/"))
-    assert "no file that could be saved" in str(error)
-    assert "a poem" in str(error)
+    (file,) = waiting(save_to=f"{tmp_path}/").result()["files"]
+    assert file["uri"].endswith(".txt")
+    assert Path(file["uri"].removeprefix("file://")).read_text() == "a poem"
 
 
 # --- Airflow in trouble ----------------------------------------------------------------------------
