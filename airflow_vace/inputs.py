@@ -113,7 +113,7 @@ def _plain(name: str, value: object) -> Any:
         return plain(value)
     except NotPlainError as error:
         remedy = "give text, a number, True or False, a URL or an absolute path, a list or a dict"
-        raise _error(name, value, str(error), remedy) from None
+        raise _error(f"{name}{error.where}", value, str(error), remedy) from None
 
 
 def literal(text: str) -> Any:

@@ -24,7 +24,14 @@ _MAX_DEPTH = 50
 
 
 class NotPlainError(ValueError):
-    """Raised for a value without a JSON form; the message completes "Input 'x' …"."""
+    """Raised for a value without a JSON form; the message completes "Input 'x' …".
+
+    :param where: place of the value in its containers, such as `[0].image`
+    """
+
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(message)
+        self.where = where
 
 
 def is_absent(value: object) -> bool:
@@ -71,9 +78,9 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, date | time | timedelta | UUID):
         return _text_or_seconds(value)
     if isinstance(value, Mapping):
-        return {str(name): plain(item, depth + 1) for name, item in value.items()}
+        return {str(name): _inside(f".{name}", item, depth) for name, item in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray | memoryview | type):
-        return _list(value, depth + 1)
+        return _list(value, depth)
     raise NotPlainError("has no form in JSON")
 
 
@@ -91,7 +98,7 @@ def unwrapped(value: Any) -> Any:
             return convert()
     path = path_text(value)
     if path is not None and "://" not in path:
-        raise NotPlainError("is not a URL, and not an absolute path")
+        raise NotPlainError("is not a URL, and as a path not absolute")
     return value if path is None else path
 
 
@@ -119,11 +126,18 @@ def _text_or_seconds(value: date | time | timedelta | UUID) -> Any:
     return str(value) if isinstance(value, UUID) else value.isoformat()
 
 
+def _inside(where: str, value: Any, depth: int) -> Any:
+    try:
+        return plain(value, depth + 1)
+    except NotPlainError as error:
+        raise NotPlainError(str(error), f"{where}{error.where}") from None
+
+
 def _list(value: Iterable[Any], depth: int) -> list[Any]:
     # Airflow's lazy results of a mapped task fetch a slice with one request, and an item with one each.
     with suppress(TypeError, KeyError):
         value = value[:]  # type: ignore[index]
-    items = [plain(item, depth) for item in value]
+    items = [_inside(f"[{number}]", item, depth) for number, item in enumerate(value)]
     # Python orders a set differently in each process, and the order would be a new one in each attempt.
     if isinstance(value, AbstractSet):
         items.sort(key=lambda item: json.dumps(item, sort_keys=True))

@@ -485,6 +485,7 @@ def test_an_output_without_a_file_is_returned_and_saved_as_text(
     slow_emulator.faults.add(method="GET", times=None, patch={"status": "succeeded", "output": "a poem"})
     assert waiting().result()["output"] == "a poem"
     (file,) = waiting(save_to=f"{tmp_path}/").result()["files"]
+    assert file["uri"].endswith(".txt")
     assert Path(file["uri"].removeprefix("file://")).read_text() == "a poem"
 
 
