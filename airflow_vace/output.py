@@ -19,6 +19,8 @@ _MAX_DEPTH = 8
 # so a larger output stays out of the payload.
 MAX_TEXT_LENGTH = 8192
 _MAX_PAYLOAD_OUTPUT_LENGTH = 65536
+# Signatures are much longer than their addresses; a larger output is too large without them, too.
+_MAX_SIGNED_OUTPUT_LENGTH = 32 * _MAX_PAYLOAD_OUTPUT_LENGTH
 # A list of addresses in a text is shorter; the reader of Python's notation needs much memory for long texts.
 _MAX_LIST_LENGTH = 1024 * 1024
 
@@ -118,12 +120,27 @@ def public_output(output: Any) -> Any:
     None stands for an output with a `data:` URL, with deep nesting, with more than 64 KiB, or with keys that
     are equal without their signatures: a partial output would look complete.
     """
+    # The redaction of a million addresses would hold up a triggerer for seconds.
+    if not isinstance(output, str) and _is_longer_than(_MAX_SIGNED_OUTPUT_LENGTH, output):
+        return None
     try:
         public = _without_secrets(output)
     except _LossyError:
         return None
     is_short_text = isinstance(public, str) and len(public) <= MAX_TEXT_LENGTH
     return public if is_short_text or len(json.dumps(public)) <= _MAX_PAYLOAD_OUTPUT_LENGTH else None
+
+
+def _is_longer_than(limit: int, output: object) -> bool:
+    """Return True if the texts and items of an output together have more characters than a limit."""
+    length, rest = 0, [output]
+    while rest and length <= limit:
+        item = rest.pop()
+        length += len(item) if isinstance(item, str) else 1
+        if isinstance(item, dict):
+            rest += item.keys()
+        rest += _items_of(item)
+    return length > limit
 
 
 class _LossyError(Exception):
