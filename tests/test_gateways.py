@@ -135,7 +135,7 @@ def test_a_byte_order_mark_and_a_name_of_html_hide_nothing(server: Emulator) -> 
 
 
 def test_an_output_that_comes_with_the_create_is_saved(server: Emulator, tmp_path: Path) -> None:
-    body = {"created": 1589478378, "data": [{"url": DATA_URL}]}
+    body = {"status": "success", "output": [DATA_URL]}
     server.faults.add(method="POST", status=200, headers=JSON, body=body, accept=True)
     store = Store()
     found = waiting(store, save_to=f"{tmp_path}/").result()

@@ -98,6 +98,6 @@ def test_path_objects_become_text_in_any_nesting() -> None:
 
 
 def test_a_relative_path_object_is_refused() -> None:
-    with pytest.raises(VaceInputError, match="not an absolute path") as caught:
+    with pytest.raises(VaceInputError, match="as a path not absolute") as caught:
         normalize_input({"videos": [Path("a.mp4")]}, model=MODEL, paths=True)
-    assert caught.value.field == "videos"
+    assert caught.value.field == "videos[0]"

@@ -1,6 +1,6 @@
 """Trouble of some predictions holds up no others, in virtual time.
 
-The variable `VACE_FAIRNESS_RUNS` sets the number of runs of each scenario (default: 3).
+The variable `VACE_FAIRNESS_RUNS` sets the number of runs of each scenario (default: 2).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from support.troubled import TROUBLE, TroubledServer, ends_of
 from support.virtual_time import run_virtually
 
-RUNS = range(int(os.environ.get("VACE_FAIRNESS_RUNS", "3")))
+RUNS = range(int(os.environ.get("VACE_FAIRNESS_RUNS", "2")))
 WAITS = [f"p{number}" for number in range(45)]
 TROUBLED, NOT_FOUND = WAITS[:30], WAITS[44]
 REFUSALS = [kind for kind in TROUBLE if "429" in kind]
