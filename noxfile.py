@@ -21,6 +21,7 @@ EDGES = ("3.1.8:3.11", "3.4.0b2:3.13")
 # The rooms without Airflow, I/O or a clock; a branch that no test takes there has no excuse.
 CORE = (
     *("airflow_vace/exceptions.py", "airflow_vace/prediction.py"),
+    *("airflow_vace/ids.py", "airflow_vace/status.py"),
     *("airflow_vace/inputs.py", "airflow_vace/input_fields.py", "airflow_vace/plain.py"),
     *("airflow_vace/redaction.py", "airflow_vace/core/*"),
 )

@@ -86,7 +86,8 @@ def create(
     values, warnings = creation.sendable(model)
     for warning in warnings:
         yield Note(f"The model may refuse this: {warning}", is_warning=True)
-    version = yield from version_to_send(target, model, version, timing=timing)
+    chosen_version = yield from version_to_send(target, model, version, timing=timing)
+    version = chosen_version.version
     began = now()
     request = target.api.create(
         values,
@@ -106,7 +107,7 @@ def create(
             if delay is None:
                 failure = read_failed_create(error)
                 if version is None and target.api.backend.needs_version and is_not_found(error):
-                    failure = version_needed(model, error)
+                    failure = version_needed(model, chosen_version.failure or error)
                 raise failure from (None if failure is error else error)
             yield Note(f"Nothing was accepted; submitting again in {delay:.1f} s: {error}", is_warning=True)
         yield Pause(delay)
@@ -119,7 +120,7 @@ def latest_version(model: str, *, timing: Timing) -> Call[str | None]:
 
     :raises VaceError: see :func:`airflow_vace.core.versions.version_to_send`
     """
-    return (yield from version_to_send((yield from connected()), model, None, timing=timing))
+    return (yield from version_to_send((yield from connected()), model, None, timing=timing)).version
 
 
 def get(prediction: object) -> Call[Prediction]:

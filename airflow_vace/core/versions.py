@@ -52,35 +52,47 @@ def chosen(model: str | None, version: str | None, target: Target) -> tuple[str,
     return model, version or None
 
 
-def version_to_send(target: Target, model: str, version: str | None, *, timing: Timing) -> Call[str | None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sendable:
+    """The version that a create names.
+
+    :param version: id, None for a create by the model's name
+    :param failure: the failed look-up if a create by name is tried instead
+    """
+
+    version: str | None = None
+    failure: VaceError | None = None
+
+
+def version_to_send(target: Target, model: str, version: str | None, *, timing: Timing) -> Call[Sendable]:
     """Return the version for a create: the given one, else the latest where the server needs a version.
 
-    The server is asked once per process and connection, free of charge. A server that does not know the model
-    gets the create by name: Replicate refuses this, and other servers may lack only the look-up.
+    The server is asked once per process and connection, free of charge. A server that does not know the model,
+    or never answers the look-up, gets the create by name: Replicate refuses this, and other servers may lack
+    only the look-up.
 
     :param version: None for the server's choice
-    :return: None where a create goes without a version
     :raises VaceInputError: if the server names no version
     :raises VaceTransportError: if the server is in trouble; nothing was submitted
     :raises VaceAPIError: if the server refuses the key, or has too many requests
     """
     if version or not target.api.backend.needs_version:
-        return version
+        return Sendable(version=version)
     try:
         latest: Latest = yield Once((target.api, model), lambda: _latest_of(target.api, model, timing))
     except VaceInputError:
         raise
     except VaceError as error:
-        if not is_not_found(error):
+        if not is_not_found(error) and failure_of(error) is not Failure.NO_ANSWER:
             raise version_needed(model, error) from error
         yield Note(
             f"No version of {model} could be looked up, so the create names none: {error}", is_warning=True
         )
-        return None
+        return Sendable(failure=error)
     if latest.is_official:
-        return None
+        return Sendable()
     yield Note(f"Version {latest.version} of {model} is used, the latest; name a version to keep to one")
-    return latest.version
+    return Sendable(version=latest.version)
 
 
 def _latest_of(api: Api, model: str, timing: Timing) -> Call[Latest]:

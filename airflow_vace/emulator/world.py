@@ -211,7 +211,8 @@ class World:
         step = _SECONDS_PER_STEP * work * _SPEED.get(str(_value_of(values, "speed_mode")), 1.0)
         scale = self.time_scale
         return Timeline(
-            created=now,
+            # Clients send the shown time back as `created_after`, so no digit may be hidden from them.
+            created=round(now, 6),
             boot=boot * scale,
             load=_LOAD_SECONDS * scale,
             step=step * scale,

@@ -172,8 +172,6 @@ def test_other_back_ends_look_nothing_up(fast_emulator: Emulator, connect: Calla
         ({"status": 403, "body": "<html>blocked</html>"}, VaceTransportError),
         ({"status": 500}, VaceTransportError),
         ({"status": 503, "body": {"detail": "busy"}}, VaceTransportError),
-        ({"reset": "before"}, VaceTransportError),
-        ({"truncate": 40}, VaceTransportError),
         ({"status": 401, "body": {"detail": "no"}}, VaceAuthError),
         ({"status": 429, "body": {"detail": "no", "retry_after": 0.1}}, VaceRateLimited),
     ],
@@ -196,6 +194,20 @@ def test_a_failed_look_up_names_the_remedy(
     assert look_ups(replicate) == (2 if is_lasting else 6)
     replicate.faults.clear()
     assert run.retried().result()["version"] == FIRST_VERSION
+
+
+@pytest.mark.parametrize("fault", [{"reset": "before"}, {"truncate": 40}], ids=str)
+def test_a_look_up_without_an_answer_is_followed_by_a_create_by_name(
+    replicate: Emulator, call: Call, fault: dict[str, Any]
+) -> None:
+    replicate.faults.add(path=MODEL, times=None, **fault)
+    # Another attempt may find the server well again, so the error is no refusal of the input.
+    with pytest.raises(VaceTransportError, match="needs a version") as caught:
+        call("create", FOX)
+    assert not caught.value.sent
+    assert billed(replicate) == 0
+    replicate.models.known["prunaai/vace-14b"].is_official = True
+    assert call("create", FOX).status == "starting"
 
 
 def test_a_create_by_name_names_the_remedy_where_the_server_refuses_it(
