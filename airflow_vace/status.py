@@ -13,7 +13,7 @@ from airflow_vace.redaction import excerpt
 
 _SEPARATORS = re.compile(r"[\s_.-]+")
 # `TASK_STATUS_SUCCEED`, `JOB_STATE_RUNNING`: the name of the enumeration stands before the word.
-_PREFIXES = ("task", "job", "run", "prediction", "generation", "status", "state")
+_PREFIXES = ("task", "job", "run", "prediction", "generation", "video", "status", "state")
 
 
 class PredictionStatus(StrEnum):
@@ -72,18 +72,21 @@ _TERMINAL = frozenset(
 _SUCCESS_WORDS = frozenset(
     {
         *("completed", "complete", "completion", "success", "successful", "succeed"),
-        *("done", "finished", "finish", "ready", "ok", "okay"),
+        *("done", "finished", "finish", "ready", "ok", "okay", "end", "ended", "finalized", "finalised"),
+        *("processed", "generated", "rendered", "delivered", "published", "available", "resolved"),
+        *("partialsuccess", "partiallysucceeded", "succeededwithwarnings", "completedwitherrors"),
     }
 )
 _WORDS = {
     "starting": "starting start queued queue queueing inqueue pending notstart notstarted submitted created"
     " waiting wait scheduled accepted received initializing initialized booting preparing new",
     "processing": "processing process inprogress progress running executing generating rendering started"
-    " working active inference",
+    " working active inference loading uploading downloading postprocessing retrying",
     "succeeded": "succeeded",
     "failed": "failed failure fail error errored expired timeout timedout rejected crashed moderated"
-    " contentmoderated requestmoderated",
-    "canceled": "canceled cancelled cancel stopped terminated killed revoked",
+    " contentmoderated requestmoderated moderationfailed contentfiltered nsfw censored banned blocked refused"
+    " denied unsuccessful exception crash dead deadletter interrupted failedpermanently",
+    "canceled": "canceled cancelled cancel usercanceled usercancelled stopped terminated killed revoked",
     "aborted": "aborted",
 }
 _MEANINGS = {word: meaning for meaning, words in _WORDS.items() for word in words.split()}
@@ -98,14 +101,15 @@ def says_success(word: str) -> bool:
 def status_of(word: str, *, has_output: bool, has_error: bool, has_ended: bool) -> PredictionStatus:
     """Return the status that a server's word stands for, beside the other members of a response.
 
-    A gateway's word for success counts only beside an output, an error or a time of the end.
+    A gateway's word for success counts only beside an output, an error or a time of the end, and an unknown
+    word only with a time of the end, beside an output or an error.
 
     :param has_output: the response has an output
     :param has_error: the response has an error with a reason
     :param has_ended: the response has the time of the end
     """
     status = PredictionStatus(word)
-    if not status.is_unproven_success:
+    if status.is_known or not (says_success(status) or (has_ended and (has_output or has_error))):
         return status
     if has_output:
         return PredictionStatus.SUCCEEDED

@@ -25,7 +25,7 @@ from support.attempts import MODES, billed, killed_at, waiting
 from support.films import DATA_URL
 from support.polled import event_of
 from support.scripted import Scripted, head
-from support.tasks import Run, Store
+from support.tasks import Run, Store, TaskInstance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -360,7 +360,27 @@ def test_polls_and_lists_ask_for_fresh_answers(call: Call, connect: Callable[[st
 def test_a_wait_ends_in_time_if_ids_change_with_each_answer(server: Emulator) -> None:
     created = VaceHook().create_prediction(FOX)
     for number in range(100):
-        body = {"id": f"other{number}", **DONE}
+        body = {"id": f"other{number}", **DONE, "output": f"https://example.com/{number}.mp4"}
         server.faults.add(method="GET", status=200, headers=JSON, body=body)
     with pytest.raises(PredictionTimeout):
         VaceHook().wait_for_prediction(created.id, 0.5, poll_interval=0.05)
+
+
+@WAITS
+def test_the_same_end_under_ever_new_ids_is_believed(server: Emulator, mode: str) -> None:
+    created = VaceHook().create_prediction(FOX)
+    for number in range(100):
+        output = f"https://example.com/fox.mp4?signature={number}"
+        body = {"id": f"request{number}", **DONE, "output": output}
+        server.faults.add(method="GET", status=200, headers=JSON, body=body)
+    assert waited(mode, created)["output"].startswith("https://example.com/fox.mp4")
+
+
+def test_a_rescheduled_sensor_confirms_an_end_in_one_poke(server: Emulator) -> None:
+    created = VaceHook().create_prediction(FOX)
+    body = {"id": "upstream1", **DONE, "urls": {}}
+    server.faults.add(method="GET", times=None, status=200, headers=JSON, body=body)
+    sensor = VacePredictionSensor(
+        task_id="s", prediction=created.id, mode="reschedule", deferrable=False, poke_interval=0.1
+    )
+    assert sensor.poke({"ti": TaskInstance()}).xcom_value["output"] == VIDEO

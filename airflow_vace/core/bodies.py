@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # A prediction has three levels. Python reads a much deeper value, but cannot serialise the value again.
 _MAX_DEPTH = 100
 _EXCERPT_LENGTH = 300
+_MAX_TEXT_BEFORE_JSON = 2000
+_PAGE_STARTS = ("<!doctype", "<html")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 
 
@@ -91,13 +93,26 @@ def json_object_of(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def inner_object_of(text: str) -> dict[str, Any] | None:
+    """Return the single object inside of other text, such as a warning of PHP or `data:`; None in a page."""
+    start = text.find("{", 0, _MAX_TEXT_BEFORE_JSON)
+    if start < 0 or text.lstrip().lower().startswith(_PAGE_STARTS):
+        return None
+    try:
+        end = _DECODER.raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return None
+    # Of several objects in a stream, none is the answer.
+    return None if "{" in text[end:] else json_object_of(text[start:end])
+
+
 def is_html(response: Response, text: str) -> bool:
     """Return True if a body is a web page, such as the error page of a proxy or a login form.
 
     PHP declares JSON as HTML by default, so the body counts more than the declaration.
     """
     start = text.lstrip()[:14].lower()
-    if start.startswith(("<!doctype", "<html")):
+    if start.startswith(_PAGE_STARTS):
         return True
     return "html" in (response.header("content-type") or "").lower() and start[:1] not in ("{", "[")
 

@@ -245,7 +245,7 @@ def upload(file: FileToUpload, *, timing: Timing) -> Call[str]:
 
 
 def poll(wait: Wait, *, now: Callable[[], float]) -> Call[Final | PollAgain]:
-    """Poll once; repeat after a refusal until the refusal is settled, in every mode alike.
+    """Poll once; repeat after a refusal or an unconfirmed end until it is settled, in every mode alike.
 
     :param now: returns seconds since the epoch, by the clock of the wait's deadline
     :raises VaceError: the reason for the end of the wait
@@ -259,7 +259,7 @@ def poll(wait: Wait, *, now: Callable[[], float]) -> Call[Final | PollAgain]:
             yield Note(wait.news, is_warning=wait.is_troubled)
         if isinstance(decision, GiveUp):
             raise decision.error
-        if isinstance(decision, Final) or not wait.is_refused:
+        if isinstance(decision, Final) or not wait.is_unsettled:
             return decision
         yield Pause(decision.seconds)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.bodies import is_html, json_object_of, text_of, without_key
-from airflow_vace.core.envelopes import has_reason
+from airflow_vace.core.envelope_members import has_reason
 from airflow_vace.core.response_times import read_retry_after, seconds_of
-from airflow_vace.core.retry import says_no_channel, says_not_found
+from airflow_vace.core.retry import may_be_accepted, says_no_channel, says_not_found
 from airflow_vace.exceptions import (
     VaceAPIError,
     VaceAuthError,
@@ -27,8 +27,17 @@ if TYPE_CHECKING:
 _MONEY = r"(?:quota|balance|credits?|funds?)"
 _NO_CREDIT = re.compile(
     rf"insufficient[\w .-]*{_MONEY}|{_MONEY}[\w .-]*(?:insufficient|not[ _.-]?enough|too[ _.-]?low|exhausted)"
-    r"|pre_consume\w*quota_failed|payment[ _.-]?required"
+    rf"|(?:not[ _.-]?enough|run out of) {_MONEY}|pre_consume\w*quota_failed|payment[ _.-]?required"
+    r"|余额不足|额度不足|欠费"
 )
+# `invalid_api_key`, `Unauthorized`, `authentication_error`; `AccessDenied`, `permission_denied`, `forbidden`.
+_STATUS_BY_CODE = {
+    401: re.compile(
+        r"unauthori[sz]ed|unauthenticated|(?:invalid|incorrect|expired)_?(?:api_?)?(?:key|token)"
+        r"|(?:authentication|authorization)_?(?:error|failed)"
+    ),
+    403: re.compile(r"forbidden|(?:access|permission)_?denied|permission_?error"),
+}
 _INNER_STATUSES = range(400, 600)
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{0,200})", re.IGNORECASE)
 # A title stands near the start of a page, and a page may be megabytes long.
@@ -78,13 +87,12 @@ def read_error(
     kind, remedy = _kind_of(status, envelope, detail)
     if remedy == _FIX_INPUT and request.prediction_id:
         remedy = _REMEDIES[404]
-    # A create that the server refused before acceptance costs nothing; after a 408 the outcome is unknown.
-    is_free = request.verb == "create" and 400 <= status < 500 and status != 408
+    is_free = request.verb == "create" and 400 <= status < 500 and not may_be_accepted(status)
     bill = " Nothing is billed." if is_free else ""
     about = f"prediction {request.prediction_id}: " if request.prediction_id else ""
     problems = envelope.invalid_fields.items()
     fields = "".join(f" {name}: {problem}." for name, problem in problems if problem not in detail)
-    code = f" [{envelope.code}]" if envelope.code else ""
+    code = f" [{envelope.code}]" if envelope.code and envelope.code != detail else ""
     inside = f", inside of a {response.status_code}" if inner_status else ""
     refusal = f"{about}{request.shown} was refused with {status}{code}{inside}: {detail.rstrip('.')}.{fields}"
     return kind(
@@ -106,8 +114,11 @@ def error_inside(api: Api, request: Request, response: Response) -> VaceAPIError
     """
     data = json_object_of(text_of(api, response)) or {}
     envelope = _read_envelope(text_of(api, response))
-    if any(_NO_CREDIT.search(code.lower()) for code in envelope.codes):
+    if _says_no_credit(*envelope.codes, envelope.detail):
         return read_error(api, request, response, 402)
+    for status, pattern in _STATUS_BY_CODE.items():
+        if any(pattern.fullmatch(code.lower().replace("-", "_")) for code in envelope.codes):
+            return read_error(api, request, response, status)
     nested = data.get("error")
     inner = nested if isinstance(nested, dict) else {}
     members = (inner.get("code"), inner.get("status"), data.get("code"), data.get("status"))
@@ -139,8 +150,9 @@ def _detail_for_people(api: Api, response: Response, text: str) -> str | None:
 
 def _kind_of(status: int, envelope: _Envelope, detail: str) -> tuple[type[VaceAPIError], str]:
     """Return the class of an error and the remedy."""
-    # Gateways report exhausted credit as 400 or 403, so the code counts more than the status.
-    has_no_credit = any(_NO_CREDIT.search(code.lower()) for code in envelope.codes)
+    # Gateways report exhausted credit as 400 or 403, so the code counts more than the status. The text of a
+    # 422 may repeat the prompt, and that of a 429 may be about a quota of requests.
+    has_no_credit = _says_no_credit(*envelope.codes, "" if status in (422, 429) else detail)
     if status == 402 or (has_no_credit and 400 <= status < 500):
         return VaceBillingError, "The account has no money left: top it up."
     if status == 401:
@@ -162,6 +174,10 @@ def _kind_of(status: int, envelope: _Envelope, detail: str) -> tuple[type[VaceAP
     if 300 <= status < 400:
         return VaceAPIError, "Put the server's final address into the connection's host."
     return VaceAPIError, "The server, or a proxy in front of it, is in trouble."
+
+
+def _says_no_credit(*texts: str) -> bool:
+    return any(_NO_CREDIT.search(text.lower()) for text in texts)
 
 
 def _read_envelope(text: str) -> _Envelope:
@@ -196,6 +212,7 @@ def _read_envelope(text: str) -> _Envelope:
         nested.get("type"),
         data.get("type"),
         data.get("status_code"),
+        inner if isinstance(inner, str) and inner.replace("_", "").isalnum() else None,
     )
     codes = tuple(excerpt(str(item), 80) for item in given if item)
     places = (data, nested, data.get("parameters"))

@@ -6,7 +6,8 @@ failure that leads to a second payment. The other members distinguish the two ca
 
 * A known member contradicts (model, seed, prompt, or a creation before the known one): refused.
 * The create already named the other id in its `urls`, or the time of creation is equal: accepted.
-* Neither: a running state is accepted, and an end only after two answers in a row under the same other id.
+* Neither: a running state is accepted, and an end only after two answers in a row under the same other id, or
+  with the same end: some gateways name each request and not the prediction.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from airflow_vace.core.references import id_in_url
+from airflow_vace.redaction import without_signatures
 
 if TYPE_CHECKING:
     from airflow_vace.prediction import Prediction
@@ -35,6 +37,15 @@ def is_confirmed(known: Prediction, latest: Prediction) -> bool:
     created = _created(latest)
     # Two predictions of a batch are created in the same second, hence whole seconds prove nothing.
     return created is not None and created.microsecond > 0 and created == _created(known)
+
+
+def is_same_end(earlier: Prediction | None, latest: Prediction) -> bool:
+    """Return True if two answers in a row report the same end of the same prediction, whatever their ids."""
+    if earlier is None or earlier.status != latest.status or earlier.error != latest.error:
+        return False
+    if latest.has_output:
+        return without_signatures(str(earlier.output)) == without_signatures(str(latest.output))
+    return latest.completed_at is not None and earlier.completed_at == latest.completed_at
 
 
 def contradiction(known: Prediction, latest: Prediction) -> str | None:

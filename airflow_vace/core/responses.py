@@ -5,8 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.core.bodies import excerpt_of, is_html, is_truncated, json_object_of, json_of, text_of
-from airflow_vace.core.envelopes import find_created, find_listed, find_polled, find_results, joined
+from airflow_vace.core.bodies import (
+    excerpt_of,
+    inner_object_of,
+    is_html,
+    is_truncated,
+    json_object_of,
+    json_of,
+    text_of,
+)
+from airflow_vace.core.envelope_ids import joined
+from airflow_vace.core.envelopes import (
+    find_created,
+    find_in_refusal,
+    find_listed,
+    find_polled,
+    find_results,
+)
 from airflow_vace.core.errors import error_inside, read_detail, read_error
 from airflow_vace.core.identity import contradiction
 from airflow_vace.exceptions import VaceProtocolError
@@ -28,13 +43,19 @@ def read_prediction(
     :raises VaceAPIError: (or a subclass) if the server refused, also with an error inside of a 200
     :raises VaceProtocolError: if the response is not a prediction, or another prediction
     """
-    data = read_object(api, request, response)
-    if api.backend.response_format == "pruna":
-        data = _from_pruna(api, request, data)
     asked = request.prediction_id
-    found = find_polled(data, asked) if asked else find_created(data, api.base_url)
-    if found is None:
-        raise error_inside(api, request, response) or _unexpected(request, response, text_of(api, response))
+    if not 200 <= response.status_code < 300:
+        found = find_in_refusal(json_object_of(text_of(api, response)) or {}, asked)
+        if found is None:
+            raise read_error(api, request, response)
+    else:
+        data = read_object(api, request, response)
+        if api.backend.response_format == "pruna":
+            data = _from_pruna(api, request, data)
+        found = find_polled(data, asked) if asked else find_created(data, api.base_url)
+        if found is None:
+            text = text_of(api, response)
+            raise error_inside(api, request, response) or _unexpected(request, response, text)
     try:
         prediction = replace(_prediction_of(found.members), upstream_id=found.other_id)
     except VaceProtocolError as error:
@@ -158,8 +179,10 @@ def _from_pruna(api: Api, request: Request, data: dict[str, Any]) -> dict[str, A
 
 
 def read_object(api: Api, request: Request, response: Response) -> dict[str, Any]:
-    """Return the object in a body, also out of a list of one."""
+    """Return the object in a body, also out of a list of one, out of a text, or with other text around."""
     data, text = _read_json(api, request, response)
+    if data is None or isinstance(data, str):
+        data = inner_object_of(text if data is None else data)
     if isinstance(data, list) and len(data) == 1:
         data = data[0]
     if not isinstance(data, dict):

@@ -49,8 +49,10 @@ class Failure(Enum):
     OVERLOADED = auto()
     # 503 of a gateway that has no channel for the model.
     NO_CHANNEL = auto()
-    # 408 and any other status from 500.
+    # 408, any other status from 500, and a proxy's word for a connection that ended early.
     SERVER_TROUBLE = auto()
+    # The API's own JSON with such a status.
+    BROKEN_OFF = auto()
     # 303: the request was carried out, and its result is elsewhere.
     SEE_OTHER = auto()
     # 3xx, or 4xx without the API's JSON object: a proxy or firewall on the way refuses.
@@ -108,6 +110,7 @@ _TABLE: dict[Failure, tuple[Verdict, ...]] = {
     Failure.OVERLOADED:                 (AGAIN,   AGAIN, NOW,   AGAIN, AGAIN, AGAIN),
     Failure.NO_CHANNEL:                 (NEVER,   AGAIN, NOW,   AGAIN, AGAIN, AGAIN),
     Failure.SERVER_TROUBLE:             (UNCLEAR, AGAIN, NOW,   AGAIN, AGAIN, AGAIN),
+    Failure.BROKEN_OFF:                 (UNCLEAR, NOW,   NOW,   AGAIN, AGAIN, AGAIN),
     Failure.SEE_OTHER:                  (UNCLEAR, NOW,   NEVER, AGAIN, NEVER, NEVER),
     Failure.PROXY_REFUSAL:              (NEVER,   AGAIN, NOW,   AGAIN, NEVER, NEVER),
     Failure.KEY_REFUSED:                (NEVER,   NOW,   NEVER, NEVER, NEVER, NEVER),
@@ -160,6 +163,8 @@ def _failure_of_refusal(error: VaceAPIError) -> Failure:
         return Failure.RATE_LIMITED
     if status == 303:
         return Failure.SEE_OTHER
+    if status in _EARLY_ENDS:
+        return Failure.BROKEN_OFF if error.is_from_api else Failure.SERVER_TROUBLE
     if status < 500 and status != 408:
         return _failure_of_4xx(error)
     if status == 503 and error.code in _OVERLOADED:
@@ -178,6 +183,9 @@ def _failure_of_4xx(error: VaceAPIError) -> Failure:
     return Failure.NOT_FOUND if is_not_found else Failure.REFUSED
 
 
+# A failed dependency, and the ends of a connection at nginx (444, 499) and at AWS (460): the server behind
+# may have accepted the request.
+_EARLY_ENDS = (424, 444, 460, 499)
 # new-api refuses with these before it has chosen a channel, so nothing was forwarded to a vendor. Words such
 # as "busy" prove nothing: gateways also say so after a vendor has accepted.
 # https://github.com/QuantumNous/new-api/blob/main/middleware/performance.go
@@ -198,6 +206,11 @@ def says_no_channel(status: int, code: str | None, detail: str) -> bool:
     """Return True if a gateway refused a create because no channel serves the model."""
     is_worded = code in _GATEWAY_TYPES and "无可用渠道" in detail
     return status == 503 and (code == _NO_CHANNEL or is_worded)
+
+
+def may_be_accepted(status: int) -> bool:
+    """Return True if a create with this HTTP status may have been accepted, and billed."""
+    return status in (303, 408, *_EARLY_ENDS) or status >= 500
 
 
 def says_not_found(code: str | None) -> bool:
@@ -221,7 +234,7 @@ def is_denial(error: BaseException) -> bool:
 
     A denial counts only after repetition, see :func:`settling_limits`.
     """
-    return failure_of(error) in (Failure.NOT_FOUND, Failure.REFUSED)
+    return failure_of(error) in (Failure.NOT_FOUND, Failure.REFUSED, Failure.BROKEN_OFF)
 
 
 def is_file_gone(error: BaseException) -> bool:
@@ -242,6 +255,7 @@ def settling_limits(failure: Failure, timing: Timing) -> tuple[int, float] | Non
         Failure.KEY_REFUSED: (timing.max_auth_refusals, 0.0),
         Failure.NOT_FOUND: (timing.max_not_found, timing.not_found_grace_seconds),
         Failure.REFUSED: (timing.max_not_found, timing.not_found_grace_seconds),
+        Failure.BROKEN_OFF: (timing.max_not_found, timing.not_found_grace_seconds),
         Failure.NO_MONEY: (timing.max_not_found, timing.not_found_grace_seconds),
         Failure.NO_CONNECTION: (timing.min_missing_connections, timing.missing_connection_grace_seconds),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from airflow_vace.core.identity import is_confirmed
+from airflow_vace.core.identity import is_confirmed, is_same_end
 from airflow_vace.core.outcome import timed_out
 from airflow_vace.core.retry import Backoff, Failure, failure_of, settling_limits, verdict_of
 from airflow_vace.core.schedule import Experience, Schedule
@@ -74,6 +74,8 @@ class Wait:
     _backoff: Backoff | None = field(init=False, default=None)
     _refusals: _Refusals | None = field(init=False, default=None)
     _trouble: str | None = field(init=False, default=None)
+    _unconfirmed_end: Prediction | None = field(init=False, default=None, repr=False)
+    _unconfirmed_count: int = field(init=False, default=0)
     _logged_status: PredictionStatus = field(init=False)
     _logged_tenth: int = field(init=False, default=-1)
     _next_boot_notice: float = field(init=False)
@@ -84,9 +86,12 @@ class Wait:
         self._next_boot_notice = self.timing.cold_boot_notice_seconds
 
     @property
-    def is_refused(self) -> bool:
-        """Return True if the last error was a refusal, and the wait goes on."""
-        return self._refusals is not None
+    def is_unsettled(self) -> bool:
+        """Return True after a refusal, and after the first end under an unknown id, while the wait goes on.
+
+        Only the next poll of the same wait can settle either, and a rescheduled sensor has a new wait.
+        """
+        return self._refusals is not None or self._unconfirmed_count == 1
 
     def mark_logged(self, status: object) -> None:
         """Leave a status out of the news after another process has logged the status; an end stays news."""
@@ -98,8 +103,12 @@ class Wait:
 
         :param now: seconds since the epoch, by the clock of the deadline
         """
-        if prediction.status.is_final and not is_confirmed(self.prediction, prediction):
+        is_believed = is_confirmed(self.prediction, prediction) or is_same_end(
+            self._unconfirmed_end, prediction
+        )
+        if prediction.status.is_final and not is_believed:
             return self._unconfirmed(prediction, now)
+        self._unconfirmed_end, self._unconfirmed_count = None, 0
         if not self.prediction.status.is_final:
             self._schedule.learn(prediction, now)
         is_renamed = prediction.upstream_id not in (None, self.prediction.upstream_id)
@@ -119,9 +128,10 @@ class Wait:
         return self._poll_after(self._schedule.next_delay(now), now)
 
     def _unconfirmed(self, latest: Prediction, now: float) -> Decision:
-        """Poll again after an end under an unknown id; a second answer with the same id confirms the end."""
+        """Poll again after an end under an unknown id; a second answer with the same id or end confirms."""
         known = self.prediction
         self.prediction = replace(known, upstream_id=latest.upstream_id)
+        self._unconfirmed_end, self._unconfirmed_count = latest, self._unconfirmed_count + 1
         self.news = f"Prediction {known.id}: an answer says {latest.status} and names {latest.upstream_id};"
         self.news += " polling again for a confirmation"
         self.is_troubled, self._refusals = False, None
@@ -195,7 +205,8 @@ class Wait:
             return False
         # Different refusals in turn come from a server in trouble.
         status, code = getattr(error, "status_code", None), getattr(error, "code", None)
-        kind = (failure, status, code) if failure is Failure.REFUSED else (failure, None, None)
+        is_named = failure in (Failure.REFUSED, Failure.BROKEN_OFF)
+        kind = (failure, status, code) if is_named else (failure, None, None)
         if self._refusals is None or self._refusals.kind != kind:
             self._refusals = _Refusals(kind, now)
         self._refusals.count += 1

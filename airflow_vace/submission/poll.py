@@ -7,9 +7,8 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.core.identity import is_confirmed
 from airflow_vace.core.retry import Backoff, is_denial, is_lasting
-from airflow_vace.core.wait import GiveUp, PollAgain, Wait
+from airflow_vace.core.wait import Final, GiveUp, PollAgain, Wait
 from airflow_vace.exceptions import LedgerError, VaceError
 from airflow_vace.prediction import Prediction, PredictionStatus
 from airflow_vace.submission.decision import Gone
@@ -72,9 +71,9 @@ class EarlierPrediction:
                     return self._given_up(prediction, decision.error, error)
             else:
                 # A confused cache may answer with another prediction, which must lead to no new payment.
-                if not latest.status.is_final or is_confirmed(wait.prediction, latest):
-                    return prediction.updated(latest)
                 decision = wait.answered(latest, now())
+                if not latest.status.is_final or isinstance(decision, Final):
+                    return prediction.updated(latest)
                 if isinstance(decision, GiveUp):
                     return self._given_up(prediction, decision.error, decision.error)
             if wait.news:

@@ -83,7 +83,8 @@ def test_a_member_that_differs_shows_another_prediction(
 
 
 def end_of(upstream_id: str | None, **members: Any) -> Prediction:
-    return prediction_of(upstream_id, status="succeeded", output="https://a.example/b.mp4", **members)
+    output = "https://a.example/b.mp4"
+    return prediction_of(upstream_id, **{"status": "succeeded", "output": output, **members})
 
 
 def test_an_end_under_a_doubtful_id_is_believed_after_two_answers() -> None:
@@ -96,13 +97,37 @@ def test_an_end_under_a_doubtful_id_is_believed_after_two_answers() -> None:
     assert (decision.prediction.id, decision.prediction.upstream_id) == ("task_1", "up")
 
 
-def test_ends_under_changing_ids_are_never_believed() -> None:
+def test_different_ends_under_changing_ids_are_never_believed() -> None:
     wait = Wait(prediction=prediction_of(), deadline=1000.0)
     for number in range(50):
-        assert isinstance(wait.answered(end_of(f"other{number}"), float(number)), PollAgain)
+        end = end_of(f"other{number}", output=f"https://a.example/{number}.mp4")
+        assert isinstance(wait.answered(end, float(number)), PollAgain)
     decision = wait.answered(end_of("another"), 1000.0)
     assert isinstance(decision, GiveUp)
     assert isinstance(decision.error, PredictionTimeout)
+
+
+@pytest.mark.parametrize(
+    ("members", "is_believed"),
+    [
+        ({}, True),
+        ({"status": "failed", "output": None, "error": "E1", "completed_at": CREATED}, True),
+        ({"status": "failed", "output": None, "error": "E1"}, False),
+    ],
+)
+def test_the_same_end_under_two_new_ids_is_believed(members: dict[str, Any], is_believed: bool) -> None:  # noqa: FBT001
+    wait = Wait(prediction=prediction_of(), deadline=1000.0)
+    wait.answered(end_of("request1", **members), 1.0)
+    assert wait.is_unsettled
+    assert isinstance(wait.answered(end_of("request2", **members), 2.0), Final) is is_believed
+    assert not wait.is_unsettled
+
+
+def test_another_end_between_two_answers_confirms_neither() -> None:
+    wait = Wait(prediction=prediction_of(), deadline=1000.0)
+    for number, error in enumerate(["E1", "E2", "E1"]):
+        end = end_of(f"request{number}", status="failed", output=None, error=error, completed_at=CREATED)
+        assert isinstance(wait.answered(end, float(number)), PollAgain)
 
 
 def test_an_id_that_is_known_from_running_answers_ends_at_once() -> None:

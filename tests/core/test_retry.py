@@ -75,8 +75,17 @@ ROWS: list[tuple[Failure, Sequence[BaseException], tuple[Verdict, ...]]] = [
     ),
     (
         Failure.SERVER_TROUBLE,
-        [refused(status) for status in (408, 500, 502, 503, 504, 524)] + [refused(503, detail="busy")],
+        [
+            *(refused(status) for status in (408, 500, 502, 503, 504, 524)),
+            *(refused(status, is_from_api=False) for status in (408, 424, 444, 460, 499, 500)),
+            refused(503, detail="busy"),
+        ],
         (UNCLEAR, AGAIN, NOW, AGAIN, AGAIN, AGAIN),
+    ),
+    (
+        Failure.BROKEN_OFF,
+        [refused(status) for status in (424, 444, 460, 499)],
+        (UNCLEAR, NOW, NOW, AGAIN, AGAIN, AGAIN),
     ),
     (Failure.SEE_OTHER, [refused(303)], (UNCLEAR, NOW, NEVER, AGAIN, NEVER, NEVER)),
     (
@@ -193,5 +202,6 @@ def test_refusals_settle_after_a_number_and_a_time() -> None:
     assert settling_limits(Failure.KEY_REFUSED, timing) == (5, 0.0)
     assert settling_limits(Failure.NOT_FOUND, timing) == (8, 10.0)
     assert settling_limits(Failure.REFUSED, timing) == (8, 10.0)
+    assert settling_limits(Failure.BROKEN_OFF, timing) == (8, 10.0)
     assert settling_limits(Failure.NO_CONNECTION, timing) == (5, 60.0)
     assert settling_limits(Failure.SERVER_TROUBLE, timing) is None
