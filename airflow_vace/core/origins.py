@@ -16,7 +16,9 @@ _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HTTP = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"[A-Za-z0-9.-]+(?::\d{1,5})?")
 # User and password of RFC 3986, section 3.2.1; a second `@` or a slash would be ambiguous.
-_USER_INFO = re.compile(r"(https?://)([\w.~%!$&'()*+,;=:-]{1,1000})@(?=[\w\[])", re.IGNORECASE | re.ASCII)
+_USER_INFO = re.compile(
+    r"(https?://)([\w.~%!$&'()*+,;=:-]{1,1000})@(?=[\w\[][^@/?#]*(?:[/?#]|\Z))", re.IGNORECASE | re.ASCII
+)
 
 
 def is_http(url: str) -> bool:
