@@ -228,8 +228,10 @@ class OutputDownload:
             else:
                 is_removed = latest.data_removed or latest.has_expired_at(self._now())
                 self.prediction = replace(self.prediction, data_removed=is_removed)
-        ended = parse_time(self.prediction.completed_at)
-        is_old = ended is None or self._now() - ended.timestamp() > RETENTION_SECONDS
+        times = (self.prediction.completed_at, self.prediction.started_at, self.prediction.created_at)
+        # Without the time of the end an earlier one shows that the hour cannot be over.
+        known = next(filter(None, map(parse_time, times)), None)
+        is_old = known is None or self._now() - known.timestamp() > RETENTION_SECONDS
         if self.prediction.data_removed or (is_last and is_old):
             raise PredictionExpired(
                 f"Prediction {self.prediction.id} succeeded, but its file is gone: files live for an hour."

@@ -113,10 +113,14 @@ def _incomplete(
     missing = "; ".join(f"output {index + 1} of {total}: {str(error).rstrip('.')}" for index, error in shown)
     more = f"; and {len(failures) - len(shown)} more" if len(failures) > len(shown) else ""
     saved = ", ".join(file["uri"] for file in files[:_MAX_SHOWN]) or "none"
+    next_step = (
+        "An output that is gone cannot be fetched again: another prediction has to be paid."
+        if isinstance(cause, PredictionExpired)
+        else "Within the hour another attempt of the task fetches only the missing ones, at no cost."
+    )
     message = (
         f"{len(failures)} of the {total} outputs of prediction {prediction.id} are missing: {missing}{more}."
-        f" Saved: {saved}{', …' if len(files) > _MAX_SHOWN else ''}. Within the hour another attempt of the"
-        " task fetches only the missing ones, at no cost."
+        f" Saved: {saved}{', …' if len(files) > _MAX_SHOWN else ''}. {next_step}"
     )
     error = _reworded(cause, message)
     error.files = files
