@@ -16,7 +16,7 @@ from typing import Any, Required, TypedDict
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.input_fields import DEFAULT_MODEL, FIELDS, SPEED_MODES, InputField
 from airflow_vace.input_files import is_fetchable, is_path, paths_in
-from airflow_vace.other_inputs import check_without_paths
+from airflow_vace.other_inputs import check_texts, check_without_paths
 from airflow_vace.plain import NotPlainError, is_absent, is_record, plain
 from airflow_vace.redaction import excerpt
 
@@ -79,6 +79,7 @@ def normalize_input(
     # Versions of the model have different defaults, so an explicit size makes results reproducible.
     values.setdefault("size", FIELDS["size"].default)
     _refuse_lone_mask(values)
+    check_texts({name: value for name, value in values.items() if FIELDS[name].kind == "str"})
     return values, _all_doubts(values) if paths else check_normalized(values, model=model)
 
 

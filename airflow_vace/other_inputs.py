@@ -24,11 +24,12 @@ _STORES = re.compile(
     re.IGNORECASE,
 )
 _STORE = re.compile(r"(?:[a-z0-9]{1,20}::)*([a-z][a-z0-9+._-]{0,30})://\S.*|file:/.*", re.IGNORECASE)
+# `str(Path("s3://conn@bucket"))` has one slash.
 _INNER_STORE = re.compile(
-    r"(?<![\w+.-])([a-z][a-z0-9+._-]{0,30})://([^\s/@\"'<>]{1,200}@)?[^\s\"'<>/]+", re.IGNORECASE
+    r"(?<![\w+.-])([a-z][a-z0-9+._-]{0,30}):/{1,3}([^\s/@\"'<>]{1,200}@)?[^\s\"'<>/]+", re.IGNORECASE
 )
 _MEDIA_PATH = re.compile(
-    r"/\S*[^\s/]\.(?:mp4|m4v|mov|webm|mkv|avi|gif|png|jpe?g|webp|avif|heic|bmp|tiff?|wav|mp3|flac|ogg|m4a)",
+    r"(?:/|(?:~|\.{1,2}|/[^\s/]+)/.*)\S*[^\s/]\.(?:mp4|m4v|mov|webm|mkv|avi|gif|png|jpe?g|webp|avif|heic|bmp|tiff?|wav|mp3|flac|ogg|m4a)",
     re.IGNORECASE,
 )
 # PATH_MAX of Linux, and a longer text is a prompt.
@@ -62,33 +63,50 @@ def check_without_paths(values: Mapping[str, Any]) -> None:
 
 
 def check_without_inner_paths(values: Mapping[str, Any]) -> None:
-    """Refuse the addresses of stores inside longer texts, which nobody brings to the back-end.
+    """Refuse the addresses of stores inside longer texts and in names, which nobody brings to the back-end.
 
     :raises VaceInputError: with field, value and remedy
     """
+    for name in _names_in(values):
+        _refuse_inner_path("input", name, store_address_in(name))
     for name, text in _texts_in_all(values):
-        address = None if names_file(text) else store_address_in(text)
-        if address is not None:
-            raise _error(
-                name,
-                address,
-                "has the address of a store inside a longer text, which the back-end cannot open",
-                "give the address alone, or a list of addresses instead of the text of a list",
-            )
+        _refuse_inner_path(name, text, None if names_file(text) else store_address_in(text))
+
+
+def check_texts(texts: Mapping[str, str]) -> None:
+    """Refuse the address of a store with the id of a connection in a text such as a prompt.
+
+    :param texts: text by the name of its field
+    :raises VaceInputError: with field, value and remedy
+    """
+    for name, text in texts.items():
+        _refuse_inner_path(name, text, store_address_in(text))
+
+
+def _refuse_inner_path(name: str, text: str, address: str | None) -> None:
+    if address is not None:
+        where = "inside a longer text" if address != text.strip() else "in place of text"
+        raise _error(
+            name,
+            address,
+            f"has the address of a store {where}, which the back-end cannot open",
+            "give the address alone, or a list of addresses instead of the text of a list",
+        )
 
 
 def names_file(text: str, is_file: Callable[[str], bool] = lambda _: False) -> bool:
     """Return True if a text in an input of any model is the path of a file, rather than text.
 
-    A path is the address of a store, a `file:` address, the absolute path of an existing file, or an absolute
-    path without blanks and with the suffix of a video, an image or a sound.
+    A path is the address of a store, a `file:` address, the absolute path of an existing file, or a path with
+    the suffix of a video, an image or a sound that begins with a directory without blanks, such as `/data/`,
+    `~/` or `./`.
     """
     text = text.strip()
     if len(text) > _MAX_PATH_LENGTH or "\n" in text:
         return False
     if match := _STORE.fullmatch(text):
         return match[1] is None or _is_store(match[1])
-    return text.startswith("/") and (_MEDIA_PATH.fullmatch(text) is not None or is_file(text))
+    return _MEDIA_PATH.fullmatch(text) is not None or (text.startswith("/") and is_file(text))
 
 
 def store_address_in(text: str) -> str | None:
@@ -98,9 +116,18 @@ def store_address_in(text: str) -> str | None:
     """
     is_list = text.lstrip().startswith(("[", "{"))
     for match in _INNER_STORE.finditer(text):
-        if _is_store(match[1]) and (is_list or match[2]):
+        if _is_store(match[1]) and (match[2] or (is_list and "://" in match[0])):
             return match[0]
     return None
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """Yield the names in all objects of an input."""
+    if isinstance(value, Mapping):
+        yield from map(str, value)
+        value = list(value.values())
+    for item in value if isinstance(value, list | tuple) else ():
+        yield from _names_in(item)
 
 
 def _texts_in_all(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

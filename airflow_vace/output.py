@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_vace.inputs import literal
-from airflow_vace.redaction import is_data, unsigned
+from airflow_vace.redaction import digested, is_data, unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,6 +36,16 @@ _FILE_NAME = re.compile(
     r"|ogg|m4a|zip|glb|gltf|obj|ply|pdf|srt|vtt|npz|safetensors|tar\.gz)(?:[?#]\S*)?",
     re.IGNORECASE,
 )
+
+# A language model, or a gateway of chats, writes an address as a Markdown link, in quotes or in brackets.
+_WRAPPED = re.compile(
+    r"(?:!?\[[^\[\]]{0,200}\]\(|[<\"'`(]{1,3})(https?://[^\s<>\"'`]{1,8000}?)[>\"'`)]{0,3}[.,]?",
+    re.IGNORECASE,
+)
+_OPENINGS = ("[", "{", "(", "<", "!", '"', "'", "`")
+_INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"
+# `files/a b.mp4`, but no sentence that ends with a file's name.
+_FOLDER = re.compile(r"[\w.-]+/\S")
 
 _Form = Literal["absolute", "rooted", "name"]
 
@@ -66,6 +76,8 @@ def _addresses_in(output: object, depth: int = 0, *, is_item: bool = False) -> I
         found = _addresses_of(output)
         inner = _container_in(output) if not found and depth < _MAX_DEPTH else None
         yield from (_Address(text, form, is_item) for text, form in found)
+        if isinstance(inner, str):
+            yield from _addresses_in(inner, depth + 1)
         output = inner
     if depth >= _MAX_DEPTH or not isinstance(output, list | dict):
         return
@@ -79,7 +91,7 @@ def _addresses_in(output: object, depth: int = 0, *, is_item: bool = False) -> I
 
 def _addresses_of(text: str) -> list[tuple[str, _Form]]:
     """Return the addresses that a text consists of, each with its form; [] for other text."""
-    text = text.strip().lstrip("\ufeff")
+    text = _bare(text)
     if _DATA_URL.match(text):
         return [(text, "absolute")]
     if text[:8].lower().startswith(("http://", "https://")):
@@ -89,8 +101,18 @@ def _addresses_of(text: str) -> list[tuple[str, _Form]]:
         # Text such as "// see a.mp4" is a comment.
         is_file = _ROOTED.fullmatch(text) or (text[2:3].strip() and _FILE_NAME.fullmatch(text))
         return [(text, "rooted")] if is_file else []
-    is_name = " " not in text and _FILE_NAME.fullmatch(text)
+    # A list as text may end like a name: `["https://a/b.mp4?signature"]`.
+    if text.startswith(_OPENINGS):
+        return []
+    is_name = (" " not in text or _FOLDER.match(text)) and _FILE_NAME.fullmatch(text)
     return [(text, "name")] if is_name else []
+
+
+def _bare(text: str) -> str:
+    """Return a text without blanks and invisible characters around, and an address without its wrapping."""
+    text = text.strip().strip(_INVISIBLE).strip()
+    wrapped = _WRAPPED.fullmatch(text) if text.startswith(_OPENINGS) else None
+    return wrapped[1] if wrapped else text
 
 
 def _is_relative(item: object) -> bool:
@@ -98,10 +120,18 @@ def _is_relative(item: object) -> bool:
 
 
 def _container_in(text: str) -> object:
-    """Return the list or object that a text holds as JSON, or as Python writes it; None for other text."""
-    if len(text) > _MAX_LIST_LENGTH or not text.lstrip("\ufeff \t\r\n").startswith(("[", "{")):
+    """Return the list or object that a text holds as JSON, or as Python writes it; None for other text.
+
+    A text in quotes is JSON in JSON, and yields its own list, object or `data:` URL.
+    """
+    text = _bare(text)
+    if len(text) > _MAX_LIST_LENGTH or not text.startswith(("[", "{", "(", '"')):
         return None
-    return literal(text.lstrip("\ufeff"))
+    found = literal(text)
+    if isinstance(found, tuple):
+        return list(found)
+    is_text = isinstance(found, str) and not found.lstrip().startswith(("[", "{", '"', "data:"))
+    return None if is_text or found == text else found
 
 
 def has_content(output: object, depth: int = 0) -> bool:
@@ -112,6 +142,25 @@ def has_content(output: object, depth: int = 0) -> bool:
     if isinstance(output, list | dict) and depth < _MAX_DEPTH:
         return any(has_content(item, depth + 1) for item in _items_of(output))
     return output is not None and output not in ("", [], {})
+
+
+def rest_of(output: Any, depth: int = 0) -> Any:
+    """Return an output whose addresses have lost signatures and content."""
+    if isinstance(output, str) and _addresses_of(output):
+        return unsigned(digested(_bare(output)))
+    if depth >= _MAX_DEPTH or not isinstance(output, list | dict):
+        return output
+    if isinstance(output, list):
+        return [rest_of(item, depth + 1) for item in output]
+    return {name: rest_of(item, depth + 1) for name, item in output.items()}
+
+
+def length_beside_urls(output: Any, depth: int = 0) -> int:
+    """Return the number of characters in an output that belong to no address."""
+    if depth < _MAX_DEPTH and isinstance(output, list | dict):
+        return sum(length_beside_urls(item, depth + 1) for item in _items_of(output))
+    is_address = isinstance(output, str) and bool(_addresses_of(output))
+    return 0 if is_address else len(json.dumps(output))
 
 
 def public_output(output: Any) -> Any:

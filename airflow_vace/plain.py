@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import UserString
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -90,6 +91,8 @@ def unwrapped(value: Any) -> Any:
         return value.value if isinstance(value, Enum) else value
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, UserString):
+        return str(value)
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     # NumPy, pandas and PyTorch call the method `tolist`, Pydantic `model_dump`.

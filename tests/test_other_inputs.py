@@ -27,6 +27,10 @@ MODEL = "owner/speech"
         "zip://a.mp4::file:///data/a.zip",
         "/data/clip.mp4",
         "/data/frames/001.PNG",
+        "/data/my clip.mp4",
+        "~/clip.mp4",
+        "./my clip.mov",
+        "../a/b.wav",
     ],
 )
 def test_the_address_of_a_store_or_a_media_file_is_a_path(text: str) -> None:
@@ -45,6 +49,9 @@ def test_the_address_of_a_store_or_a_media_file_is_a_path(text: str) -> None:
         "/data/weights.safetensors",
         "a/b.png",
         "a fox in /data/clip.mp4",
+        "/imagine a fox in clip.mp4",
+        "... and then a.mp4",
+        "~ a.mp4",
         "https://x.example/a.mp4",
         "data:image/png;base64,AA",
         "hf://owner/weights",
@@ -74,6 +81,7 @@ def test_an_existing_file_of_any_suffix_is_a_path(tmp_path: Path) -> None:
         '["s3://bucket/a.png", "s3://bucket/b.png"]',
         "{'video': 'gs://bucket/a.mp4'}",
         "two\ns3://conn@bucket/a.mp4",
+        "s3:/conn@bucket/a.mp4 as Path writes it",
     ],
 )
 def test_a_stores_address_inside_a_longer_text_does_not_leave(text: str) -> None:
@@ -81,6 +89,38 @@ def test_a_stores_address_inside_a_longer_text_does_not_leave(text: str) -> None
         normalize_input({"prompt": text}, model=MODEL)
     assert caught.value.field == "prompt"
     assert "give the address alone" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"s3://conn@bucket/a.mp4": "x"},
+        {"refs": [{"weights": {"s3://conn@bucket/a.mp4": 0.5}}]},
+        {"x": str(Path("s3://conn@bucket/a.mp4"))},
+    ],
+)
+@pytest.mark.parametrize("paths", [False, True])
+def test_a_connection_in_a_name_or_in_the_text_of_a_path_does_not_leave(
+    values: dict[str, Any], *, paths: bool
+) -> None:
+    from airflow_vace.hooks import VaceHook
+    from airflow_vace.storage.upload import InputFiles
+
+    def send() -> None:
+        found, _ = normalize_input(values, model=MODEL, paths=paths)
+        InputFiles(VaceHook(), seconds=60, model=MODEL).reachable(found)
+
+    with pytest.raises(VaceInputError, match="the address of a store"):
+        send()
+
+
+@pytest.mark.parametrize("prompt", ["like s3://conn@bucket/a.mp4", "s3://conn@bucket/a.mp4", "gs:/c@b/a"])
+@pytest.mark.parametrize("paths", [False, True])
+def test_a_connection_in_a_prompt_does_not_leave(prompt: str, *, paths: bool) -> None:
+    with pytest.raises(VaceInputError, match="the address of a store") as caught:
+        normalize_input({"prompt": prompt}, paths=paths)
+    assert caught.value.field == "prompt"
+    assert normalize_input({"prompt": "like s3://bucket/a.mp4"}, paths=paths)[0]["prompt"]
 
 
 def test_path_objects_become_text_in_any_nesting() -> None:

@@ -84,6 +84,8 @@ def test_an_output_is_shortened_if_a_url_lost_its_signature() -> None:
         ("https://a/my clip.mp4", ["https://a/my clip.mp4"]),
         ('["https://a/1", "https://a/2"]', ["https://a/1", "https://a/2"]),
         ("\ufeff{'video': 'https://a/1'}", ["https://a/1"]),
+        ('["https://a/1.mp4?signature=x"]', ["https://a/1.mp4?signature=x"]),
+        ('{"video":"https://a/1.mp4?a=b#c"}', ["https://a/1.mp4?a=b#c"]),
         ("https://a/1.mp4,https://a/2.mp4\nhttps://a/3.mp4", [f"https://a/{n}.mp4" for n in (1, 2, 3)]),
         ("/files/a.mp4", ["/files/a.mp4"]),
         ("//host/files/my clip.mp4", ["//host/files/my clip.mp4"]),
@@ -128,3 +130,53 @@ def test_a_list_of_data_urls_as_text_stays_out_of_payloads() -> None:
     prediction = succeeded('["data:video/mp4;base64,AAAA"]')
     assert prediction.output_urls == ["data:video/mp4;base64,AAAA"]
     assert prediction.payload()["output"] is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"https://a/b.mp4"',
+        "'https://a/b.mp4'",
+        "<https://a/b.mp4>",
+        "`https://a/b.mp4`",
+        "[the video](https://a/b.mp4)",
+        "![](https://a/b.mp4)",
+        "\u200bhttps://a/b.mp4\u2060 ",
+        json.dumps(json.dumps({"video": "https://a/b.mp4"})),
+        "('https://a/b.mp4',)",
+        '"[\\"https://a/b.mp4\\"]"',
+    ],
+)
+def test_an_address_is_found_in_its_wrapping(text: str) -> None:
+    assert succeeded(text).output_urls == ["https://a/b.mp4"]
+
+
+@pytest.mark.parametrize("wrapped", ['"{}"', "[v]({})", "<{}>", '["{}"]'])
+def test_a_wrapped_address_shows_its_lost_signature(wrapped: str) -> None:
+    prediction = succeeded(wrapped.format("https://a/b.mp4?sig=secretsecret"))
+    again = Prediction.from_json(prediction.payload())
+    assert "secretsecret" not in json.dumps(prediction.payload())
+    assert again.is_shortened
+
+
+@pytest.mark.parametrize(
+    "text", ['"fox.mp4"', '"A fox", he said', "(see https://a/b.mp4 or c)", "Watch https://a/b.mp4", "'tis"]
+)
+def test_prose_with_quotes_or_links_is_no_address(text: str) -> None:
+    assert succeeded(text).output_urls == []
+
+
+def test_a_relative_address_may_have_blanks_behind_its_folder() -> None:
+    assert succeeded("files/a fox.mp4").output_urls == ["files/a fox.mp4"]
+    assert succeeded("A fox.mp4").output_urls == []
+
+
+def test_what_stands_beside_addresses_is_counted_and_kept() -> None:
+    from airflow_vace.output import length_beside_urls, rest_of
+
+    nested: Any = "deep"
+    for _ in range(9):
+        nested = [nested]
+    output = {"a": "https://a/b?sig=secret", "b": [1, "fox"], "c": nested}
+    assert rest_of(output) == {**output, "a": "https://a/b?…"}
+    assert length_beside_urls({"a": "https://a/b", "b": [1, "fox"]}) == len('1"fox"')

@@ -97,3 +97,10 @@ def test_an_error_names_the_place_of_the_value() -> None:
     with pytest.raises(VaceInputError, match=r"'rows\[1\]\.image' has no form in JSON") as caught:
         normalize_input({"rows": [1, {"image": b"x"}]}, model="somebody/else")
     assert caught.value.field == "rows[1].image"
+
+
+def test_a_user_string_is_text() -> None:
+    from collections import UserDict, UserString
+
+    values, _ = normalize_input(UserDict({"prompt": UserString("fox")}), model="somebody/else")
+    assert values == {"prompt": "fox"}

@@ -169,11 +169,14 @@ class VaceClient:
                 if answer.is_redirect:
                     url, refusal = _redirected(url, answer.headers["location"]), None
                     continue
-                if answer.status_code in (200, 206):
+                if answer.status_code in (200, 203, 206):
                     if refusal is not None:
                         self._keyless_urls.add(url)
                     yield Download.of(answer, exchange, request)
                     return
+                if answer.status_code < 300:
+                    problem = f"{request.shown}: the server has no file yet ({answer.status_code})"
+                    raise VaceTransportError(problem, sent=True)
                 error = read_error(settings.api, request, read_whole(answer, exchange, request))
                 has_key = not is_keyless and settings.api.is_own(url)
                 if not has_key or answer.status_code not in _KEY_REFUSALS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from airflow_vace.client.decoding import can_decode, compressions_in, decoded
 from airflow_vace.client.failures import check_time
 from airflow_vace.core.origins import header_text
-from airflow_vace.exceptions import VaceProtocolError, VaceTransportError
+from airflow_vace.exceptions import VaceTransportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +39,7 @@ class Download:
     :param content_type: header `Content-Type`
     :param disposition: header `Content-Disposition`, which may name the file
     :param has_end: True if the server marks the end of the content, by its length or by a last chunk
+    :param undecoded: compression of the chunks, for which this machine has no library; None for plain content
     """
 
     start: int | None
@@ -48,13 +49,11 @@ class Download:
     content_type: str | None = None
     disposition: str | None = None
     has_end: bool = True
+    undecoded: str | None = None
 
     @classmethod
     def of(cls, response: requests.Response, exchange: Exchange, request: Request) -> Self:
-        """Read the headers of a response with a file (200), or with the rest of a file (206).
-
-        :raises VaceProtocolError: if the content is compressed in a way that this machine can't undo
-        """
+        """Read the headers of a response with a file (200), or with the rest of a file (206)."""
         part = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         length = response.headers.get("content-length", "")
         size = int(length) if length.isdecimal() and len(length) <= _MAX_SIZE_DIGITS else None
@@ -67,14 +66,15 @@ class Download:
         is_strong = etag is not None and not etag.startswith("W/")
         chunks = _chunks_of(response, exchange, request)
         has_end = size is not None or bool(response.raw.chunked)
-        if compressions := compressions_in(response.headers.get("content-encoding", "")):
+        compressions = compressions_in(response.headers.get("content-encoding", ""))
+        has_decoders = all(word in response.raw.CONTENT_DECODERS for word in compressions)
+        if compressions and (has_decoders or can_decode(compressions)):
             if can_decode(compressions):
                 chunks = _inflated(_measured(chunks, size, request), compressions, request)
             else:
-                _check_decoders(response, compressions, request)
                 chunks = _chunks_of(response, exchange, request, decode=True)
             # Lengths and ranges count compressed bytes, so an interrupted download starts over.
-            size, is_strong, has_end = None, False, True
+            size, is_strong, has_end, compressions = None, False, True, ()
         return cls(
             start=start,
             size=size,
@@ -83,17 +83,7 @@ class Download:
             content_type=response.headers.get("content-type"),
             disposition=header_text(response.headers.get("content-disposition", "")) or None,
             has_end=has_end,
-        )
-
-
-def _check_decoders(response: requests.Response, compressions: tuple[str, ...], request: Request) -> None:
-    """Check that urllib3 has found a library for each compression."""
-    if any(word not in response.raw.CONTENT_DECODERS for word in compressions):
-        names = " and ".join(compressions)
-        raise VaceProtocolError(
-            f"{request.shown}: the server compresses the file with {names} although asked not to, and no"
-            " library on this machine decompresses it: install 'urllib3[brotli,zstd]', and clear the task"
-            " within the file's hour"
+            undecoded=", ".join(compressions) or None,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.redaction import excerpt
@@ -15,6 +15,10 @@ _NOT_PLAIN = re.compile(r"[^!-\[\]-~]")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HTTP = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"[A-Za-z0-9.-]+(?::\d{1,5})?")
+# User and password of RFC 3986, section 3.2.1; a second `@` or a slash would be ambiguous.
+_USER_INFO = re.compile(
+    r"(https?://)([\w.~%!$&'()*+,;=:-]{1,1000})@(?=[\w\[][^@/?#]*(?:[/?#]|\Z))", re.IGNORECASE | re.ASCII
+)
 
 
 def is_http(url: str) -> bool:
@@ -76,6 +80,12 @@ def address_of(base: str, reference: str) -> str:
     rest = _STRAY_PERCENT.sub("%25", rest)
     rest = _NOT_PLAIN.sub(lambda letter: quote(letter[0], safe="", errors="replace"), rest)
     return f"{scheme.lower()}://{_ascii_host(host)}{rest}"
+
+
+def without_user(url: str) -> tuple[str, str | None]:
+    """Return a URL without user info, and the user info, percent-decoded; None without one."""
+    match = _USER_INFO.match(url)
+    return (url, None) if match is None else (match[1] + url[match.end() :], unquote(match[2]))
 
 
 def header_text(value: str) -> str:

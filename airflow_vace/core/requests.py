@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from base64 import b64encode
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from airflow_vace.core.base_urls import place_of
 from airflow_vace.core.credentials import Headers, hidden_forms, read_key
 from airflow_vace.core.multipart import Form
 from airflow_vace.core.names import check_model
-from airflow_vace.core.origins import is_http, own_page, own_url
+from airflow_vace.core.origins import is_http, own_page, own_url, without_user
 from airflow_vace.core.references import id_in_url, read_reference
 from airflow_vace.exceptions import VaceInputError, VaceProtocolError
 from airflow_vace.ids import id_in_path
@@ -230,7 +231,7 @@ class Api:
     def file(self, url: str, *, start: int = 0, etag: str | None = None, with_key: bool = True) -> Request:
         """Describe a download; the key goes to the connection's own origin only.
 
-        :param url: address of the file
+        :param url: address of the file; user and password in front of the host go in a header
         :param start: first byte to send, for a resumed download
         :param etag: ETag of the first part; the server sends the complete file if the ETag differs
         :param with_key: False after the own origin has refused the key for this file
@@ -242,7 +243,10 @@ class Api:
             headers["Range"] = f"bytes={start}-"
             if etag:
                 headers["If-Range"] = etag
-        own = own_url(self.base_url, url)
+        url, user_info = without_user(url)
+        if user_info is not None:
+            headers["Authorization"] = f"Basic {b64encode(user_info.encode()).decode()}"
+        own = own_url(self.base_url, url) if user_info is None else None
         # Storage hosts reject or log unknown credentials, so a foreign address gets no key.
         if own and with_key:
             return self._request("file", own, headers=headers)

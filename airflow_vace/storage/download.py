@@ -20,10 +20,10 @@ from airflow_vace.exceptions import (
 from airflow_vace.prediction import RETENTION_SECONDS, parse_time
 from airflow_vace.redaction import excerpt, is_data
 from airflow_vace.storage.errors import is_transient
-from airflow_vace.storage.media_types import HEAD_BYTES, check_size, check_whole, type_of
+from airflow_vace.storage.media_types import HEAD_BYTES, check_size, check_whole, has_end_mark, type_of
 from airflow_vace.storage.outputs import Inline, content_of, outputs_of
 from airflow_vace.storage.progress import Progress, pause
-from airflow_vace.storage.suffixes import Announced, FileType, file_type
+from airflow_vace.storage.suffixes import Announced, FileType, file_type, suffix_of_compression
 
 if TYPE_CHECKING:
     from threading import Event
@@ -51,6 +51,8 @@ class OutputDownload:
         self._etag: str | None = None
         self._size: int | None = None
         self._has_end = True
+        self._undecoded: str | None = None
+        self._doubtful_digest: str | None = None
         self._announced = Announced()
         self._deadline = 0.0
 
@@ -140,6 +142,7 @@ class OutputDownload:
             if start:
                 self._restart(file)
             self._etag, self._size, self._has_end = download.etag, download.size, download.has_end
+            self._undecoded = download.undecoded
             self._announced = Announced.of(self.url, download.content_type, download.disposition)
         elif not (
             download.start == start
@@ -189,8 +192,27 @@ class OutputDownload:
         if not self._has_end:
             # The end of the connection may be the end of the file, or an interruption.
             check_size(file, size, found)
+            self._check_end(has_end_mark(file, size, found))
         file.seek(size)
+        if self._undecoded is not None and found is None:
+            self.hook.log.warning(
+                "The server compresses %s with %s although asked not to, and this machine has no library for"
+                " it: the file is saved compressed. Install 'urllib3[brotli,zstd]' for the next one",
+                excerpt(self.url),
+                self._undecoded,
+            )
+            return FileType("application/octet-stream", suffix_of_compression(self._undecoded))
         return file_type(found, self._announced)
+
+    def _check_end(self, is_certain: bool) -> None:  # noqa: FBT001 - one answer
+        """Accept a file without a mark at its end only if a second download brings the same bytes.
+
+        :raises VaceProtocolError: for the first download
+        """
+        digest = self._digest.hexdigest()
+        if not is_certain and digest != self._doubtful_digest:
+            self._doubtful_digest = digest
+            raise VaceProtocolError("The output's URL brought a file that seems to lack its end")
 
     def _refresh(self, error: VaceError, *, is_last: bool) -> None:
         """Poll the prediction after a refused download: the file may have a new URL, or be deleted.
@@ -206,8 +228,10 @@ class OutputDownload:
             else:
                 is_removed = latest.data_removed or latest.has_expired_at(self._now())
                 self.prediction = replace(self.prediction, data_removed=is_removed)
-        ended = parse_time(self.prediction.completed_at)
-        is_old = ended is None or self._now() - ended.timestamp() > RETENTION_SECONDS
+        times = (self.prediction.completed_at, self.prediction.started_at, self.prediction.created_at)
+        # Without the time of the end an earlier one shows that the hour cannot be over.
+        known = next(filter(None, map(parse_time, times)), None)
+        is_old = known is None or self._now() - known.timestamp() > RETENTION_SECONDS
         if self.prediction.data_removed or (is_last and is_old):
             raise PredictionExpired(
                 f"Prediction {self.prediction.id} succeeded, but its file is gone: files live for an hour."

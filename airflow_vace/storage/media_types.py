@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from airflow_vace.exceptions import VaceProtocolError
-from airflow_vace.storage.suffixes import is_media_type, is_text_type
+from airflow_vace.storage.suffixes import AMBIGUOUS_TYPES, is_media_type, is_text_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,7 +76,18 @@ _MAX_BOXES = 100_000
 # All in the form of ISO/IEC 14496-12.
 _MOVIES = ("video/mp4", "video/quicktime", "audio/mp4")
 _BOXED = (*_MOVIES, "image/avif", "image/heic")
+# Other bytes may follow the mark, and the comment of a ZIP has up to 64 KiB.
+_END_MARKS = {
+    "image/png": rb"IEND",
+    "image/jpeg": rb"\xff\xd9",
+    "image/gif": rb";\s*\Z",
+    "application/pdf": rb"%%EOF",
+    "application/zip": rb"PK\x05\x06",
+    "application/json": rb"[}\]]\s*\Z",
+}
+_MAX_TAIL_BYTES = 66_000
 _MAX_ERROR_BYTES = 4096
+_MIN_ERROR_STATUS = 400
 # From here on a length of 32 bits means "unknown".
 _UNKNOWN_LENGTH = 0xFFFFFF00
 _BOX_NAME = re.compile(rb"[a-z0-9 ]{4}")
@@ -95,7 +106,8 @@ def type_of(head: bytes) -> str | None:
     for prefix, content_type in _PREFIXES:
         if head.startswith(prefix):
             return content_type
-    if head[:4] == b"RIFF":
+    # RF64 and BW64 are WAV files of more than 4 GB (EBU Tech 3306, ITU-R BS.2088).
+    if head[:4] in (b"RIFF", b"RF64", b"BW64"):
         return _RIFF_TYPES.get(head[8:12])
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "audio/aiff"
@@ -191,11 +203,12 @@ def check_whole(file: BinaryIO, size: int, found: str | None, announced: Announc
 def _check_text(read: Read, size: int, found: str, announced: Announced) -> None:
     """Refuse a text under the name of a video, and the error document of a delivery."""
     message = read(0, HEAD_BYTES)[:200]
-    if announced.expected is not None and is_media_type(announced.expected):
+    is_ambiguous = announced.expected in AMBIGUOUS_TYPES
+    if announced.expected is not None and is_media_type(announced.expected) and not is_ambiguous:
         raise VaceProtocolError(f"The output's URL brought no {announced.expected}, but text: {message!r}")
     is_storage_error = found == "application/xml" and b"<Error>" in message
     is_json_error = found == "application/json" and size <= _MAX_ERROR_BYTES and _is_error(read(0, size))
-    if not announced.suffixes and (is_storage_error or is_json_error):
+    if (is_ambiguous or not announced.suffixes) and (is_storage_error or is_json_error):
         raise VaceProtocolError(f"The output's URL brought an error message: {message!r}")
 
 
@@ -204,7 +217,13 @@ def _is_error(content: bytes) -> bool:
         found = json.loads(content)
     except ValueError:
         return False
-    return isinstance(found, dict) and any(found.get(name) for name in ("error", "errors", "detail"))
+    if not isinstance(found, dict):
+        return False
+    code = found.get("code", found.get("status"))
+    is_refusal = (
+        isinstance(code, int) and code >= _MIN_ERROR_STATUS and ("message" in found or "msg" in found)
+    )
+    return is_refusal or any(found.get(name) for name in ("error", "errors", "detail"))
 
 
 def check_size(file: BinaryIO, size: int, found: str | None) -> None:
@@ -221,6 +240,12 @@ def check_size(file: BinaryIO, size: int, found: str | None) -> None:
     # Encoders that write to a pipe state the largest number, or none.
     if size < stated < _UNKNOWN_LENGTH:
         raise VaceProtocolError(f"The output's URL brought {size} bytes of a file of {stated}")
+
+
+def has_end_mark(file: BinaryIO, size: int, found: str | None) -> bool:
+    """Return False if a file lacks the mark at the end that files of its type have."""
+    mark = _END_MARKS.get(found or "")
+    return mark is None or re.search(mark, reads(file)(max(0, size - _MAX_TAIL_BYTES), size)) is not None
 
 
 def _check_boxes(names: list[bytes]) -> None:

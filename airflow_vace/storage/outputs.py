@@ -7,15 +7,18 @@ import binascii
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from airflow_vace.exceptions import VaceProtocolError
+from airflow_vace.output import length_beside_urls, rest_of
 from airflow_vace.storage.suffixes import Announced, FileType
 
 if TYPE_CHECKING:
     from airflow_vace.prediction import Prediction
 
+# Less beside the addresses of files is a description of the files.
+_MIN_REST_LENGTH = 1024
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _BLANKS = re.compile(rb"\s+")
 
@@ -29,16 +32,20 @@ class Inline:
 
 
 def outputs_of(prediction: Prediction) -> list[str | Inline]:
-    """Return the addresses in an output, in order; without addresses the whole output as one file."""
+    """Return the addresses in an output, in order; without addresses the whole output as one file.
+
+    Text and numbers beside the addresses, such as the words of a recording, are one more file if they are too
+    large for XCom.
+    """
+    output = prediction.output
     if prediction.output_urls:
-        return list(prediction.output_urls)
+        is_too_large = not prediction.fits_payload and length_beside_urls(output) >= _MIN_REST_LENGTH
+        return [*prediction.output_urls, *([_json(rest_of(output))] if is_too_large else ())]
     if not prediction.has_output:
         return []
-    output = prediction.output
     if isinstance(output, str):
         return [Inline(_encoded(output), FileType("text/plain", ".txt"))]
-    text = json.dumps(output, indent=2, ensure_ascii=False) + "\n"
-    return [Inline(_encoded(text), FileType("application/json", ".json"))]
+    return [_json(output)]
 
 
 def likely_suffix_of(output: str | Inline) -> str:
@@ -62,6 +69,11 @@ def content_of(url: str) -> bytes:
         return base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
     except binascii.Error as error:
         raise VaceProtocolError(f"The output is a data: URL that can't be decoded: {error}") from error
+
+
+def _json(output: Any) -> Inline:
+    text = json.dumps(output, indent=2, ensure_ascii=False) + "\n"
+    return Inline(_encoded(text), FileType("application/json", ".json"))
 
 
 def _encoded(text: str) -> bytes:

@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.exceptions import VaceError, VaceProtocolError, VaceTransportError
+from airflow_vace.exceptions import (
+    PredictionExpired,
+    VaceAPIError,
+    VaceError,
+    VaceProtocolError,
+    VaceTransportError,
+)
 from airflow_vace.redaction import excerpt, without_secrets
 from airflow_vace.storage.download import OutputDownload
 from airflow_vace.storage.errors import is_transient, store_error
@@ -107,16 +113,26 @@ def _incomplete(
     missing = "; ".join(f"output {index + 1} of {total}: {str(error).rstrip('.')}" for index, error in shown)
     more = f"; and {len(failures) - len(shown)} more" if len(failures) > len(shown) else ""
     saved = ", ".join(file["uri"] for file in files[:_MAX_SHOWN]) or "none"
-    error = copy(cause)
+    next_step = (
+        "An output that is gone cannot be fetched again: another prediction has to be paid."
+        if isinstance(cause, PredictionExpired)
+        else "Within the hour another attempt of the task fetches only the missing ones, at no cost."
+    )
     message = (
         f"{len(failures)} of the {total} outputs of prediction {prediction.id} are missing: {missing}{more}."
-        f" Saved: {saved}{', …' if len(files) > _MAX_SHOWN else ''}. Within the hour another attempt of the"
-        " task fetches only the missing ones, at no cost."
+        f" Saved: {saved}{', …' if len(files) > _MAX_SHOWN else ''}. {next_step}"
     )
-    error.args = (message,)
+    error = _reworded(cause, message)
     error.files = files
     error.__cause__ = cause
     return error
+
+
+def _reworded(error: VaceError, message: str) -> VaceError:
+    """Return a copy of an error with another message, and the same evidence."""
+    found = copy(error)
+    found.args = (message,)
+    return found
 
 
 class _Saver:
@@ -232,6 +248,11 @@ class _Saver:
         except VaceProtocolError as error:
             problem = f"{succeeded} output is no file: {str(error).rstrip('.')}"
             raise VaceProtocolError(f"{problem}. {self.prediction.bill}") from error
+        except PredictionExpired:
+            raise
+        except VaceAPIError as error:
+            problem = f"{succeeded} file was refused: {str(error).rstrip('.')}"
+            raise _reworded(error, f"{problem}. {self.prediction.bill}") from error
         except VaceError:
             raise
         except Exception as error:  # store libraries share no base class of errors

@@ -135,7 +135,7 @@ class StoreFile(Place):
         aside = f"{parent}/{part_name(self.name)}"
         try:
             self.fs.put_file(str(part), aside, **options)
-            self.fs.mv(aside, self.path)
+            _move(self.fs, aside, self.path)
         except BaseException:
             with contextlib.suppress(Exception):
                 self.fs.rm_file(aside)
@@ -171,6 +171,18 @@ class StoreFile(Place):
 def protocols_of(fs: Any) -> tuple[str, ...]:
     """Return the URL schemes of a fsspec file system."""
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _move(fs: Any, source: str, target: str) -> None:
+    """Rename a file of a store."""
+    from fsspec import AbstractFileSystem
+
+    # The common `mv` of fsspec reads `*`, `?` and `[` in a name as a pattern, so the file would be lost.
+    if getattr(type(fs), "mv", None) is not AbstractFileSystem.mv or not set("*?[") & set(source + target):
+        fs.mv(source, target)
+        return
+    fs.cp_file(source, target)
+    fs.rm_file(source)
 
 
 def _accepted_options(fs: Any, **options: Any) -> dict[str, Any]:

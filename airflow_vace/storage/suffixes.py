@@ -23,6 +23,7 @@ TYPES = {
     ".mkv": "video/x-matroska",
     ".avi": "video/x-msvideo",
     ".ts": "video/mp2t",
+    ".3gp": "video/3gpp",
     ".flv": "video/x-flv",
     ".wmv": "video/x-ms-wmv",
     ".mpg": "video/mpeg",
@@ -46,6 +47,7 @@ TYPES = {
     ".ogg": "audio/ogg",
     ".opus": "audio/ogg",
     ".m4a": "audio/mp4",
+    ".m4b": "audio/mp4",
     ".aac": "audio/aac",
     ".aiff": "audio/aiff",
     ".mid": "audio/midi",
@@ -59,6 +61,11 @@ TYPES = {
     ".txt": "text/plain",
     ".srt": "application/x-subrip",
     ".vtt": "text/vtt",
+    ".ass": "text/x-ass",
+    ".lrc": "text/x-lrc",
+    ".toml": "application/toml",
+    ".ini": "text/plain",
+    ".log": "text/plain",
     ".csv": "text/csv",
     ".tsv": "text/tab-separated-values",
     ".md": "text/markdown",
@@ -99,12 +106,12 @@ _ALIASES = {
 }
 # Servers send these for any content.
 _UNSPECIFIC = ("application/octet-stream", "binary/octet-stream", "application/x-binary", "text/plain")
-# The content of these is a container or plain text, so the name says more: an NPZ is a ZIP.
+# The content of these is a container, so the name says more: an NPZ is a ZIP.
 _REFINED = {
+    "video/mp4": (".m4a", ".m4b", ".3gp", ".f4v", ".m4s"),
     "application/zip": (".npz", ".usdz", ".3mf", ".docx", ".xlsx", ".pptx", ".epub", ".kmz", ".pt", ".pth"),
     "application/gzip": (".tar.gz", ".tgz", ".nii.gz", ".json.gz", ".csv.gz", ".svgz"),
-    "application/json": (".gltf", ".geojson", ".ipynb", ".jsonl", ".srt", ".txt"),
-    "application/xml": (".svg", ".gpx", ".kml", ".dae", ".usf", ".ttml"),
+    "application/xml": (".svg",),
     "audio/ogg": (".opus",),
     "image/tiff": (".tif", ".tiff", ".dng"),
 }
@@ -117,6 +124,10 @@ _SIGNED_TYPES = frozenset(
         *("application/x-npy", "application/x-npz"),
     }
 )
+# A text of these types may be of any other type, so the name decides: an INI file begins like JSON.
+_TEXTS = ("text/plain", "application/json", "application/xml")
+# A name may announce one of these although the file is text: TypeScript, and content that was decompressed.
+AMBIGUOUS_TYPES = ("video/mp2t", "application/gzip")
 # Files of these types are text or binary.
 _TEXT_OR_BINARY = ("model/stl", "model/ply", "application/vnd.autodesk.fbx")
 # A double click on a saved file, or a visit to its address, must start nothing.
@@ -179,7 +190,8 @@ class Announced:
     @property
     def expected(self) -> str | None:
         """Return the media type of the most reliable name, else of the header; None without both."""
-        names = (type_of_suffix(suffix) for suffix in self.suffixes)
+        # The table of Python calls a subtitle file (`.ass`) a sound, so only the own table counts.
+        names = (TYPES.get(suffix, "application/octet-stream") for suffix in self.suffixes)
         return next(names, None) or self.header
 
     @property
@@ -195,16 +207,7 @@ def file_type(found: str | None, announced: Announced) -> FileType:
     :param found: media type by the content, None if unknown
     """
     if found is not None:
-        refining = _REFINED.get(found, ())
-        is_plain = found == "text/plain"
-        for suffix in announced.suffixes:
-            kind = type_of_suffix(suffix)
-            if suffix in refining or kind == found or (is_plain and kind not in _SIGNED_TYPES):
-                return FileType(kind if kind != "application/octet-stream" else found, suffix)
-        header = announced.header
-        if is_plain and header in _SUFFIX_OF and is_text_type(header):
-            found = header
-        return FileType(found, suffix_of_type(found))
+        return _refined_type(found, announced)
     header = announced.header
     if header in _SUFFIX_OF and header not in (*_SIGNED_TYPES, *_UNSPECIFIC):
         return FileType(header, suffix_of_type(header))
@@ -213,6 +216,22 @@ def file_type(found: str | None, announced: Announced) -> FileType:
         if kind not in _SIGNED_TYPES:
             return FileType(kind, suffix)
     return FileType("application/octet-stream", ".bin")
+
+
+def _refined_type(found: str, announced: Announced) -> FileType:
+    """Return the type of a file whose content says less than the name or the header."""
+    refining, is_text = _REFINED.get(found, ()), found in _TEXTS
+    # Text under the name `a.csv.gz` was decompressed on its way.
+    names = (suffix.removesuffix(".gz") if is_text else suffix for suffix in announced.suffixes)
+    for suffix in filter(None, names):
+        kind = type_of_suffix(suffix)
+        if suffix in refining or kind == found or (is_text and not is_media_type(kind)):
+            return FileType(kind if kind != "application/octet-stream" else found, suffix)
+    header = announced.header
+    is_finer_text = found == "text/plain" and header in _SUFFIX_OF and is_text_type(header)
+    if header is not None and (is_finer_text or (found, header) == ("video/mp4", "audio/mp4")):
+        found = header
+    return FileType(found, suffix_of_type(found))
 
 
 def safe_suffix(name: str) -> str | None:
@@ -236,10 +255,16 @@ def suffix_of_type(content_type: str) -> str:
     return _SUFFIX_OF.get(content_type, ".bin")
 
 
+def suffix_of_compression(name: str) -> str:
+    """Return the suffix of a file that is still compressed; `name` is the word of HTTP."""
+    return {"br": ".br", "zstd": ".zst"}.get(name, ".bin")
+
+
 def is_text_type(content_type: str) -> bool:
     """Return True if a media type is text, JSON or XML."""
     return content_type.startswith("text/") or content_type in (
         *("application/json", "application/jsonl", "application/xml", "application/yaml"),
+        *("application/toml",),
         *("application/x-subrip", "model/gltf+json", "model/obj", "image/svg+xml"),
     )
 

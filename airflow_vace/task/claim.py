@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_vace.exceptions import LedgerError
+from airflow_vace.exceptions import LedgerError, VaceError
 from airflow_vace.submission.ledger import AttemptLedger, Ledger
 from airflow_vace.submission.record import Phase
 from airflow_vace.task.state import is_test_of_a_task
@@ -132,6 +133,17 @@ class OperatorClaim:
             return False
         # A later attempt with a greater time-out has moved the deadline, and waits on.
         return deadline is None or record.deadline <= deadline + slack
+
+    def is_younger_than(self, seconds: float, now: float) -> bool:
+        """Return True if this task has submitted the prediction within this time.
+
+        :param now: by the clock of this machine, in seconds since the epoch
+        """
+        with suppress(VaceError, ValueError):
+            record = self.ledger.latest
+            if record is not None and record.is_own:
+                return now - datetime.fromisoformat(record.intended_at).timestamp() < seconds
+        return False
 
     def share_offset(self, clock: Clock) -> None:
         """Give a clock the offset at the submission, if another process has submitted."""

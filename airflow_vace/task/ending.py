@@ -13,8 +13,8 @@ from airflow.providers.common.compat.sdk import (
     AirflowTaskTimeout,
 )
 
-from airflow_vace.exceptions import PredictionExpired, PredictionFailed, VaceError
-from airflow_vace.prediction import PredictionStatus
+from airflow_vace.exceptions import PredictionExpired, PredictionFailed, VaceError, VaceTransportError
+from airflow_vace.prediction import RETENTION_SECONDS, PredictionStatus
 from airflow_vace.task.errors import can_poll_later
 from airflow_vace.task.kill import handle_kill, wait_for_cancel
 from airflow_vace.task.view import push_snapshot
@@ -65,16 +65,17 @@ def retrying_for_free(run: OperatorRun, prediction: Prediction) -> Iterator[None
             f" {latest.bill} Use the operator's own timeout, which waits for the answer."
         ) from error
     except VaceError as error:
-        if isinstance(error, PredictionExpired):
+        failure = _doubted(run, error) if isinstance(error, PredictionExpired) else error
+        if isinstance(failure, PredictionExpired):
             # A server may go on to list an output whose file is gone, so the record keeps this fact.
-            run.prediction = replace(error.prediction, data_removed=True)
+            run.prediction = replace(failure.prediction, data_removed=True)
         claim.settle(run.prediction)
         # A full queue at the vendor, for example, is over by the time of a retry, which then submits again.
-        if isinstance(error, PredictionFailed) and error.worth_another_run:
+        if isinstance(failure, PredictionFailed) and failure.worth_another_run:
             raise
-        if claim.is_durable and can_poll_later(error):
-            raise
-        raise AirflowFailException(str(error)) from error
+        if claim.is_durable and can_poll_later(failure):
+            raise failure from failure.__cause__
+        raise AirflowFailException(str(failure)) from failure
     except Exception as error:
         if claim.is_durable:
             run.log.warning("A retry goes on with prediction %s, or looks for it", prediction.id)
@@ -83,3 +84,24 @@ def retrying_for_free(run: OperatorRun, prediction: Prediction) -> Iterator[None
             f"{type(error).__name__} after prediction {prediction.id} was submitted: {error}. It may be"
             " billed, and a new attempt would pay again: fetch it with a VacePredictionSensor on this id."
         ) from error
+
+
+def _doubted(run: OperatorRun, error: PredictionExpired) -> VaceError:
+    """Return a transient error for a refused file of a prediction that is younger than the files' hour.
+
+    The server may state no time of the end, or a wrong one, and a delivery may lag behind for a while.
+    """
+    latest = error.prediction
+    is_young = run.claim.is_younger_than(RETENTION_SECONDS, run.hook.wall_clock())
+    if latest.data_removed or not latest.has_output or not is_young:
+        return error
+    cause: BaseException = error
+    while isinstance(cause, PredictionExpired) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    doubted = VaceTransportError(
+        f"A file of prediction {latest.id} is refused, although the task has submitted the prediction less"
+        f" than an hour ago. {latest.bill} A retry fetches the file again, at no cost. Response: {cause}",
+        sent=True,
+    )
+    doubted.files, doubted.__cause__ = error.files, error
+    return doubted

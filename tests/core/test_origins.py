@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_vace.core.origins import address_of, check_base_url, header_text, is_http, own_page, own_url
+from airflow_vace.core.origins import (
+    address_of,
+    check_base_url,
+    header_text,
+    is_http,
+    own_page,
+    own_url,
+    without_user,
+)
 from airflow_vace.exceptions import VaceInputError
 
 BASE = "https://gateway.example/api/"
@@ -30,6 +38,20 @@ BASE = "https://gateway.example/api/"
 def test_an_address_becomes_ascii_without_a_change_of_its_host(written: str, address: str) -> None:
     assert address_of(BASE, written) == address
     assert is_http(address) == (address.startswith("https://") and address.isascii())
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("https://fox:p%40ss@b.example/a@b", ("https://b.example/a@b", "fox:p@ss")),
+        ("http://token@[::1]:80/", ("http://[::1]:80/", "token")),
+        ("https://b.example/a@b", ("https://b.example/a@b", None)),
+        ("https://a@b@c.example/", ("https://a@b@c.example/", None)),
+        ("https://a\\@b.example/", ("https://a\\@b.example/", None)),
+    ],
+)
+def test_user_info_is_taken_out_of_an_unambiguous_address(url: str, parts: tuple[str, str | None]) -> None:
+    assert without_user(url) == parts
 
 
 @pytest.mark.parametrize(

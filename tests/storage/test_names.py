@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk import ObjectStoragePath
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
@@ -16,7 +17,7 @@ from airflow_vace.storage.find import find_saved
 from airflow_vace.storage.paths import place_of
 from airflow_vace.storage.save import save_output
 from support import saving
-from support.films import DATA_URL
+from support.films import DATA_URL, MP4
 from support.saving import succeeded
 from support.stores import files_in
 
@@ -211,3 +212,13 @@ def test_a_file_has_the_mode_that_a_plain_open_gives(tmp_path: Path) -> None:
         os.umask(before)
     modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == {0o640}
+
+
+@pytest.mark.parametrize("name", ["what?.mp4", "*.mp4", "[a] fox.mp4", "a?/*/"])
+def test_a_name_in_a_store_is_no_pattern(memory: Any, name: str) -> None:
+    memory.pipe("/b/other.mp4", b"other")
+    (saved,) = save_output(VaceHook(), succeeded(), to(f"memory://b/{name}", None))
+    assert ObjectStoragePath(saved["uri"]).read_bytes() == MP4
+    assert memory.cat_file("/b/other.mp4") == b"other"
+    assert find_saved(VaceHook(), to(f"memory://b/{name}", None), "abc") == [saved]
+    assert not any(path.endswith(".part") for path in memory.store)

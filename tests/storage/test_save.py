@@ -173,8 +173,10 @@ def test_without_an_end_time_a_lasting_refusal_means_expired(fast_emulator: Emul
     prediction = replace(done(fast_emulator), completed_at=None)
     fast_emulator.faults.add(path="*/predictions/*", times=None, status=503)
     fast_emulator.faults.add(path="/_delivery/*", times=None, status=404)
-    with pytest.raises(PredictionExpired):
+    with pytest.raises(VaceTransportError, match="its hour is not over"):
         save_output(VaceHook(), prediction, tmp_path)
+    with pytest.raises(PredictionExpired):
+        save_output(VaceHook(), replace(prediction, created_at=None, started_at=None), tmp_path)
 
 
 def test_a_refused_url_is_requested_again(fast_emulator: Emulator, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from airflow_vace.exceptions import (
     PredictionTimeout,
     VaceAuthError,
     VaceBillingError,
+    VaceTransportError,
 )
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
@@ -34,6 +35,7 @@ from support.attempts import (
     hooked,
     killed_at,
     methods_of,
+    set_clock_ahead,
     statuses,
     task,
     waiting,
@@ -153,17 +155,23 @@ def test_without_reuse_a_retry_after_a_clear_during_the_run_pays_nothing(server:
     assert billed(server) == 1
 
 
-def test_a_file_that_is_gone_is_not_waited_for_again(server: Emulator, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_is_not_waited_for_again(
+    server: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.faults.add(
         method="GET",
         path="*/predictions/*",
         times=None,
-        patch={**DONE, "output": f"{server.url}/_delivery/x/y"},
+        patch={**DONE, "output": f"{server.url}/_delivery/x/y", "completed_at": "2020-01-01T00:00:00Z"},
     )
     run = waiting(save_to=f"{tmp_path}/")
-    with pytest.raises(AirflowFailException, match="its file is gone"):
+    with pytest.raises(VaceTransportError, match=r"less than an hour ago.* at no cost"):
         run.result()
+    set_clock_ahead(monkeypatch, 4000)
     with pytest.raises(AirflowFailException, match="its file is gone"):
+        run.retried().result()
+    assert billed(server) == 1
+    with pytest.raises(VaceTransportError, match="less than an hour ago"):
         run.cleared().result()
     assert billed(server) == 2, "a person has asked for a second video"
 

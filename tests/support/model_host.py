@@ -21,11 +21,15 @@ class ModelHost(Served):
     """A server on loopback; `{host}` in an output becomes its address.
 
     :param outputs: output by `owner/name`
-    :param files: content by path; a missing one is answered with 503
+    :param files: content by path
+    :param missing_status: answer to a request for a missing file
+    :param ended: value of `completed_at`
     """
 
     def __init__(self, outputs: dict[str, Any], files: dict[str, bytes]) -> None:
         self.outputs, self.files = outputs, files
+        self.missing_status = 503
+        self.ended: str | None = None
         self.inputs: dict[str, Any] = {}
         self.read: dict[str, bytes] = {}
         self.fetched: list[str] = []
@@ -69,13 +73,14 @@ class ModelHost(Served):
             self.polled.add(identifier)
             return web.json_response({"id": identifier, "status": "processing"})
         output = json.loads(json.dumps(self.outputs[identifier]).replace("{host}", self.url))
-        return web.json_response({"id": identifier, "status": "succeeded", "output": output})
+        ended = {"completed_at": self.ended} if self.ended else {}
+        return web.json_response({"id": identifier, "status": "succeeded", "output": output, **ended})
 
     async def _file(self, request: web.Request) -> web.Response:
         self.fetched.append(request.path)
         content = self.files.get(request.path)
         if content is None:
-            return web.Response(status=503)
+            return web.Response(status=self.missing_status)
         return web.Response(body=content, headers={"Content-Type": "application/octet-stream"})
 
 

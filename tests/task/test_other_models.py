@@ -15,7 +15,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import ObjectStoragePath
 
-from airflow_vace.exceptions import VaceAPIError
+from airflow_vace.exceptions import VaceAPIError, VaceTransportError
 from airflow_vace.operators import VacePredictionOperator
 from support.films import MP4
 from support.model_host import ModelHost
@@ -182,4 +182,24 @@ def test_a_retry_fetches_the_missing_output_only(host: ModelHost, tmp_path: Path
     payload = attempt.retried().result()
     assert [Path(file["uri"]).suffix for file in payload["files"]] == suffixes
     assert host.fetched == ["/out/late.wav"]
+    assert host.bill == "1 predictions, $0.40"
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
+@pytest.mark.parametrize("ended", [None, "2026-01-01T00:00:00Z"], ids=["no time", "an odd clock"])
+@pytest.mark.parametrize("status", [403, 404, 410])
+@pytest.mark.parametrize("again", ["retried", "cleared"])
+def test_a_file_refused_for_a_while_is_not_paid_again(
+    host: ModelHost, tmp_path: Path, status: int, ended: str | None, again: str, *, deferrable: bool
+) -> None:
+    host.missing_status, host.ended = status, ended
+    how: dict[str, Any] = {"deferrable": True, "save_in": "triggerer"} if deferrable else {}
+    attempt = task("owner/many", Store(), save_to=f"{tmp_path}/", **how)
+    with pytest.raises(VaceTransportError, match=r"less than an hour ago\. It is billed\. .* at no cost"):
+        attempt.result()
+    view = attempt.ti.xcoms["vace_view"]["prediction"]
+    assert [Path(file["uri"]).suffix for file in view["files"]] == [".mp4", ".zip"]
+    host.files["/out/late.wav"] = FILES["/out/speech.wav"]
+    payload = getattr(attempt, again)().result()
+    assert [Path(file["uri"]).suffix for file in payload["files"]] == [".mp4", ".wav", ".zip"]
     assert host.bill == "1 predictions, $0.40"
