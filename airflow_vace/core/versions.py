@@ -67,9 +67,9 @@ class Sendable:
 def version_to_send(target: Target, model: str, version: str | None, *, timing: Timing) -> Call[Sendable]:
     """Return the version for a create: the given one, else the latest where the server needs a version.
 
-    The server is asked once per process and connection, free of charge. A server that does not know the model,
-    or never answers the look-up, gets the create by name: Replicate refuses this, and other servers may lack
-    only the look-up.
+    The server is asked once per process and connection, free of charge. A server that does not know the
+    model, or never answers the look-up, gets the create by name: Replicate refuses this, and other servers
+    may lack only the look-up.
 
     :param version: None for the server's choice
     :raises VaceInputError: if the server names no version
