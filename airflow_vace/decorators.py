@@ -90,7 +90,7 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
         )
 
     def execute(self, context: Context) -> Any:
-        from airflow_vace.storage.upload import mask_signatures
+        from airflow_vace.storage.masking import mask_signatures
 
         # Rendering digests the arguments; a direct call of `execute` skips rendering.
         if self.arguments_digest is None:

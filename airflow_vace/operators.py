@@ -17,7 +17,14 @@ from airflow_vace.task.arguments import handed_over
 from airflow_vace.task.base import WaitingOperator
 from airflow_vace.task.ending import closing, retrying_for_free
 from airflow_vace.task.errors import translated
-from airflow_vace.task.fields import read_fields, renderable, seconds, without_missing
+from airflow_vace.task.fields import (
+    is_native,
+    read_fields,
+    renderable,
+    seconds,
+    with_text_prompt,
+    without_missing,
+)
 from airflow_vace.task.operator_run import OperatorRun
 from airflow_vace.task.operator_wait import wait_for_result
 from airflow_vace.task.parameters import check_operator
@@ -209,6 +216,8 @@ class VacePredictionOperator(WaitingOperator):
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
         if parent is self:
             self.input = without_missing(before, self.input)
+            if is_native(self, jinja_env):
+                self.input = with_text_prompt(self, before, self.input, context, seen_oids)
         parts = [self._argument(name, value, seen_oids) for name, value in given.items()]
         # The whole element of a mapped task counts, because a template may use the element's params or label.
         others = {name: value for name, value in element.items() if name not in self.argument_fields}

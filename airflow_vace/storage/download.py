@@ -19,11 +19,11 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.prediction import RETENTION_SECONDS, parse_time
 from airflow_vace.redaction import excerpt, is_data
+from airflow_vace.storage.contents import ContentCheck
 from airflow_vace.storage.errors import is_transient
-from airflow_vace.storage.media_types import HEAD_BYTES, check_size, check_whole, has_end_mark, type_of
 from airflow_vace.storage.outputs import Inline, content_of, outputs_of
 from airflow_vace.storage.progress import Progress, pause
-from airflow_vace.storage.suffixes import Announced, FileType, file_type, suffix_of_compression
+from airflow_vace.storage.suffixes import Announced, FileType
 
 if TYPE_CHECKING:
     from threading import Event
@@ -50,10 +50,7 @@ class OutputDownload:
         self._digest = hashlib.sha256()
         self._etag: str | None = None
         self._size: int | None = None
-        self._has_end = True
-        self._undecoded: str | None = None
-        self._doubtful_digest: str | None = None
-        self._announced = Announced()
+        self._check = ContentCheck(hook.log)
         self._deadline = 0.0
 
     @property
@@ -78,9 +75,10 @@ class OutputDownload:
             self._write(file, output.content)
             return self._digest.hexdigest(), output.type
         if is_data(self.url):
-            self._announced = Announced.of(self.url)
+            self._check.announced = Announced.of(self.url)
             self._write(file, content_of(self.url))
-            return self._digest.hexdigest(), self._check_content(file)
+            digest = self._digest.hexdigest()
+            return digest, self._check.type_of(file, digest)
         backoff, attempt, furthest = Backoff(timing=timing), 0, 0
         while True:
             start = file.tell()
@@ -125,7 +123,8 @@ class OutputDownload:
             problem = f"GET {excerpt(self.url)}: {file.tell()} bytes came of {self._size}"
             raise VaceTransportError(problem, sent=True)
         try:
-            return self._digest.hexdigest(), self._check_content(file)
+            digest = self._digest.hexdigest()
+            return digest, self._check.type_of(file, digest)
         except VaceProtocolError as error:
             # The server's file is wrong or incomplete, so its ETag must not mark a good beginning.
             self._etag = None
@@ -141,9 +140,8 @@ class OutputDownload:
         if download.start == 0:
             if start:
                 self._restart(file)
-            self._etag, self._size, self._has_end = download.etag, download.size, download.has_end
-            self._undecoded = download.undecoded
-            self._announced = Announced.of(self.url, download.content_type, download.disposition)
+            self._etag, self._size = download.etag, download.size
+            self._check.expect(self.url, download)
         elif not (
             download.start == start
             and self._etag is not None
@@ -182,37 +180,6 @@ class OutputDownload:
         file.seek(0)
         file.truncate()
         self._digest = hashlib.sha256()
-
-    def _check_content(self, file: BinaryIO) -> FileType:
-        """Return the type of a complete file by its content, else by its headers and its name."""
-        size = file.tell()
-        file.seek(0)
-        found = type_of(file.read(HEAD_BYTES))
-        check_whole(file, size, found, self._announced)
-        if not self._has_end:
-            # The end of the connection may be the end of the file, or an interruption.
-            check_size(file, size, found)
-            self._check_end(has_end_mark(file, size, found))
-        file.seek(size)
-        if self._undecoded is not None and found is None:
-            self.hook.log.warning(
-                "The server compresses %s with %s although asked not to, and this machine has no library for"
-                " it: the file is saved compressed. Install 'urllib3[brotli,zstd]' for the next one",
-                excerpt(self.url),
-                self._undecoded,
-            )
-            return FileType("application/octet-stream", suffix_of_compression(self._undecoded))
-        return file_type(found, self._announced)
-
-    def _check_end(self, is_certain: bool) -> None:  # noqa: FBT001 - one answer
-        """Accept a file without a mark at its end only if a second download brings the same bytes.
-
-        :raises VaceProtocolError: for the first download
-        """
-        digest = self._digest.hexdigest()
-        if not is_certain and digest != self._doubtful_digest:
-            self._doubtful_digest = digest
-            raise VaceProtocolError("The output's URL brought a file that seems to lack its end")
 
     def _refresh(self, error: VaceError, *, is_last: bool) -> None:
         """Poll the prediction after a refused download: the file may have a new URL, or be deleted.

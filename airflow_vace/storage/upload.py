@@ -6,7 +6,6 @@ import base64
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +13,19 @@ from urllib.parse import urlsplit
 
 from airflow_vace.client.addresses import private_address_of
 from airflow_vace.exceptions import VaceError, VaceInputError, VaceTransportError
-from airflow_vace.input_files import FILE_FIELDS, path_text, paths_in
+from airflow_vace.input_files import FILE_FIELDS, paths_in
 from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.other_inputs import check_without_inner_paths, paths_anywhere
 from airflow_vace.redaction import excerpt
 from airflow_vace.storage.errors import describe_error, is_transient, is_transient_status, store_error
 from airflow_vace.storage.lineage import report_input
 from airflow_vace.storage.local import LocalFile
+from airflow_vace.storage.masking import mask_signatures
 from airflow_vace.storage.media_types import HEAD_BYTES, dimensions_of, type_of
 from airflow_vace.storage.paths import existing_place_of
 from airflow_vace.storage.suffixes import Announced, file_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from airflow_vace.hooks import VaceHook
     from airflow_vace.storage.place import Place
 
@@ -236,35 +234,6 @@ class InputFiles:
         size = f"{file.size / 1e6:.2f} MB, {file.content_type}{pixels}"
         self.log.info("%s: %s (%s) %s", file.field, file.place.uri, size, way)
         report_input(self.hook, file.place.uri)
-
-
-def mask_signatures(value: Any) -> None:
-    """Register the secrets in all URLs of a value with Airflow's masker.
-
-    CDNs have no common name for signatures, so user info and all values of queries and fragments count as
-    secrets. Airflow ignores secrets shorter than `[logging] min_length_masked_secret` (default 5).
-
-    :param value: text, or nested containers with texts
-    """
-    from airflow_vace.connection import mask_secrets_in
-
-    mask_secrets_in(_texts_in(value))
-
-
-def _texts_in(value: Any) -> Iterator[str]:
-    todo, seen = [value], set()
-    while todo:
-        item = todo.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, Mapping | list | tuple | set | frozenset) and id(item) not in seen:
-            # A container may contain itself, so visit each one once.
-            seen.add(id(item))
-            todo.extend([*item, *item.values()] if isinstance(item, Mapping) else item)
-        elif item is not None and not isinstance(item, int | float):
-            # Airflow stores the text of other objects in rendered fields, so secrets in there count too.
-            with suppress(Exception):
-                yield path_text(item) or str(item)
 
 
 def _is_file(text: str) -> bool:

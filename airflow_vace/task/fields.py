@@ -105,6 +105,25 @@ def render_as_text(task: Any, names: Iterable[str], context: Context, seen_oids:
     return others
 
 
+def with_text_prompt(
+    task: Any, given: Any, rendered: Any, context: Context, seen_oids: Container[int]
+) -> Any:
+    """Return a rendered input whose prompt is text if native rendering has made a number of the prompt.
+
+    The number has lost the author's spelling: a prompt `1e5` would be sent as `100000.0`, `3.10` as `3.1`.
+
+    :param given: the input before rendering
+    :param seen_oids: ids of the values that are not rendered
+    """
+    if not isinstance(given, dict) or not isinstance(rendered, dict):
+        return rendered
+    template, value = given.get("prompt"), rendered.get("prompt")
+    if not isinstance(template, str) or not isinstance(value, int | float) or id(template) in seen_oids:
+        return rendered
+    env = task.get_dag().get_template_env(force_sandboxed=True)
+    return {**rendered, "prompt": env.from_string(template).render(context)}
+
+
 def seconds(value: Any, default: float | None) -> Any:
     """Return a duration in seconds; the default for an absent one, and other values unchanged.
 

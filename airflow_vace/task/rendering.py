@@ -39,7 +39,7 @@ def protect_data(
 
 def mask_fields(task: Any) -> None:
     """Mask the secrets in the URLs of rendered fields."""
-    from airflow_vace.storage.upload import mask_signatures
+    from airflow_vace.storage.masking import mask_signatures
 
     # Airflow keeps rendered fields in its database, where every viewer of the DAG sees them.
     fields = [getattr(task, name, None) for name in task.template_fields]

@@ -20,7 +20,7 @@ from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.prediction import Prediction
 from airflow_vace.redaction import unsigned, without_secrets
 from airflow_vace.sensors import VacePredictionSensor
-from airflow_vace.storage.upload import mask_signatures
+from airflow_vace.storage.masking import mask_signatures
 from airflow_vace.triggers import VacePredictionTrigger
 from support.attempts import MODES, billed, waiting
 from support.runs import run, states

@@ -17,7 +17,8 @@ from airflow_vace.exceptions import VaceAPIError, VaceInputError, VaceTransportE
 from airflow_vace.hooks import VaceHook
 from airflow_vace.inputs import normalize_input
 from airflow_vace.storage import upload
-from airflow_vace.storage.upload import InputFiles, mask_signatures
+from airflow_vace.storage.masking import mask_signatures
+from airflow_vace.storage.upload import InputFiles
 from support.films import GIF, MP4, film
 
 if TYPE_CHECKING:

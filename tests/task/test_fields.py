@@ -132,16 +132,22 @@ def test_digits_stay_text_where_text_is_meant(
     fast_emulator: Emulator, airflow_db: str, *, native: bool
 ) -> None:
     assert airflow_db
-    words = {"year": "1984", "sku": "2026_11", "zeros": "0012", "scale": "12e3"}
+    words = {
+        "year": "1984",
+        "sku": "2026_11",
+        "zeros": "0012",
+        "scale": "12e3",
+        "hex": "0x10",
+        "price": "3.10",
+        "yes": "True",
+    }
     with dag_of("digits", native=native, **words) as dag:
         for name in words:
             text = f"{{{{ params.{name} }}}}"
-            VacePredictionOperator(
-                task_id=name, input={"prompt": "{{ params.year }}", "frame_num": "{{ 3.0 }}"}, label=text
-            )
+            VacePredictionOperator(task_id=name, input={"prompt": text, "frame_num": "{{ 3.0 }}"}, label=text)
     done = run(dag)
     assert {name: xcom(done, name)["label"] for name in words} == words
-    assert [values["prompt"] for values in sent(fast_emulator)] == ["1984"] * 4
+    assert {values["prompt"] for values in sent(fast_emulator)} == set(words.values())
     assert {values["frame_num"] for values in sent(fast_emulator)} == {3}
 
 
