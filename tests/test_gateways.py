@@ -383,4 +383,6 @@ def test_a_rescheduled_sensor_confirms_an_end_in_one_poke(server: Emulator) -> N
     sensor = VacePredictionSensor(
         task_id="s", prediction=created.id, mode="reschedule", deferrable=False, poke_interval=0.1
     )
-    assert sensor.poke({"ti": TaskInstance()}).xcom_value["output"] == VIDEO
+    context: Any = {"ti": TaskInstance()}
+    poked: Any = sensor.poke(context)
+    assert poked.xcom_value["output"] == VIDEO
