@@ -16,6 +16,7 @@ from typing import Any
 
 from airflow_vace.core.credentials import Headers, check_headers
 from airflow_vace.exceptions import VaceInputError
+from airflow_vace.plain import id_text, is_absent
 from airflow_vace.redaction import excerpt
 
 Extra = Mapping[str, Any]
@@ -36,9 +37,9 @@ def unusable(name: str, value: object, wanted: str) -> VaceInputError:
 
 
 def read_text(extra: Extra, name: str) -> str | None:
-    """Return a text without surrounding white space, or None if unset."""
-    value = extra.get(name)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    """Return a text without surrounding white space, or None if unset; a number becomes text."""
+    value = id_text(extra.get(name))
+    if is_absent(value):
         return None
     if not isinstance(value, str):
         raise unusable(name, value, "text")

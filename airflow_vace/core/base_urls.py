@@ -10,18 +10,21 @@ from urllib.parse import urlsplit
 import idna
 
 from airflow_vace.core.backends import BACKENDS, Backend, backend_of
+from airflow_vace.core.credentials import INVISIBLE
 from airflow_vace.core.origins import check_base_url
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.redaction import excerpt
 
 _SCHEMES = ("http", "https")
-_SCHEME = re.compile(r"(https?)://", re.IGNORECASE)
-# Copied text may contain these beside ordinary blanks: zero-width characters and a byte order mark.
-_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
+# Also with a slash too few, since `https` would otherwise be the host.
+_SCHEME = re.compile(r"(https?):(?:/+|(?=[a-z\[]))", re.IGNORECASE)
+_AROUND = f"{INVISIBLE} \t\r\n'\"`<>\u2018\u2019\u201c\u201d,;"
 # A call's address: https://replicate.com/docs/reference/http
 _CALL = re.compile(r"(.*?/(?:v1|replicate))/(?:models(?:/([^/]+/[^/]+))?|predictions|files|account)(?:/.*)?")
 # https://developers.cloudflare.com/ai-gateway/usage/providers/replicate/: this path replaces `/v1`.
 _CLOUDFLARE = re.compile(r"(?:/.*)?/v1/[^/]+/[^/]+/replicate")
+_CLOUDFLARE_HOST = "gateway.ai.cloudflare.com"
+_CLOUDFLARE_GATEWAY = re.compile(r"(/v1/[^/]+/[^/]+)(?:/replicate(?:/v1)?)?")
 _WEBSITES = {"replicate.com": "https://api.replicate.com", "www.replicate.com": "https://api.replicate.com"}
 
 
@@ -47,12 +50,12 @@ def base_url_of(host: str | None, schema: str | None, port: int | None) -> str:
     :param schema: scheme, path, or both, as in a URI's `/http/path`; other words are ignored
     :param port: used if the host contains none
     """
-    text = (host or "").strip().strip(_INVISIBLE).strip()
+    text = (host or "").strip(_AROUND)
     scheme, schema_path = _read_schema(schema)
     # The innermost scheme counts, since people paste an address behind a scheme that is there already.
     while match := _SCHEME.match(text):
         scheme, text = match[1].lower(), text[match.end() :].lstrip()
-    text = text.rstrip("/")
+    text = text.strip("/")
     if not text or "://" in text:
         return text
     name, slash, path = text.partition("/")
@@ -79,6 +82,9 @@ def place_of(base_url: str, backend: str | None, prefix: str | None) -> Place:
     path = parts.path.rstrip("/")
     if call := _CALL.fullmatch(path):
         path = call[1]
+    if host == _CLOUDFLARE_HOST and (gateway := _CLOUDFLARE_GATEWAY.fullmatch(path)):
+        # The dashboard shows the address without the provider.
+        path = f"{gateway[1]}/replicate"
     is_cloudflare = _CLOUDFLARE.fullmatch(path) is not None
     chosen = _chosen_backend(backend, host, is_cloudflare=is_cloudflare)
     if prefix is None:
@@ -138,7 +144,7 @@ def _read_host(name: str, port: int | None) -> str:
         IPv6Address(name)
         name = f"[{name}]"
     except AddressValueError:
-        name = name.rstrip(":")
+        name = name.rstrip(":.")
     if not name.isascii():
         bare, colon, tail = name.partition(":")
         try:

@@ -22,8 +22,17 @@ Headers = tuple[tuple[str, str], ...]
 
 # The key is a header's value: a line break would start another header, and HTTP headers are ASCII.
 _KEY = re.compile(r"[\x21-\x7e]+")
-_AUTH_SCHEME = re.compile(r"(?:bearer|token|basic|apikey)\s+", re.IGNORECASE)
-_QUOTES = ("'", '"')
+_AUTH_SCHEME = re.compile(r"(?:bearer|token|basic|api-?key|key)(?:\s+|:\s*)", re.IGNORECASE)
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d\xab\xbb"
+# A line of a shell, a `.env` file or a request: `export REPLICATE_API_TOKEN=…`, `Authorization: …`.
+_NAME_BEFORE_KEY = re.compile(
+    r"(?:export\s+|set\s+)?(?:[A-Z][A-Z0-9_]*(?:TOKEN|KEY|SECRET)\s*=|(?:proxy-)?authorization\s*:|[\w-]*key\s*:)\s*",
+    re.IGNORECASE,
+)
+# `$REPLICATE_API_TOKEN`, `{{ var.value.key }}`, `<your-key>`, `***`: nothing has put the key in their place.
+_PLACEHOLDER = re.compile(r"\$\{?\w+\}?|\{\{.*\}\}|<[^<>]*>|[*.\u2022\u2026]+")
+# Copied text may contain these beside ordinary blanks: zero-width characters and a byte order mark.
+INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 # RFC 9110, sections 5.1 and 5.5, without obsolete text.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
@@ -32,7 +41,7 @@ _OWN_NAMES = frozenset(
     {
         *("host", "content-length", "content-type", "transfer-encoding", "connection", "keep-alive"),
         *("te", "trailer", "upgrade", "expect", "proxy-authorization", "proxy-connection"),
-        *("accept", "accept-encoding", "range", "if-range", "cancel-after", "model"),
+        *("accept", "accept-encoding", "range", "if-range", "cancel-after", "cache-control", "model"),
     }
 )
 _SECRET_NAME = re.compile(r"auth|(?<!port)key|token|secret|passw|cookie|credential|signature", re.IGNORECASE)
@@ -51,7 +60,7 @@ def read_key(password: str | None, headers: Headers, key_header: str) -> str:
     :param key_header: name of the back-end's header with the key
     :raises VaceInputError: for an unusable key, never with the key; and for a second value of `key_header`
     """
-    key = (password or "").strip()
+    key = (password or "").strip().strip(INVISIBLE).strip()
     is_in_headers = any(name.lower() == key_header.lower() for name, _ in headers)
     if key and is_in_headers:
         remedy = f"remove {key_header!r}, or the password"
@@ -60,9 +69,15 @@ def read_key(password: str | None, headers: Headers, key_header: str) -> str:
         return ""
     remedy = "put the API key into the connection's password"
     problem = "has no usable API key: put it into the password field, one line of ASCII"
-    if key[:1] in _QUOTES and key[:1] == key[-1:]:
+    if key and (key[0] in _QUOTES or key[-1] in _QUOTES):
         remedy = "remove the quotes around the API key"
         problem = "has an API key in quotes: remove the quotes around the key in the password field"
+    elif _PLACEHOLDER.fullmatch(key):
+        problem = "has a placeholder in place of the API key: put the key itself into the password field"
+    elif _NAME_BEFORE_KEY.match(key):
+        remedy = "remove the name before the API key"
+        problem = "has an API key behind a name: put only the key into the password field, without a name,"
+        problem += " without 'Bearer ' or another scheme"
     elif scheme := _AUTH_SCHEME.match(key):
         remedy = f"remove {scheme[0]!r} from the API key"
         problem = f"has an API key that begins with {scheme[0]!r}: put only the key into the password field,"
@@ -89,10 +104,12 @@ def check_headers(given: object) -> Headers:
             raise unusable_headers(f"names {shown}, which each request sets itself", f"remove {shown}")
         if name.lower() in found:
             raise unusable_headers(f"names {shown} twice", "name each header once")
-        if not isinstance(value, str) or not _VALUE.fullmatch(value := value.strip()):
+        # Numbers of users, such as `New-Api-User: 1`, are numbers in JSON too.
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if not isinstance(text, str) or not _VALUE.fullmatch(text := text.strip()):
             remedy = f"give one line of ASCII for {shown}"
             raise unusable_headers(f"has no usable value for {shown}: {remedy}", remedy)
-        found[name.lower()] = (name, value)
+        found[name.lower()] = (name, text)
     return tuple(found.values())
 
 

@@ -92,9 +92,9 @@ def find_polled(data: dict[str, Any], asked: str) -> Found | None:
     identifier, word = id_of(holder), _word_of(chain, holder)
     if identifier != asked and (word is None or not _has_evidence(holder)):
         return None
-    if word is None and _is_about_request(chain, holder, word):
-        return None
     members = members_of(chain, holder, word)
+    if word is None and not members["completed_at"] and _is_about_request(chain, holder, word):
+        return None
     members |= {"id": asked, "status": word or stand_in(holder, members)}
     url = holder.get("url")
     if word and says_success(word) and not has_content(members["output"]) and isinstance(url, str):

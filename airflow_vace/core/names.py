@@ -11,21 +11,28 @@ from airflow_vace.redaction import excerpt
 # Model and version become parts of a path or header, so slashes, blanks and dots in pairs are refused.
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][\w.:/-]*", re.ASCII)
-_REFERENCE = re.compile(r"([^/:\s]+/[^/:\s]+):(\S+)")
+# `owner/name:version`, the pages of the website, and the names of images: `r8.im/owner/name@sha256:version`.
+_PAGE = r"(?:(?:https?://)?(?:www\.)?(?:replicate\.com|r8\.im)/)"
+_REFERENCE = re.compile(
+    rf"{_PAGE}?([^/:@\s]+/[^/:@\s]+)(?::|@(?:sha256:)?|/versions/)([^\s/]+)/?", re.IGNORECASE
+)
+_MODEL_PAGE = re.compile(rf"{_PAGE}([^/:@?#\s]+/[^/:@?#\s]+)(?:/versions)?/?", re.IGNORECASE)
 
 
 def split_reference(model: str | None, version: str | None) -> tuple[str | None, str | None]:
-    """Return model and version, where one of both may be `owner/name:version`.
+    """Return model and version, where one of both may be `owner/name:version` or a page of the model.
 
     :raises VaceInputError: if two models or two versions are named
     """
     models: list[str | None] = []
     versions: list[str | None] = []
     for given, places in ((model, models), (version, versions)):
-        match = _REFERENCE.fullmatch(given.strip()) if isinstance(given, str) else None
-        if match:
+        text = given.strip() if isinstance(given, str) else ""
+        if match := _REFERENCE.fullmatch(text):
             models.append(match[1])
             versions.append(match[2])
+        elif match := _MODEL_PAGE.fullmatch(text):
+            models.append(match[1])
         else:
             places.append(given)
     return _only("model", models), _only("version", versions)

@@ -17,6 +17,11 @@ _STATUS_PATH = re.compile(r"/predictions/(?:status/)?([^/?#]+?)(?:/cancel|/resul
 _CANCEL_PATH = re.compile(r"/cancel/?(?:$|[?#])")
 # The vendor's pages: https://replicate.com/p/ID and https://replicate.com/OWNER/NAME?prediction=ID
 _PAGE_PATH = re.compile(r"/p/([^/]+)/?$")
+# Browsers hide the scheme of an address.
+_NO_SCHEME = re.compile(r"(?:www\.|api\.)?replicate\.com/", re.IGNORECASE)
+_QUOTED = re.compile(r"([\"'])(.*)\1|<(.*)>", re.DOTALL)
+# JSON without blanks has the letters of an id; a UUID in braces is no JSON.
+_CONTAINER = re.compile(r"[\[{](?:\W|$)")
 # Templates render a missing value as one of these words, which would otherwise pass as ids.
 _MISSING = ("none", "null")
 
@@ -48,8 +53,11 @@ def read_reference(prediction: object) -> tuple[str, str | None]:
     prediction = id_text(prediction)
     if isinstance(prediction, str):
         text = prediction.strip()
-        # JSON without blanks has the letters of an id.
-        if is_id(text) and text[0] not in "{[" and text.lower() not in _MISSING:
+        if quoted := _QUOTED.fullmatch(text):
+            # Templates render a text as JSON, in quotes.
+            text = (quoted[2] or quoted[3] or "").strip()
+        text = f"https://{text}" if _NO_SCHEME.match(text) else text
+        if is_id(text) and not _CONTAINER.match(text) and text.lower() not in _MISSING:
             return text, None
         if identifier := id_in_url(text):
             # A cancel address answers POST only, and a page is no API, so neither can serve as `urls.get`.
@@ -73,7 +81,7 @@ def read_reference(prediction: object) -> tuple[str, str | None]:
 
 def id_in_url(text: str) -> str | None:
     """Return the id in the http(s) address of a prediction, or of its page; None for other text."""
-    if not text.startswith(("http://", "https://")):
+    if not text[:8].lower().startswith(("http://", "https://")):
         return None
     try:
         parts = urlsplit(text)

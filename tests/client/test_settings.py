@@ -220,3 +220,13 @@ def test_a_key_with_a_line_end_is_masked_without_it(
     connect('{"conn_type": "vace", "host": "https://x.example", "password": "r8_pasted\\n"}')
     assert VaceHook().settings.api.key == "r8_pasted"
     assert "r8_pasted" in masked
+
+
+@pytest.mark.parametrize("given", ["None", " null ", "", None])
+def test_text_for_a_missing_value_is_unset_in_the_extra(given: object) -> None:
+    found = settings({"model": given, "version": given, "backend": given, "api_prefix": given})
+    assert (found.model, found.version, found.api.backend.name) == ("prunaai/vace-14b", None, "gateway")
+
+
+def test_a_version_of_digits_may_be_a_number() -> None:
+    assert settings({"version": 12345678}).version == "12345678"

@@ -46,6 +46,14 @@ def root_of(*fields: Any, **extra: Any) -> tuple[str, str]:
         (f"{G}\n", f"{G}/replicate/v1"),
         ("\ufeff gateway.example\u200b\r\n", f"{G}/replicate/v1"),
         ("https:// gateway.example", f"{G}/replicate/v1"),
+        *(
+            (text, f"{G}/replicate/v1")
+            for text in (f'"{G}"', f"'{G}/'", f"<{G}>", f"`{G}`", f"{G},", f"{G}.")
+        ),
+        *(
+            (f"{text}gateway.example", f"{G}/replicate/v1")
+            for text in ("//", "https:/", "https:", "HTTPS:///")
+        ),
         ("bücher.example", "https://xn--bcher-kva.example/replicate/v1"),
         ("https://straße.example:81", "https://xn--strae-oqa.example:81/replicate/v1"),
         ("xn--bcher-kva.example", "https://xn--bcher-kva.example/replicate/v1"),
@@ -161,3 +169,10 @@ def test_the_address_of_a_model_names_the_model() -> None:
     with pytest.raises(VaceInputError, match="'a/b', which the host names") as caught:
         settings(host, model="prunaai/vace-14b")
     assert caught.value.field == "model"
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "/replicate", "/replicate/", "/replicate/v1", "/replicate/predictions"]
+)
+def test_a_gateway_of_cloudflare_is_known_with_and_without_the_provider(path: str) -> None:
+    assert root_of(f"{CLOUDFLARE.removesuffix('/replicate')}{path}") == ("replicate", CLOUDFLARE)

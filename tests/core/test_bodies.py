@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_vace.core.bodies import is_truncated, json_object_of, json_of
+from airflow_vace.core.bodies import inner_object_of, is_truncated, json_object_of, json_of
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,34 @@ def test_other_json_is_not_an_object(text: str) -> None:
 )
 def test_a_body_is_truncated_if_it_may_be_the_rest_of_json(text: str, *, truncated: bool) -> None:
     assert is_truncated(text) is truncated
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'callback({"id": "abc"});',
+        ')]}\',\n{"id": "abc"}',
+        'data: {"id": "abc"}\n\n',
+        '<br />\n<b>Warning</b>: Undefined variable in x.php\n{"id": "abc"}',
+        '{"id": "abc"}\n<!-- 12 ms -->',
+    ],
+)
+def test_a_single_object_is_read_out_of_other_text(text: str) -> None:
+    assert inner_object_of(text) == {"id": "abc"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no object",
+        "{broken",
+        '{"id": "abc"}\n{"id": "def"}',
+        '<!DOCTYPE html><script>{"id": "abc"}</script>',
+        "x" * 2000 + '{"id": "abc"}',
+        '{"a": ' * 50_000,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_other_text_contains_no_object(text: str) -> None:
+    assert inner_object_of(text) is None

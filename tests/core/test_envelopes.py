@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from airflow_vace.core.bodies import json_of
 from airflow_vace.core.requests import Api, Response
 from airflow_vace.core.responses import read_list, read_prediction
-from airflow_vace.exceptions import VaceAPIError, VaceBillingError, VaceError, VaceProtocolError
+from airflow_vace.core.retry import read_failed_create
+from airflow_vace.exceptions import (
+    SubmissionUnknown,
+    VaceAPIError,
+    VaceAuthError,
+    VaceBillingError,
+    VaceError,
+    VaceProtocolError,
+)
 from airflow_vace.prediction import Prediction
 
 GATEWAY = Api.at("https://gateway.example", "r8_verysecretkey", lists=True)
@@ -46,6 +54,14 @@ def polled(body: Any) -> Prediction:
         ({"taskId": "task_1", "status": "SUBMITTED"}, "starting"),
         ({"prediction_id": "task_1", "status": "running"}, "processing"),
         ({"request_id": "task_1", "status": "IN_QUEUE"}, "starting"),
+        *(({name: "task_1"}, "starting") for name in ("job_id", "jobId", "generation_id", "run_id", "uuid")),
+        ({"id": " task_1\n", "status": "starting"}, "starting"),
+        *(
+            ({name: inner, "message": "ok"}, "starting")
+            for name in ("job", "payload", "body", "results", "anything")
+            for inner in ({"id": "task_1", "status": "queued"}, [{"id": "task_1", "status": "queued"}])
+        ),
+        (json.dumps({"id": "task_1", "status": "queued"}), "starting"),
         ({"id": "", "task_id": "task_1"}, "starting"),
         ({"code": 200, "message": "success", "data": {"id": "task_1", "status": "processing"}}, "processing"),
         (
@@ -482,3 +498,145 @@ def test_any_object_is_a_prediction_or_an_error_of_ours(body: dict[str, Any]) ->
             continue
         assert found.id
         assert Prediction.from_json(found.payload()).id == found.id
+
+
+# --- creates under an error status -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [400, 409, 429, 500, 502, 504])
+def test_a_prediction_under_an_error_status_is_not_lost(code: int) -> None:
+    body = {"id": "task_1", "status": "starting", "input": {"prompt": "a fox"}, "error": None}
+    answer = Response(code, {"Content-Type": "application/json"}, json.dumps(body).encode())
+    assert read_prediction(GATEWAY, CREATE, answer).id == "task_1"
+    assert read_prediction(GATEWAY, POLL, answer).status == "starting"
+
+
+def test_a_failure_under_an_error_status_ends_its_poll_only() -> None:
+    body = {"id": "task_1", "status": "failed", "error": "no", "input": {}}
+    answer = Response(422, {}, json.dumps(body).encode())
+    assert read_prediction(GATEWAY, POLL, answer).status == "failed"
+    with pytest.raises(VaceAPIError):
+        read_prediction(GATEWAY, CREATE, answer)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"detail": "conflict", "id": "task_1"},
+        {"id": "task_1", "status": "processing"},
+        {"status": "processing", "input": {}},
+        {"id": "other", "status": "error", "input": {}, "error": "no"},
+        {"id": "other", "status": "frobnicating", "input": {}},
+        {"title": "Conflict", "status": 409},
+    ],
+    ids=str,
+)
+def test_a_refusal_with_an_id_stays_a_refusal(body: Any) -> None:
+    answer = Response(409, {}, json.dumps(body).encode())
+    for request in (CREATE, POLL):
+        with pytest.raises(VaceAPIError, match="409"):
+            read_prediction(GATEWAY, request, answer)
+
+
+# --- ends of all kinds -----------------------------------------------------------------------------
+
+ENDED = "2026-01-01T00:01:00Z"
+
+
+@pytest.mark.parametrize("status", [None, "", 3, 200, True, "frobnicated", {"phase": "end"}], ids=str)
+def test_an_output_beside_the_time_of_the_end_is_a_success(status: object) -> None:
+    body = {"id": "task_1", "status": status, "output": VIDEO, "completed_at": ENDED}
+    assert polled(body).status == "succeeded"
+    assert polled({**body, "output": None, "error": "no"}).status == "failed"
+    for missing in ("output", "completed_at"):
+        try:
+            assert not polled({**body, missing: None}).status.is_final
+        except VaceProtocolError:
+            assert missing == "completed_at"
+
+
+@pytest.mark.parametrize("word", ["starting", "processing", "uploading", "retrying"])
+def test_a_word_for_a_run_stays_one_beside_an_end(word: str) -> None:
+    body = {"id": "task_1", "status": word, "output": VIDEO, "completed_at": ENDED}
+    assert not polled(body).status.is_final
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [1767225660, "1767225660", "1767225660123", "Thu, 01 Jan 2026 00:01:00 GMT", "2026-01-01 00:01:00"],
+)
+def test_the_time_of_the_end_is_read_in_any_form(moment: object) -> None:
+    assert polled({"id": "task_1", "status": "completed", "completed_at": moment}).status == "succeeded"
+
+
+@pytest.mark.parametrize("moment", ["soon", "0001-01-01T00:00:00Z", 0, ""])
+def test_another_value_is_no_time_of_the_end(moment: object) -> None:
+    assert not polled({"id": "task_1", "status": "completed", "completed_at": moment}).status.is_final
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"content": {"video_url": VIDEO}},
+        {"artifacts": [{"url": VIDEO}]},
+        {"assets": {"video": VIDEO}},
+        {"generations": [{"url": VIDEO}]},
+        {"creations": [{"url": VIDEO}]},
+        {"unsigned_urls": [VIDEO]},
+        {"video_uri": VIDEO},
+        {"mp4": VIDEO},
+    ],
+    ids=str,
+)
+def test_an_output_is_found_under_further_names(members: dict[str, Any]) -> None:
+    assert polled({"id": "task_1", "status": "completed", **members}).output_urls == [VIDEO]
+
+
+# --- refusals inside of a 200 ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "Insufficient balance"},
+        {"status": "error", "message": "Insufficient credits"},
+        {"message": "You have insufficient credit to run this model"},
+        {"code": 1113, "message": "余额不足或无可用资源包", "data": None},
+    ],
+    ids=str,
+)
+def test_a_text_about_missing_money_is_a_billing_error(body: Any) -> None:
+    with pytest.raises(VaceBillingError, match="Nothing is billed"):
+        created(body)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("Unauthorized", 401), ("invalid_api_key", 401), ("authentication_error", 401), ("AccessDenied", 403)],
+)
+def test_a_code_in_words_names_the_refused_key(code: str, status: int) -> None:
+    for body in (
+        {"code": code, "message": "no"},
+        {"error": {"code": code, "message": "no"}},
+        {"error": code},
+    ):
+        with pytest.raises(VaceAuthError) as caught:
+            created(body)
+        assert caught.value.status_code == status
+
+
+def test_the_text_of_a_refused_input_is_not_about_money() -> None:
+    body = {"detail": "prompt: 'a man with insufficient funds' is too long"}
+    answer = Response(422, {}, json.dumps(body).encode())
+    with pytest.raises(VaceAPIError) as caught:
+        read_prediction(GATEWAY, CREATE, answer)
+    assert not isinstance(caught.value, VaceBillingError)
+
+
+@pytest.mark.parametrize("code", [424, 444, 460, 499])
+@pytest.mark.parametrize("body", [b"", b'{"message": "upstream"}'])
+def test_a_create_that_was_broken_off_is_not_called_free(code: int, body: bytes) -> None:
+    with pytest.raises(VaceAPIError) as caught:
+        read_prediction(GATEWAY, CREATE, Response(code, {}, body))
+    assert "Nothing is billed" not in str(caught.value)
+    assert isinstance(read_failed_create(caught.value), SubmissionUnknown)

@@ -67,6 +67,7 @@ def test_an_id_may_be_a_uuid() -> None:
         {"id": 1.5, "urls": {"get": FOREIGN}},
         {"urls": {"get": 5}},
         "{'id': ",
+        *("{}", "[]", '""', "<>", '["abc"]'),
     ],
 )
 def test_other_values_are_refused_with_a_remedy(reference: object) -> None:
@@ -82,6 +83,13 @@ def test_other_values_are_refused_with_a_remedy(reference: object) -> None:
         "https://replicate.com/p/abc123/",
         "https://replicate.com/prunaai/vace-14b?prediction=abc123",
         "https://api.replicate.com/v1/predictions/abc123/cancel",
+        "HTTPS://replicate.com/p/abc123",
+        "replicate.com/p/abc123",
+        "www.replicate.com/p/abc123?output=json",
+        "<https://replicate.com/p/abc123>",
+        '"https://replicate.com/p/abc123"',
+        '"abc123"',
+        "'abc123'",
     ],
 )
 def test_a_page_of_a_prediction_names_the_prediction(page: str) -> None:
@@ -98,6 +106,7 @@ def test_a_page_of_a_prediction_names_the_prediction(page: str) -> None:
         "a/b+c==",
         'odd"<id>',
         "%2e",
+        "{3f2504e0-4f89-11d3-9a0c-0305e82c3301}",
     ],
 )
 def test_an_id_of_any_visible_letters_is_a_reference(identifier: str) -> None:

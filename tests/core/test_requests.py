@@ -297,7 +297,29 @@ def test_a_pasted_key_works_without_its_blanks(pasted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pasted", "named"), [("'r8_key'", "quotes"), ('"r8_key"', "quotes"), ("Bearer r8_key", "'Bearer '")]
+    ("pasted", "named"),
+    [
+        *(
+            (key, "quotes")
+            for key in (
+                "'r8_key'",
+                '"r8_key"',
+                "`r8_key`",
+                "\u201cr8_key\u201d",
+                "r8_key'",
+                '"Bearer r8_key"',
+            )
+        ),
+        *((f"{scheme}r8_key", f"'{scheme}'") for scheme in ("Bearer ", "Token ", "Bearer:", "key ")),
+        ("Authorization: Bearer r8_key", "behind a name"),
+        ("REPLICATE_API_TOKEN=r8_key", "behind a name"),
+        ("export REPLICATE_API_TOKEN=r8_key", "behind a name"),
+        ("x-api-key: r8_key", "behind a name"),
+        *(
+            (text, "placeholder")
+            for text in ("$R8_KEY", "${R8_KEY}", "{{ var.value.key }}", "<your-key>", "***")
+        ),
+    ],
 )
 def test_a_key_in_quotes_or_with_its_scheme_names_the_remedy(pasted: str, named: str) -> None:
     with pytest.raises(VaceInputError, match=named) as caught:
