@@ -77,7 +77,7 @@ TROUBLE: dict[str, Callable[[str, float], bytes]] = {
     "null": lambda _, __: _answer("200 OK", b"null"),
     "an empty object": lambda _, __: _answer("200 OK", b"{}"),
     "another id": lambda _, __: _answer("200 OK", {"id": "other", "status": "processing"}),
-    "an odd status": lambda name, _: _answer("200 OK", {"id": name, "status": 5}),
+    "an odd status": lambda name, _: _answer("200 OK", {"id": name, "status": ["odd"]}),
     "an error in a 200": lambda _, __: _answer("200 OK", {"error": {"message": "upstream"}}),
     "204": lambda _, __: b"HTTP/1.1 204 No Content\r\n\r\n",
 }
