@@ -304,4 +304,4 @@ def test_neither_key_is_in_the_database_a_log_or_a_manifest(
         assert secret not in dump
         for path in Path(airflow_db).parent.rglob("*"):
             if path.is_file():
-                assert secret.encode() not in path.read_bytes(), path
+                assert secret.encode() not in runs.content_of(path), path

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.films import film
+from support.runs import content_of
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -167,4 +168,4 @@ def test_the_key_is_in_no_log_row_or_file_of_airflow(
     assert "r8_the_key" not in dump
     for path in Path(airflow_db).parent.rglob("*"):
         if path.is_file():
-            assert key.encode() not in path.read_bytes(), path
+            assert key.encode() not in content_of(path), path

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from airflow.models.dagrun import DagRun
     from airflow.sdk import DAG
 
@@ -35,3 +38,11 @@ def xcom(found: DagRun, task_id: str, map_index: int = -1) -> Any:
     ti = found.get_task_instance(task_id, map_index=map_index)
     assert ti is not None
     return ti.xcom_pull(task_ids=task_id, map_indexes=map_index)
+
+
+def content_of(path: Path) -> bytes:
+    """Return the bytes of a file, which may be Airflow's database.
+
+    Another process reads: a file that this process closes loses the locks of SQLite, whose connections then fail.
+    """
+    return subprocess.run(["cat", str(path)], check=True, capture_output=True).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import wave
 import zipfile
@@ -114,6 +115,8 @@ def s3() -> Iterator[S3]:
         yield running
 
 
+@pytest.mark.stores
+@pytest.mark.skipif("VACE_STORES" not in os.environ, reason="VACE_STORES is not set: takes a minute")
 def test_a_file_in_s3_is_brought_to_another_model(
     host: ModelHost, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
