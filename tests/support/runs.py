@@ -43,6 +43,6 @@ def xcom(found: DagRun, task_id: str, map_index: int = -1) -> Any:
 def content_of(path: Path) -> bytes:
     """Return the bytes of a file, which may be Airflow's database.
 
-    Another process reads: a file that this process closes loses the locks of SQLite, and its connections fail.
+    Another process reads, because a file that this process closes would lose the locks of SQLite.
     """
     return subprocess.run(["cat", str(path)], check=True, capture_output=True).stdout
