@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
+from airflow_vace.emulator.models import FIRST_VERSION
 from cluster import reaper
 from cluster.campaign import DAGS
 from cluster.link import Link
@@ -85,7 +86,8 @@ def scene(
             )
         )
         for name, address in (("vace", link.url), ("watched", wire.url)):
-            body = vendor.connection_to(address, backend="replicate", timeout=20)
+            # Earlier releases look no version up, and the vendor refuses a create without one.
+            body = vendor.connection_to(address, backend="replicate", timeout=20, version=FIRST_VERSION)
             cluster.ask("POST", "/connections", body | {"connection_id": name})
         _warm_up(vendor)
         if dags is None:

@@ -381,8 +381,8 @@ def test_mapped_predictions_survive_random_deaths_of_workers_and_triggerers(
     until(is_over, 3000, every=2)
     tasks = [ti for ti in airflow.tasks("many", "many") if ti["task_id"] == "operator"]
     runs = [run for run in emulator.world.runs.values() if run.input["prompt"] in prompts]
-    failed = [run for run in runs if run.outcome]
-    ended = Counter(run.input["prompt"] for run in runs if not run.outcome)
+    failed = [run for run in runs if run.outcome.get("status")]
+    ended = Counter(run.input["prompt"] for run in runs if not run.outcome.get("status"))
     print(
         f"\n{MANY} mapped predictions, {time.monotonic() - began:.0f} s, killed: {killed}, attempts:"
         f" {sum(ti['try_number'] for ti in tasks)}, billed: {len(runs)}, of them failed by the vendor:"

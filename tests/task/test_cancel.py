@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from airflow_vace.emulator import Emulator
+from airflow_vace.emulator.models import FIRST_VERSION
 
 if "VACE_CRASH" in os.environ:
     import psutil
@@ -120,9 +121,9 @@ class Started:
         airflow.trigger(dag_id, run_id, **self.given)
 
     def _submitted(self, task_id: str) -> str:
-        url = f"{self.emulator.url}/v1/models/prunaai/vace-14b/predictions"
+        url = f"{self.emulator.url}/v1/predictions"
         headers = {"Authorization": f"Bearer {self.emulator.api_key}"}
-        body = {"input": {"prompt": f"{self.run_id} {task_id}"}}
+        body = {"version": FIRST_VERSION, "input": {"prompt": f"{self.run_id} {task_id}"}}
         identifier: str = requests.post(url, json=body, headers=headers, timeout=30).json()["id"]
         return identifier
 
