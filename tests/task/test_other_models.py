@@ -120,8 +120,10 @@ def s3() -> Iterator[S3]:
 def test_a_file_in_s3_is_brought_to_another_model(
     host: ModelHost, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_STORE", s3.connection)
-    video, notes = s3.put("in/my clip.mp4", MP4), s3.put("in/notes.bin", b"\x01\x02\x03")
+    # Airflow keeps an opened store by the id of its connection, so an id of another module's server fails.
+    monkeypatch.setenv("AIRFLOW_CONN_CLIPS", s3.connection)
+    files = s3.put("in/my clip.mp4", MP4), s3.put("in/notes.bin", b"\x01\x02\x03")
+    video, notes = (file.replace("store@", "clips@") for file in files)
     values = {
         "video": video,
         "scene": {"refs": [ObjectStoragePath(notes)], "prompt": "/imagine a fox"},
@@ -132,7 +134,7 @@ def test_a_file_in_s3_is_brought_to_another_model(
     assert host.read[sent["video"]] == MP4
     assert host.read[sent["scene"]["refs"][0]] == b"\x01\x02\x03"
     assert sent["scene"]["prompt"] == "/imagine a fox"
-    assert "store@" not in json.dumps(sent)
+    assert "clips@" not in json.dumps(sent)
     assert Path(payload["files"][0]["uri"][7:]).read_bytes() == MP4
 
 
