@@ -204,6 +204,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("frame_num", [81]),
         ("frame_num", "True"),
         ("sample_guide_scale", "inf"),
+        ("sample_guide_scale", "1e999"),
         ("sample_guide_scale", float("nan")),
         ("sample_guide_scale", False),
         ("size", 832),

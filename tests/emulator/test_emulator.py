@@ -20,6 +20,7 @@ from airflow_vace.emulator import Emulator, Fault
 from airflow_vace.emulator.checks import invalid_fields
 from airflow_vace.emulator.cli import main
 from airflow_vace.emulator.faults import PRESETS
+from airflow_vace.emulator.models import FIRST_VERSION
 from airflow_vace.emulator.world import World, iso
 from airflow_vace.inputs import FIELDS, SPEED_MODES
 from airflow_vace.prediction import Prediction
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 FOX = {"prompt": "a fox", "seed": 7}
 GATEWAY = "/replicate/v1/models/prunaai/vace-14b/predictions"
-VERSION = "51299232dc3d0946d5f5ed74935d85243e172698f747d291460db1e6ef3669fb"
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_times_have_the_wanted_fractional_digits(digits: int, text: str) -> None
 def test_a_gateway_names_urls_of_another_origin(emulator: Emulator) -> None:
     body = post(emulator).json()
     assert body["urls"]["get"] == f"https://api.replicate.com/v1/predictions/{body['id']}"
-    replicate_face = post(emulator, "/v1/predictions", {"version": VERSION, "input": FOX})
+    replicate_face = post(emulator, "/v1/predictions", {"version": FIRST_VERSION, "input": FOX})
     assert replicate_face.status_code == 201
     assert replicate_face.json()["urls"]["get"].startswith(emulator.url)
 
@@ -203,7 +203,7 @@ def test_the_key_is_checked(emulator: Emulator, headers: dict[str, str], path: s
     ],
 )
 def test_inputs_are_checked_as_by_the_model(emulator: Emulator, values: Any, field: str) -> None:
-    answer = post(emulator, "/v1/predictions", {"version": VERSION, "input": values})
+    answer = post(emulator, "/v1/predictions", {"version": FIRST_VERSION, "input": values})
     assert answer.status_code == 422
     assert field in [problem["field"] for problem in answer.json()["invalid_fields"]]
     assert emulator.bill["charged"] == 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from support.scripted import answering, connection_to, head
+from support.scripted import Host, head
 
 if TYPE_CHECKING:
     import socket
@@ -24,28 +24,16 @@ def file(content: bytes, **headers: object) -> bytes:
 
 
 @dataclass
-class FileHost:
+class FileHost(Host):
     """A server that answers by a function; `seen` holds path and head of each request."""
 
     respond: Respond
     seen: list[tuple[str, str]] = field(default_factory=list)
 
-    def __enter__(self) -> Self:
-        self._server = answering(self._handle)
-        self.url = f"http://127.0.0.1:{self._server.__enter__()}"
-        self.connection = connection_to(self.url, timeout=5)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.__exit__(None, None, None)
-
     def _handle(self, peer: socket.socket) -> None:
-        request = b""
-        while b"\r\n\r\n" not in request:
-            received = peer.recv(65536)
-            if not received:
-                return
-            request += received
+        request = self._head_from(peer)
+        if not request:
+            return
         path = request.split(b" ", 2)[1].decode("ascii")
         self.seen.append((path, request.decode("latin-1")))
         peer.sendall(self.respond(path, self.seen[-1][1]))

@@ -364,21 +364,15 @@ class OddServer:
         finish(peer)
 
 
-class BrokenKeepAlive:
+class BrokenKeepAlive(OddServer):
     """A server that closes a connection kept alive, before or at the second request.
 
     :param way: "before" or "at"
     """
 
     def __init__(self, way: str) -> None:
+        super().__init__(b"")
         self._way = way
-
-    def __enter__(self) -> str:
-        self._server = answering(self._handle)
-        return f"http://127.0.0.1:{self._server.__enter__()}"
-
-    def __exit__(self, *_: object) -> None:
-        self._server.__exit__(None, None, None)
 
     def _handle(self, peer: socket.socket) -> None:
         if receive(peer):

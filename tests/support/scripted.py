@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -60,16 +60,10 @@ def head(status: str, **headers: object) -> bytes:
     return f"HTTP/1.1 {status}\r\nConnection: close\r\n{lines}\r\n".encode()
 
 
-@dataclass
-class Scripted:
-    """A server that gives its answers in order, and repeats the last.
+class Host:
+    """A server whose `connection` has further members of extra; a subclass answers in `_handle`."""
 
-    `seen` collects the heads of requests; `extra` extends the extra of `connection`.
-    """
-
-    answers: list[Answer]
-    extra: dict[str, object] = field(default_factory=dict)
-    seen: list[str] = field(default_factory=list)
+    extra: Mapping[str, object] = {}
 
     def __enter__(self) -> Self:
         self._server = answering(self._handle)
@@ -81,12 +75,35 @@ class Scripted:
         self._server.__exit__(None, None, None)
 
     def _handle(self, peer: socket.socket) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def _head_from(peer: socket.socket) -> bytes:
+        """Return the received bytes up to the end of a head; nothing if the client has closed before."""
         request = b""
         while b"\r\n\r\n" not in request:
             received = peer.recv(65536)
             if not received:
-                return
+                return b""
             request += received
+        return request
+
+
+@dataclass
+class Scripted(Host):
+    """A server that gives its answers in order, and repeats the last.
+
+    `seen` collects the heads of requests; `extra` extends the extra of `connection`.
+    """
+
+    answers: list[Answer]
+    extra: dict[str, object] = field(default_factory=dict)
+    seen: list[str] = field(default_factory=list)
+
+    def _handle(self, peer: socket.socket) -> None:
+        request = self._head_from(peer)
+        if not request:
+            return
         self.seen.append(request.decode())
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, bytes):

@@ -243,9 +243,9 @@ def test_save_to_that_begins_there_is_saved_by_a_worker(
 ) -> None:
     with DAG("d", schedule=None) as dag:
         VacePredictionSensor(task_id="wait", prediction=created(), save_to="/x/", **HERE)
-        VacePredictionSensor(task_id="told", prediction=created(), outlets=[Asset("x")], **HERE)
+        VacePredictionSensor(task_id="announced", prediction=created(), outlets=[Asset("x")], **HERE)
     slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE, times=None)
-    for task_id in ("wait", "told"):
+    for task_id in ("wait", "announced"):
         assert events_of(*begun(dag, task_id)).payload["status"] == "succeeded"
     assert supervisor.left == {}
 
