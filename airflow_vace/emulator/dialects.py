@@ -85,12 +85,15 @@ def created_body(face: Face, run: Run) -> dict[str, Any]:
     return {"id": run.id, "model": "vace", "input": run.input, "get_url": status_url}
 
 
-def prediction_body(face: Face, run: Run, world: World, signature: str = "") -> dict[str, Any]:
-    """Return a prediction as the addressed back-end represents the current state.
+def prediction_body(
+    face: Face, run: Run, world: World, signature: str = "", now: float | None = None
+) -> dict[str, Any]:
+    """Return a prediction as the addressed back-end represents the state at a Unix time.
 
     :param signature: query value that output URLs carry; empty for plain URLs
+    :param now: default: the current time
     """
-    now = time.time()
+    now = time.time() if now is None else now
     status = run.status_at(now)
     is_gone = world.is_gone(run, now)
     output = None

@@ -103,7 +103,9 @@ class Service:
         # https://api.replicate.com/openapi.json: 202 without the output that the client waited for.
         is_late = has_waited and run.finished_at(time.time()) is None
         status = 202 if is_late else 201
-        return json_response(status if face.backend == "replicate" else 200, self._body_of(request, run))
+        # A vendor answers with the state of the moment of acceptance, however short the prediction.
+        body = self._body_of(request, run, None if has_waited else run.timeline.created)
+        return json_response(status if face.backend == "replicate" else 200, body)
 
     def _model_of(
         self, request: web.Request, body: dict[str, Any]
@@ -199,8 +201,8 @@ class Service:
         results = [{**self._body_of(request, run), "source": "api"} for run in runs[int(start) : end]]
         return json_response(200, {"previous": None, "next": next_url, "results": results})
 
-    def _body_of(self, request: web.Request, run: Run) -> dict[str, Any]:
-        return prediction_body(face_of(request), run, self.world, self.emulator.signature)
+    def _body_of(self, request: web.Request, run: Run, now: float | None = None) -> dict[str, Any]:
+        return prediction_body(face_of(request), run, self.world, self.emulator.signature, now)
 
     async def account(self, request: web.Request) -> web.StreamResponse:
         """Return the key's account, a free request for connection tests."""
