@@ -56,6 +56,12 @@ class ConnectionHook(HttpHook):
         self.vace_conn_id = vace_conn_id
         self.clock = Clock(tolerance=self.timing.clock_tolerance_seconds)
         self._known_settings: Settings | None = None
+        self._given_log: Any = None
+
+    @property
+    def log(self) -> Any:
+        """The log of this hook, or the log that :meth:`fresh` was given."""
+        return self._given_log or super().log
 
     def test_connection(self) -> tuple[bool, str]:
         """Check address and key by a request for an impossible prediction, free of charge."""
@@ -123,14 +129,16 @@ class ConnectionHook(HttpHook):
         values, _ = normalize_input(input, model=model, paths=True)
         return values, model, version
 
-    def fresh(self, settings: Settings | None = None) -> Self:
+    def fresh(self, settings: Settings | None = None, log: Any = None) -> Self:
         """Return a hook of the same connection with a new session, without another look-up.
 
         For signal handlers: the signal may have interrupted this hook during a request.
 
         :param settings: a later state of the connection (default: this hook's)
+        :param log: receives the lines of the new hook (default: the hook's own log)
         """
         twin = type(self)(self.vace_conn_id)
+        twin._given_log = log  # noqa: SLF001 - its own class
         twin._known_settings = settings or self._known_settings  # noqa: SLF001 - its own class
         twin.clock = self.clock
         return twin
@@ -215,6 +223,10 @@ class ConnectionHook(HttpHook):
         :raises VaceConnectionMissing: if Airflow knows no such connection
         """
         return await type(self)(self.vace_conn_id)._aconnect()  # noqa: SLF001 - its own class
+
+    def read_again(self) -> Settings:
+        """Read the connection again, in a thread that may block; errors as in :meth:`connect_again`."""
+        return type(self)(self.vace_conn_id)._connect()  # noqa: SLF001 - its own class
 
 
 class _KeyForOwnOrigin(AuthBase):

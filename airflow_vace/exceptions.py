@@ -215,6 +215,10 @@ class LedgerError(VaceError):
     """
 
 
+class BatchFailed(VaceError):  # noqa: N818 - named like the ends of a prediction
+    """Raised if too few items of a batch have succeeded: a retry submits the failed items again."""
+
+
 class PredictionError(VaceError):
     """Base class of errors for predictions that ended without a video.
 

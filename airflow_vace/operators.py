@@ -1,13 +1,14 @@
-"""VacePredictionOperator: submits a paid prediction, and waits on request."""
+"""VacePredictionOperator: submits a paid prediction, and waits on request; VaceBatchOperator."""
 
 from __future__ import annotations
 
-__all__ = ("VacePredictionOperator",)
+__all__ = ("VaceBatchOperator", "VacePredictionOperator")
 
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_vace.batch.operator import VaceBatchOperator
 from airflow_vace.core.outcome import read_end
 from airflow_vace.core.wait import Wait
 from airflow_vace.prediction import Prediction, PredictionStatus
@@ -28,7 +29,7 @@ from airflow_vace.task.fields import (
 from airflow_vace.task.operator_run import OperatorRun
 from airflow_vace.task.operator_wait import wait_for_result
 from airflow_vace.task.parameters import check_operator
-from airflow_vace.task.submitting import recorded_prediction, restore_input, submit
+from airflow_vace.task.submitting import recorded_prediction, restore_input, submit, warn_of_lost_state
 from airflow_vace.task.view import push_snapshot
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class VacePredictionOperator(WaitingOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         run = self._begin(context)
         with closing(run):
+            if not run.claim.is_durable:
+                warn_of_lost_state(run.log, is_durable=self.durable)
             prediction, deadline = submit(run)
             with retrying_for_free(run, prediction):
                 push_snapshot(run, prediction)

@@ -86,6 +86,8 @@ class Timing:
     stale_part_seconds: float = 3600.0
     max_trigger_save_seconds: float = 600.0
     max_trigger_saves: int = 4
+    # A video of a batch waits for a worker this long at most; a vendor deletes it after an hour.
+    max_unsaved_seconds: float = 1500.0
 
     # Tasks.
     deferral_grace_seconds: float = 300.0

@@ -50,13 +50,14 @@ class OperatorRun(TaskRun):
 
     :param task: the operator, with rendered fields
     :param context: Airflow's context of the task instance
+    :param claim: the claim of an item of a batch (default: the claim of the task)
     """
 
     task: SubmittingTask
     claim: OperatorClaim
 
-    def __init__(self, task: SubmittingTask, context: Context) -> None:
-        claim = OperatorClaim.of(
+    def __init__(self, task: SubmittingTask, context: Context, claim: OperatorClaim | None = None) -> None:
+        claim = claim or OperatorClaim.of(
             context,
             task.log,
             is_durable=task.durable,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.plain import is_absent
@@ -13,6 +13,29 @@ if TYPE_CHECKING:
     from airflow_vace.task.operator_run import SubmittingTask
 
 _MAX_SECONDS = 365 * 86400
+
+
+class BatchTask(Protocol):
+    """The checked parameters of a batch."""
+
+    @property
+    def save_to(self) -> Any: ...
+    @property
+    def save_in(self) -> SaveIn: ...
+    @property
+    def deferrable(self) -> bool: ...
+    @property
+    def max_in_flight(self) -> int: ...
+    @property
+    def min_success(self) -> float: ...
+    @property
+    def on_bad_input(self) -> str: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def poll_interval(self) -> float | None: ...
+    @property
+    def on_orphaned_intent(self) -> OnOrphanedIntent: ...
 
 
 def check_saving(save_to: object, save_in: object, end_from_trigger: object, *, is_deferrable: bool) -> None:
@@ -53,6 +76,33 @@ def check_operator(task: SubmittingTask) -> None:
             value=task.save_to,
             remedy="wait_for_completion=True, or save_to on the sensor",
         )
+    _check_waiting(task)
+
+
+def check_batch(task: BatchTask) -> None:
+    """Check the parameters of a batch.
+
+    :raises ValueError: for a parameter, or a combination, that cannot work
+    """
+    check_saving(task.save_to, task.save_in, False, is_deferrable=task.deferrable)  # noqa: FBT003 - no parameter
+    if is_absent(task.save_to):
+        raise ValueError("save_to is missing: a batch needs a directory, since its videos live for an hour")
+    in_flight = task.max_in_flight
+    if not isinstance(in_flight, int) or isinstance(in_flight, bool) or in_flight < 1:
+        raise ValueError(f"max_in_flight is {in_flight!r}; give a positive number of predictions")
+    success = task.min_success
+    is_number = isinstance(success, int | float) and not isinstance(success, bool)
+    if not is_number or success < 0 or (isinstance(success, float) and success > 1):
+        raise ValueError(
+            f"min_success is {success!r}; give a number of items as int, such as 950, or a share as float,"
+            " such as 0.95"
+        )
+    if task.on_bad_input not in ("fail", "skip"):
+        raise ValueError(f"on_bad_input is {task.on_bad_input!r}; it must be 'fail' or 'skip'")
+    _check_waiting(task)
+
+
+def _check_waiting(task: BatchTask | SubmittingTask) -> None:
     _check_seconds("timeout", task.timeout)
     if task.poll_interval is not None:
         _check_seconds("poll_interval", task.poll_interval)

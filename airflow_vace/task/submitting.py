@@ -34,11 +34,9 @@ def submit(run: OperatorRun) -> tuple[Prediction, float]:
     :raises VaceError: if a retry may submit, and cannot pay twice
     :raises AirflowFailException: after all other errors
     """
-    if not run.claim.is_durable:
-        _warn_of_lost_state(run)
     with translated(can_submit_later):
         destination_of(run)  # A wrong `save_to` must fail before the create, which costs money.
-        orders = _orders(run)
+        orders = orders_of(run)
         submission = run.claim.submission = _submission(run, orders)
         try:
             prediction, deadline = submission.prediction_of(orders.since)
@@ -64,7 +62,7 @@ def restore_input(run: OperatorRun) -> None:
     # The input only describes the video, so no error may cost the video.
     with suppress(Exception):
         record = run.claim.ledger.latest
-        note_input(run, _orders(run).since(record), record)
+        note_input(run, orders_of(run).since(record), record)
 
 
 def recorded_prediction(run: OperatorRun, failure: Mapping[str, Any]) -> tuple[Prediction, float | None]:
@@ -90,19 +88,23 @@ def recorded_prediction(run: OperatorRun, failure: Mapping[str, Any]) -> tuple[P
     return prediction, record.deadline if record else None
 
 
-def _warn_of_lost_state(run: OperatorRun) -> None:
+def warn_of_lost_state(log: Any, *, is_durable: bool) -> None:
+    """Log the reason why a later attempt of the task may pay again.
+
+    :param is_durable: the parameter `durable` of the task
+    """
     if is_test_of_a_task():
-        run.log.warning(
+        log.warning(
             "`airflow tasks test` leaves the record and the prediction of this run alone: it submits a"
             " prediction of its own, which is billed, and which no other run of the task knows of"
         )
         return
     is_old = "Airflow below 3.3 keeps no state across attempts"
-    why = is_old if run.task.durable else "durable=False"
-    run.log.warning("%s: a retry of this task, or a clear, may pay again", why)
+    why = is_old if is_durable else "durable=False"
+    log.warning("%s: a retry of this task, or a clear, may pay again", why)
 
 
-def _orders(run: OperatorRun) -> Orders:
+def orders_of(run: OperatorRun) -> Orders:
     task = run.task
     return Orders(
         run.hook, task.input, model=task.model, version=task.version, arguments=task.arguments_digest

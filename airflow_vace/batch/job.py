@@ -1,0 +1,237 @@
+"""A batch in one process: from rows to items, work, and result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_vace.batch.chunks import AttemptStore, Chunks
+from airflow_vace.batch.counts import Progress, View, counts_of, summary_of
+from airflow_vace.batch.items import Item, State
+from airflow_vace.batch.manifest import write_manifest
+from airflow_vace.batch.rows import read_rows, refuse_bad_rows
+from airflow_vace.batch.work import Work
+from airflow_vace.core.names import split_reference
+from airflow_vace.exceptions import BatchFailed
+from airflow_vace.inputs import DEFAULT_MODEL
+from airflow_vace.storage.destination import Destination
+from airflow_vace.storage.lineage import report_output
+from airflow_vace.task.errors import translated
+from airflow_vace.task.state import is_test_of_a_task
+from airflow_vace.task.submitting import warn_of_lost_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.sdk import Context
+
+    from airflow_vace.batch.operator import VaceBatchOperator
+
+_MAX_REASONS = 5
+
+
+class BatchJob:
+    """The items of a batch, their work, and their view.
+
+    :param task: the operator, with rendered fields
+    :param context: Airflow's context of the task instance
+    :param items: all rows, bad ones included, in order
+    :param work: the work on the items
+    """
+
+    def __init__(self, task: VaceBatchOperator, context: Context, items: Sequence[Item], work: Work) -> None:
+        self.task = task
+        self.context = context
+        self.ti: Any = context.get("ti")
+        self.items = items
+        self.work = work
+        self.view = View(self.ti if task.do_xcom_push else None, task.vace_conn_id, items, task.log)
+
+    @classmethod
+    def of(cls, task: VaceBatchOperator, context: Context, *, is_resumed: bool) -> BatchJob:
+        """Read rows and records; send no create.
+
+        :raises AirflowFailException: for a bad row, source or directory
+        :raises LedgerError: if the records are out of reach
+        """
+        with translated():
+            items = _items_of(task)
+            check_directory(task, context.get("ti"))
+        chunks = _chunks_of(task, context)
+        if not chunks.is_durable and not is_resumed:
+            warn_of_lost_state(task.log, is_durable=task.durable)
+        chunks.load()
+        progress = Progress(items, task.log)
+        work = Work(task, context, items, chunks, is_resumed=is_resumed, changed=lambda: job.note(progress))
+        job = cls(task, context, items, work)
+        work.restore()
+        if not is_resumed:
+            task.log.info("%d items: %s", len(items), summary_of(items))
+        return job
+
+    def note(self, progress: Progress) -> None:
+        """Log and show the progress after another tenth of the items."""
+        if progress.note():
+            self.view.push()
+
+    def run(self, ended: Sequence[str], *, may_leave: bool) -> bool:
+        """Work on the items; return False if the rest of the wait belongs into the triggerer.
+
+        :param ended: keys of the items whose waits in the triggerer are over
+        """
+        self.work.look_at(ended)
+        return self.work.run(may_leave=may_leave)
+
+    def trigger_arguments(self, not_before: float) -> dict[str, Any]:
+        """Return the arguments of the trigger that waits for the open items.
+
+        :param not_before: earliest time of an event, in seconds since the epoch
+        """
+        task = self.task
+        saves = task.save_in == "triggerer"
+        return {
+            "items": [
+                [key, running.prediction.id, running.deadline] for key, running in self.work.open.items()
+            ],
+            "vace_conn_id": task.vace_conn_id,
+            "poll_interval": task.poll_interval,
+            "cancel_on_kill": task.cancel_on_kill,
+            "wake_after": self.work.wake_after,
+            "destination": self.directory().as_json() if saves else None,
+            "not_before": not_before,
+        }
+
+    def directory(self) -> Destination:
+        """Return the destination of all items."""
+        found = Destination.of(self.task.save_to, self.ti)
+        assert found is not None
+        return found
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    def conclude(self) -> dict[str, Any]:
+        """Write the manifest, announce the videos, and return counts and manifest.
+
+        :raises BatchFailed: if too few items have succeeded, and a retry may help
+        :raises AirflowFailException: if too few have succeeded, and no retry can help
+        """
+        uri = write_manifest(self._manifest_uri(), (self._row(item) for item in self.items))
+        counts = counts_of(self.items)
+        self._announce(counts, uri)
+        self.view.push(uri)
+        self.task.log.info("%s; manifest: %s", summary_of(self.items), uri)
+        wanted = [item for item in self.items if not item.is_left_out]
+        missing = [item for item in wanted if item.state not in (State.SUCCEEDED, State.REUSED)]
+        if len(wanted) - len(missing) < self.task.needed_of(len(wanted)):
+            raise self._error(missing, len(wanted), uri)
+        return {"counts": counts, "manifest": uri}
+
+    def _error(self, missing: Sequence[Item], wanted: int, uri: str) -> Exception:
+        needed = self.task.needed_of(wanted)
+        reasons = "\n".join(f"- {item.key}: {item.error}" for item in missing[:_MAX_REASONS])
+        more = f"\nand {len(missing) - _MAX_REASONS} more" if len(missing) > _MAX_REASONS else ""
+        helped = sum(item.may_retry for item in missing)
+        advice = f"A retry submits {helped} of them again" if helped else "No retry can improve these"
+        text = (
+            f"{wanted - len(missing)} of {wanted} items succeeded, and min_success needs {needed}:"
+            f" {summary_of(self.items)}. What succeeded is saved, and listed in {uri}. {advice}; the first"
+            f" reasons:\n{reasons}{more}"
+        )
+        return BatchFailed(text) if helped else AirflowFailException(text)
+
+    def _row(self, item: Item) -> dict[str, Any]:
+        payload = item.payload or {}
+        return {
+            **item.columns,
+            "key": item.key,
+            "id": payload.get("id"),
+            "status": str(item.state),
+            "error": item.error,
+            "seed": payload.get("seed"),
+            "files": payload.get("files") or [],
+        }
+
+    def _manifest_uri(self) -> str:
+        name = self.task.task_id
+        index = getattr(self.ti, "map_index", -1)
+        suffix = f"-{index}" if isinstance(index, int) and index >= 0 else ""
+        return f"{self.directory().save_to}{name}{suffix}.manifest.jsonl"
+
+    def _announce(self, counts: dict[str, int], uri: str) -> None:
+        """Report the videos to lineage and to the task's assets."""
+        from airflow.sdk import Asset, AssetAlias
+
+        files = [file for item in self.items for file in (item.payload or {}).get("files") or ()]
+        for file in files:
+            report_output(self.task.hook, file["uri"])
+        events: Any = self.context.get("outlet_events")
+        for outlet in self.task.outlets if events is not None else ():
+            if isinstance(outlet, AssetAlias):
+                for file in files:
+                    events[outlet].add(Asset(uri=file["uri"], name=file["uri"]), extra={"manifest": uri})
+            elif isinstance(outlet, Asset):
+                events[outlet].extra.update({"counts": counts, "manifest": uri})
+
+
+def check_directory(task: VaceBatchOperator, ti: Any) -> None:
+    """Check that videos can be saved.
+
+    :raises VaceInputError: if `save_to` is no directory, or cannot be written
+    :raises VaceTransportError: if the store does not answer now
+    """
+    from airflow_vace.exceptions import VaceInputError
+
+    found = Destination.of(task.save_to, ti)
+    if found is None or not found.is_directory:
+        raise VaceInputError(
+            f"save_to is {task.save_to!r}; a batch needs a directory. Nothing was submitted.",
+            field="save_to",
+            value=task.save_to,
+            remedy="give a directory with a slash at its end, such as 's3://bucket/clips/'",
+        )
+    doubt = found.check()
+    if doubt:
+        task.log.warning("%s", doubt)
+    task.save_to = found.save_to
+
+
+def _items_of(task: VaceBatchOperator) -> list[Item]:
+    hook = task.hook
+    model, version = split_reference(task.model or None, task.version or None)
+
+    def check(values: dict[str, Any]) -> None:
+        hook.resolved(values, model=model, version=version)
+
+    name = model or hook.settings.model or DEFAULT_MODEL
+    rows, bad = read_rows(task.inputs, key=task.key, model=name, check=check)
+    if bad and task.on_bad_input == "fail":
+        refuse_bad_rows(bad, len(rows) + len(bad))
+    items = [Item(position=row.position, key=row.key, row=row, columns=row.columns) for row in rows]
+    for row in bad:
+        task.log.warning("Left out: %s", row.problem)
+        items.append(
+            Item(
+                position=row.position,
+                key=row.key or f"row-{row.position}",
+                row=None,
+                columns=row.columns,
+                state=State.SKIPPED,
+                error=row.problem,
+                may_retry=False,
+                is_left_out=True,
+            )
+        )
+    return sorted(items, key=lambda item: item.position)
+
+
+def _chunks_of(task: VaceBatchOperator, context: Context) -> Chunks:
+    """Return the records of the batch in the most durable store at hand."""
+    ti, store = context.get("ti"), context.get("task_state_store")
+    attempt = getattr(ti, "try_number", None) or 0
+    if is_test_of_a_task():
+        # The state store may be that of a real run, whose records must stay as they are.
+        return Chunks(AttemptStore(None), attempt, is_durable=False)
+    if task.durable and store is not None:
+        return Chunks(store, attempt, is_durable=True)
+    return Chunks(AttemptStore(ti if task.deferrable else None), attempt, is_durable=False)

@@ -1,0 +1,125 @@
+"""The end of a killed batch: cancel all predictions that run, or keep them running."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
+from typing import TYPE_CHECKING, Any, assert_never
+
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
+from airflow_vace.task.kill import AfterState, OnKill, decide_by_state, decide_on_kill
+from airflow_vace.task.state import UNKNOWN, aread_state, is_ended, read_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow_vace.batch.operator import VaceBatchOperator
+    from airflow_vace.batch.work import Work
+    from airflow_vace.hooks import VaceHook
+    from airflow_vace.prediction import Prediction
+
+# Airflow leaves a killed task about five seconds, which is enough for some hundred cancels at a time.
+_THREADS = 16
+
+
+def handle_kill(work: Work, task: VaceBatchOperator) -> Thread | None:
+    """Submit nothing more, and cancel the open predictions if the task has ended for good.
+
+    :return: the thread that asks for the task's state and cancels, None if there is none
+    """
+    running = work.stop()
+    if not running:
+        return None
+    ti: Any = work.ti
+    decision = decide_on_kill(
+        running[0],
+        may_cancel=True,
+        cancel_on_kill=task.cancel_on_kill,
+        is_known_to_retry=work.chunks.is_durable and ti is not None,
+        is_timeout=isinstance(sys.exception(), AirflowTaskTimeout),
+    )
+    match decision:
+        case OnKill.NOTHING_RUNS | OnKill.KEEP_FOREIGN:
+            return None
+        case OnKill.KEEP_AS_CONFIGURED:
+            task.log.warning(
+                "Killed; %d predictions are left running and are billed (cancel_on_kill=False)", len(running)
+            )
+            return None
+        case OnKill.CANCEL_IF_ENDED:
+            # The signal may have interrupted a request to Airflow on the same socket, so a thread asks for the
+            # state.
+            thread = Thread(target=_cancel_if_ended, args=(work, task, running), name="vace-on-kill")
+            thread.start()
+            return thread
+        case OnKill.CANCEL:
+            cancel_all(task.hook, running)
+            return None
+        case _:
+            assert_never(decision)
+
+
+def cancel_all(hook: VaceHook, predictions: Sequence[Prediction]) -> int:
+    """Cancel predictions, several at a time; return the number of accepted cancels."""
+
+    def cancel(prediction: Prediction) -> bool:
+        return hook.fresh().stop_prediction(prediction) is not None
+
+    with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="vace-cancel") as pool:
+        return sum(pool.map(cancel, predictions))
+
+
+def _cancel_if_ended(work: Work, task: VaceBatchOperator, running: Sequence[Prediction]) -> None:
+    ti: Any = work.ti
+    try:
+        state = read_state(ti)
+    except Exception as error:  # noqa: BLE001 - Airflow may raise any error; a doubt cancels nothing
+        task.log.warning(
+            "%d predictions are not canceled, since the task's state could not be read (%s): if nobody runs"
+            " the task again, they run, and are billed, to their ends",
+            len(running),
+            error,
+        )
+        return
+    tried, limit = ti.try_number, ti.max_tries
+    is_last = isinstance(tried, int) and isinstance(limit, int) and tried > limit
+    decision = decide_by_state(state, is_last_attempt=is_last, owns_prediction=True)
+    if decision is AfterState.CANCEL:
+        count = cancel_all(task.hook, running)
+        task.log.warning("Killed; %d of %d predictions are canceled", count, len(running))
+        return
+    task.log.info("%d predictions are not canceled: the task is %s", len(running), state)
+
+
+async def acancel_if_ended(
+    ti: Any, references: Sequence[str], vace_conn_id: str, log: Any, hook: VaceHook
+) -> None:
+    """Cancel a deferred batch's predictions if a person has ended the task.
+
+    :param ti: the task instance, None outside of Airflow
+    :param references: ids of the predictions
+    :param hook: a hook of the connection `vace_conn_id`
+    """
+    import asyncio
+
+    from airflow_vace.core.references import read_known
+
+    try:
+        state = await aread_state(ti) if ti else UNKNOWN
+    except Exception:  # noqa: BLE001 - Airflow may raise any error; a doubt cancels nothing
+        log.warning("%d predictions are not canceled: the task's state could not be read", len(references))
+        return
+    if not is_ended(state):
+        log.info("%d predictions are not canceled: the task is %s", len(references), state)
+        return
+    slots = asyncio.Semaphore(_THREADS)
+
+    async def cancel(reference: str) -> None:
+        async with slots:
+            await hook.astop_prediction(read_known(reference))
+
+    async with hook:
+        await asyncio.gather(*(cancel(reference) for reference in references), return_exceptions=True)
+    log.info("%d predictions of connection %s were canceled", len(references), vace_conn_id)
