@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
+from airflow_vace.batch.decorator import vace_batch_task
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import VaceInput, read_input
 from airflow_vace.operators import VacePredictionOperator
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     FParams = ParamSpec("FParams")
 
-__all__ = ("VaceInput", "vace_task")
+__all__ = ("VaceInput", "vace_batch_task", "vace_task")
 
 
 class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):

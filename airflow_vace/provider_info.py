@@ -153,6 +153,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "task-decorators": [
             {"name": "vace", "class-name": "airflow_vace.decorators.vace_task"},
+            {"name": "vace_batch", "class-name": "airflow_vace.decorators.vace_batch_task"},
         ],
         "config": _CONFIG,
         "extra-links": [

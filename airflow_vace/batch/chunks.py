@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from airflow_vace.exceptions import LedgerError
+from airflow_vace.exceptions import LedgerError, VaceTransportError
 from airflow_vace.submission.ledger import IntentLostError, Ledger
 from airflow_vace.submission.record import Record
 
@@ -86,6 +86,8 @@ class _Chunk:
 class Chunks:
     """The entries of a batch; threads may write different items at the same time.
 
+    `takes_intents` is False after a kill, and no create follows then.
+
     :param store: Airflow's `task_state_store`, or a substitute for one attempt
     :param attempt: Airflow's number of the attempt; a later attempt takes the batch over
     :param is_durable: later attempts read the same store
@@ -94,6 +96,7 @@ class Chunks:
     def __init__(self, store: Store, attempt: int, *, is_durable: bool) -> None:
         self.attempt = attempt
         self.is_durable = is_durable
+        self.takes_intents = True
         self._store = store
         self._owner = [attempt, secrets.token_hex(8)]
         self._chunks: list[_Chunk] = []
@@ -280,6 +283,8 @@ class ItemLedger(Ledger):
 
     def intend(self, record: Record, before: Record | None) -> None:
         # No later attempt could read the intent, so a batch without such a store writes none.
+        if not self._chunks.takes_intents:
+            raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
         if not self.is_durable:
             return
         self._chunks.put(self._name, Entry(record=record), is_verified=True)

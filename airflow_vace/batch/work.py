@@ -30,6 +30,7 @@ from airflow_vace.redaction import excerpt
 from airflow_vace.submission.decision import Attempt
 from airflow_vace.submission.record import Phase
 from airflow_vace.task.claim import OperatorClaim
+from airflow_vace.task.kill import wait_for_cancel
 from airflow_vace.task.operator_run import OperatorRun
 from airflow_vace.task.saving import destination_of
 from airflow_vace.task.submitting import orders_of, submit
@@ -117,7 +118,6 @@ class Work:
         self.items = items
         self.chunks = chunks
         self.open: dict[str, _Running] = {}
-        self.is_stopped = threading.Event()
         self._is_resumed = is_resumed
         self._changed = changed
         self._by_key = {item.key: item for item in items}
@@ -131,6 +131,7 @@ class Work:
         self._waiting: list[Item] = []
         self._refusals = 0
         self._refusal: Exception | None = None
+        self._account_error: Exception | None = None
         self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="vace-batch")
         self._watcher = Watcher(task.hook.fresh(), task.poll_interval, self._wait_over, task.log)
 
@@ -184,7 +185,7 @@ class Work:
 
     def stop(self) -> list[Prediction]:
         """Submit nothing from now on, and return all predictions that may run, for a signal handler."""
-        self.is_stopped.set()
+        self.chunks.takes_intents = False
         runs = [run for run in list(self._jobs.values()) if run is not None]
         found = {running.prediction.id: running.prediction for running in list(self.open.values())}
         for run in runs:
@@ -231,7 +232,7 @@ class Work:
 
     def _fill(self) -> None:
         """Begin as many submissions as there is room for."""
-        while self._can_fill() and len(self._jobs) < 2 * _THREADS:
+        while self._can_fill() and len(self._jobs) < _THREADS:
             item = self._waiting.pop()
             self._start(item, self._submitted, item)
 
@@ -251,9 +252,13 @@ class Work:
             outcome = job(*args)
         except Exception as error:  # noqa: BLE001 - one item's error, of any type, must not end the others
             outcome = self._recorded(item, error)
+        if (run := self._jobs.get(item.key)) is not None:
+            wait_for_cancel(run)
         self._events.put((item.key, outcome))
 
     def _submitted(self, item: Item) -> _Event:
+        if self._account_error is not None:
+            raise self._account_error
         run = self._jobs[item.key] = self._run_of(item)
         if (kept := self._kept(run)) is not None:
             return _Ended(kept)
@@ -297,6 +302,8 @@ class Work:
 
     def _recorded(self, item: Item, error: Exception) -> _Failed:
         """Record the error of an item for later processes."""
+        if isinstance(_cause(error), VaceAuthError | VaceBillingError):
+            self._account_error = error
         entry = self.chunks.entry(item.key)
         record = entry.record
         is_submitted = record is not None and record.phase is not Phase.INTENT
@@ -419,8 +426,10 @@ class Work:
         self._waiting = []
 
     def _close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Stop submitting, and wait until the creates under way are recorded."""
+        self.stop()
         self._watcher.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _cause(error: Exception) -> BaseException:

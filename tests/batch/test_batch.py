@@ -91,3 +91,125 @@ def test_a_retry_repeats_no_failure_that_no_run_can_improve(
     assert billed(vendor) == 20
     assert run.cleared().result()["counts"]["succeeded"] == 20
     assert billed(vendor) == 22
+
+
+@MODES
+def test_a_row_that_is_inserted_shifts_no_other(vendor: Emulator, tmp_path: Path, *, deferrable: bool) -> None:
+    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 5} for number in range(5)]
+    run = batch(tmp_path, Store(), deferrable=deferrable, inputs=rows, key="sku")
+    run.result()
+    rows.insert(0, {"sku": "TR-new", "prompt": "an owl", "frame_num": 5})
+    result = run.cleared().result()
+    assert billed(vendor) == 6
+    assert [row["key"] for row in rows_of(result)] == ["TR-new", *(f"TR-{number}" for number in range(5))]
+    assert sorted(path.stem for path in tmp_path.glob("*.mp4")) == sorted(row["sku"] for row in rows)
+
+
+def test_a_clear_submits_a_key_with_another_input_only(vendor: Emulator, tmp_path: Path) -> None:
+    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 5} for number in range(5)]
+    run = batch(tmp_path, Store(), inputs=rows, key="sku")
+    first = {row["key"]: row["id"] for row in rows_of(run.result())}
+    rows[2]["prompt"] = "an owl"
+    second = {row["key"]: row["id"] for row in rows_of(run.cleared().result())}
+    assert billed(vendor) == 6
+    assert [key for key in first if first[key] != second[key]] == ["TR-2"]
+
+
+def test_a_clear_with_reuse_false_submits_all_items(vendor: Emulator, tmp_path: Path) -> None:
+    run = batch(tmp_path, Store(), reuse=False)
+    run.result()
+    run.cleared().result()
+    assert billed(vendor) == 40
+
+
+# --- what an author sees ---------------------------------------------------------------------------
+
+
+def test_a_share_of_successes_is_enough_where_the_author_says_so(vendor: Emulator, tmp_path: Path) -> None:
+    vendor.faults.add(method="POST", outcome={"status": "failed", "error": "NSFW content"}, times=2)
+    result = batch(tmp_path, Store(), min_success=0.9).result()
+    assert (result["counts"]["succeeded"], result["counts"]["failed"]) == (18, 2)
+    failed = [row for row in rows_of(result) if row["status"] == "failed"]
+    assert all("NSFW content" in row["error"] and row["id"] and not row["files"] for row in failed)
+
+
+def test_bad_rows_are_named_before_anything_is_paid(vendor: Emulator, tmp_path: Path) -> None:
+    rows = [{"prompt": "a fox", "frame_num": 5}, {"prompt": "a fox", "frame_num": "many"}, {"prompt": ""}]
+    with pytest.raises(AirflowFailException) as caught:
+        batch(tmp_path, Store(), inputs=rows).result()
+    assert "frame_num" in str(caught.value)
+    assert "prompt" in str(caught.value)
+    assert billed(vendor) == 0
+
+
+def test_bad_rows_are_skipped_where_the_author_says_so(vendor: Emulator, tmp_path: Path) -> None:
+    rows = [{"prompt": "a fox", "frame_num": 5}, {"prompt": "a fox", "frame_num": "many"}]
+    result = batch(tmp_path, Store(), inputs=rows, on_bad_input="skip").result()
+    assert (result["counts"]["succeeded"], result["counts"]["skipped"]) == (1, 1)
+    assert [row["status"] for row in rows_of(result)] == ["succeeded", "skipped"]
+    assert billed(vendor) == 1
+
+
+@pytest.mark.parametrize("save_to", ["clip.mp4", "{folder}/clip.mp4", "relative/"])
+def test_a_place_that_is_no_directory_is_refused_before_anything_is_paid(
+    vendor: Emulator, tmp_path: Path, save_to: str
+) -> None:
+    with pytest.raises(AirflowFailException, match="save_to"):
+        batch(tmp_path, Store(), save_to=save_to.format(folder=tmp_path)).result()
+    assert billed(vendor) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"max_in_flight": 0}, {"max_in_flight": "many"}, {"min_success": 1.5}, {"min_success": -1}),
+        *({"on_bad_input": "ignore"}, {"timeout": 0}, {"on_orphaned_intent": "guess"}, {"save_to": None}),
+        *({"save_in": "triggerer", "deferrable": False}, {"save_in": "moon"}),
+    ],
+    ids=str,
+)
+def test_parameters_that_cannot_work_fail_in_the_dag_file(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        batch(tmp_path, **wrong).leg()
+
+
+def test_the_view_shows_each_item_in_pages(vendor: Emulator, tmp_path: Path) -> None:
+    vendor.faults.add(method="POST", outcome={"status": "failed", "error": "NSFW content"}, times=1)
+    rows = [{"prompt": f"fox {number}", "frame_num": 5} for number in range(61)]
+    run = batch(tmp_path, Store(), inputs=rows, min_success=0.5)
+    result = run.result()
+    head = run.ti.xcoms["vace_view"]["batch"]
+    assert (head["items"], head["pages"], head["counts"]["failed"]) == (61, 2, 1)
+    assert (head["states"].count("s"), head["states"].count("f")) == (60, 1)
+    assert head["manifest"] == result["manifest"]
+    pages = [run.ti.xcoms[f"vace_view_page_{number:04d}"]["items"] for number in range(2)]
+    assert [len(page) for page in pages] == [60, 1]
+    (failed,) = [item for item in pages[0] if item["state"] == "f"]
+    assert "NSFW content" in failed["error"]
+    assert pages[1][0]["prediction"]["files"]
+
+
+# --- waiting ---------------------------------------------------------------------------------------
+
+
+def test_a_worker_wakes_for_a_quarter_of_the_room(slow_emulator: Emulator, tmp_path: Path) -> None:
+    run = batch(tmp_path, Store(), deferrable=True, max_in_flight=8)
+    seen: list[int] = []
+
+    def between() -> None:
+        seen.append(billed(slow_emulator))
+        runs = list(slow_emulator.world.runs.values())
+        for each in runs[: 2 * len(seen)] if len(runs) < 20 else runs:
+            timeline = each.timeline
+            timeline.boot = timeline.step = timeline.load = timeline.decode = 0.0
+
+    assert run.result(between=between)["counts"]["succeeded"] == 20
+    assert seen == [8, 10, 12, 14, 16, 18, 20]
+    assert [row["wake_after"] for row in run.rows] == [2, 2, 2, 2, 2, 2, None]
+
+
+def test_a_triggerer_saves_each_video_at_once(vendor: Emulator, tmp_path: Path) -> None:
+    run = batch(tmp_path, Store(), deferrable=True, save_in="triggerer")
+    assert run.result()["counts"]["succeeded"] == 20
+    fetched = [seen for seen in vendor.requests if "_delivery" in seen.path]
+    assert len(fetched) == 20

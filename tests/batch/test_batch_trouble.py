@@ -1,0 +1,249 @@
+"""A batch in trouble: lost creates, refusals, kills, time-outs; nothing is paid twice, and nothing is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
+
+from airflow_vace.emulator import Emulator
+from airflow_vace.exceptions import BatchFailed, LedgerError
+from batch.test_batch import MODES, batch, billed, rows_of
+from support.interrupts import interrupting, raising
+from support.tasks import Run, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("hurry")
+
+
+@pytest.fixture
+def replicate(fast_emulator: Emulator, connect: Callable[[str], None]) -> Emulator:
+    connect(fast_emulator.connection_to(backend="replicate"))
+    return fast_emulator
+
+
+@pytest.fixture
+def gateway(fast_emulator: Emulator, connect: Callable[[str], None]) -> Emulator:
+    connect(fast_emulator.connection_to(backend="gateway"))
+    return fast_emulator
+
+
+@pytest.fixture
+def running(slow_emulator: Emulator, connect: Callable[[str], None]) -> Emulator:
+    """A server whose predictions run on and on."""
+    connect(slow_emulator.connection_to(backend="replicate"))
+    return slow_emulator
+
+
+@pytest.fixture
+def airflow_says(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Set the state of the task that Airflow reports."""
+
+    def say(state: str) -> None:
+        comms = SimpleNamespace(send=lambda _: SimpleNamespace(task_states={"r": {"t": state}}))
+        monkeypatch.setattr("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", comms, raising=False)
+
+    return say
+
+
+def statuses(server: Emulator) -> Counter[str]:
+    return Counter(found["status"] for found in server.bill["predictions"])
+
+
+# --- lost creates ----------------------------------------------------------------------------------
+
+
+@MODES
+@pytest.mark.parametrize("preset", ["accepted_then_502", "accepted_then_reset"])
+def test_a_lost_create_is_found_in_the_list(
+    replicate: Emulator, tmp_path: Path, preset: str, *, deferrable: bool
+) -> None:
+    replicate.faults.add(preset, times=4)
+    result = batch(tmp_path, Store(), deferrable=deferrable).result()
+    assert result["counts"]["succeeded"] == 20
+    assert billed(replicate) == 20
+
+
+@MODES
+def test_an_unknown_item_blocks_no_other_and_is_not_repeated(
+    gateway: Emulator, tmp_path: Path, *, deferrable: bool
+) -> None:
+    gateway.faults.add("accepted_then_reset", times=2)
+    run = batch(tmp_path, Store(), deferrable=deferrable, min_success=0.9)
+    result = run.result()
+    assert (result["counts"]["succeeded"], result["counts"]["unknown"]) == (18, 2)
+    unknown = [row for row in rows_of(result) if row["status"] == "unknown"]
+    assert all("may be running" in row["error"] for row in unknown)
+    assert run.retried().result()["counts"] == result["counts"]
+    assert billed(gateway) == 20
+
+
+def test_an_unknown_item_is_submitted_again_where_the_author_says_so(
+    gateway: Emulator, tmp_path: Path
+) -> None:
+    gateway.faults.add("accepted_then_reset", times=2)
+    run = batch(tmp_path, Store(), on_orphaned_intent="resubmit")
+    with pytest.raises(BatchFailed, match="2 unknown"):
+        run.result()
+    assert run.retried().result()["counts"]["succeeded"] == 20
+    assert billed(gateway) == 22
+
+
+# --- refusals --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["no_money", "no_money_in_a_200"])
+def test_an_empty_account_stops_all_submissions(gateway: Emulator, tmp_path: Path, preset: str) -> None:
+    gateway.faults.add(preset, method="POST", path="*/predictions", skip=3, times=None)
+    with pytest.raises(AirflowFailException, match="3 succeeded"):
+        batch(tmp_path, Store()).result()
+    creates = [seen for seen in gateway.requests if seen.method == "POST"]
+    assert len(creates) <= 3 + 8
+
+
+def test_a_server_that_refuses_everything_is_asked_a_few_times_only(
+    replicate: Emulator, tmp_path: Path
+) -> None:
+    refusal = {"status": 422, "body": {"title": "Invalid", "detail": "no", "status": 422}}
+    replicate.faults.add(method="POST", path="*/predictions", times=None, **refusal)
+    with pytest.raises(AirflowFailException, match="0 of 20 items succeeded"):
+        batch(tmp_path, Store()).result()
+    creates = [seen for seen in replicate.requests if seen.method == "POST"]
+    assert len(creates) <= 16
+
+
+def test_an_input_that_the_server_refuses_ends_its_item_alone(replicate: Emulator, tmp_path: Path) -> None:
+    refusal = {"status": 422, "body": {"title": "Invalid", "detail": "no", "status": 422}}
+    replicate.faults.add(method="POST", path="*/predictions", times=2, **refusal)
+    result = batch(tmp_path, Store(), min_success=18).result()
+    assert (result["counts"]["succeeded"], result["counts"]["failed"]) == (18, 2)
+
+
+# --- the state store -------------------------------------------------------------------------------
+
+
+def test_nothing_is_submitted_while_the_records_are_out_of_reach(replicate: Emulator, tmp_path: Path) -> None:
+    store = Store()
+    store.trouble = [("get", RuntimeError("no answer"))]
+    with pytest.raises(LedgerError, match="could not be read"):
+        batch(tmp_path, store).result()
+    assert billed(replicate) == 0
+
+
+def test_a_failed_write_submits_nothing_for_its_items(replicate: Emulator, tmp_path: Path) -> None:
+    store = Store()
+    run = batch(tmp_path, store)
+    store.trouble = [("set", RuntimeError("no answer"))]
+    with pytest.raises(LedgerError, match="could not be recorded"):
+        run.result()
+    assert run.retried().result()["counts"]["succeeded"] == 20
+    assert billed(replicate) == 20
+
+
+def test_an_attempt_that_was_given_up_submits_nothing_more(replicate: Emulator, tmp_path: Path) -> None:
+    store = Store()
+    first, second = batch(tmp_path, store), batch(tmp_path, store)
+    second.ti.try_number = 2
+    met = threading.Event()
+    write = store.set
+
+    def taken_over(key: str, value: Any, **options: Any) -> None:
+        write(key, value, **options)
+        # The second attempt begins while the first one still works, as after a lost heartbeat.
+        if len(store.written) > 4 and not met.is_set():
+            met.set()
+            second.result()
+
+    store.set = taken_over  # type: ignore[method-assign]
+    with pytest.raises(LedgerError, match="nother attempt of this task"):
+        first.result()
+    assert second.retried().result()["counts"]["succeeded"] == 20
+    assert billed(replicate) == 20
+
+
+def test_a_batch_without_a_store_submits_each_item_once(replicate: Emulator, tmp_path: Path) -> None:
+    run = batch(tmp_path, None, deferrable=True, max_in_flight=8)
+    assert run.result()["counts"]["succeeded"] == 20
+    assert billed(replicate) == 20
+
+
+# --- the end by a person, a signal, or the clock ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "canceled"), [("failed", True), ("success", True), ("running", False), ("restarting", False)]
+)
+def test_a_kill_cancels_all_open_items_only_without_a_next_attempt(
+    running: Emulator,
+    tmp_path: Path,
+    airflow_says: Callable[[str], None],
+    state: str,
+    *,
+    canceled: bool,
+) -> None:
+    airflow_says(state)
+    run = batch(tmp_path, Store(), deferrable=False)
+
+    class Killed(BaseException):
+        """The end of the process after the handler of SIGTERM."""
+
+    def kill() -> None:
+        run.legs[-1].on_kill()
+        raise Killed
+
+    with interrupting(kill, lambda: billed(running) == 20), pytest.raises(Killed):
+        run.result()
+    assert statuses(running) == Counter({"canceled" if canceled else "starting": 20})
+
+
+def test_a_killed_batch_goes_on_in_the_next_attempt(
+    running: Emulator, tmp_path: Path, airflow_says: Callable[[str], None]
+) -> None:
+    airflow_says("running")
+    run = batch(tmp_path, Store())
+
+    class Killed(BaseException):
+        """The end of the process after the handler of SIGTERM."""
+
+    def kill() -> None:
+        run.legs[-1].on_kill()
+        raise Killed
+
+    with interrupting(kill, lambda: billed(running) >= 7), pytest.raises(Killed):
+        run.result()
+    end_all(running)
+    assert run.retried().result()["counts"]["succeeded"] == 20
+    assert billed(running) == 20
+
+
+def end_all(server: Emulator) -> None:
+    """End all predictions of a server, and each new one at once."""
+    server.world.time_scale = 0.0002
+    for each in server.world.runs.values():
+        each.timeline.boot = each.timeline.step = each.timeline.load = each.timeline.decode = 0.0
+
+
+def test_an_execution_timeout_cancels_all_open_items(running: Emulator, tmp_path: Path) -> None:
+    run = batch(tmp_path, Store())
+    timeout = raising(AirflowTaskTimeout)
+    with (
+        interrupting(timeout, lambda: billed(running) == 20),
+        pytest.raises(AirflowFailException, match="execution_timeout ended the batch"),
+    ):
+        run.result()
+    assert statuses(running) == Counter(canceled=20)
+
+
+@MODES
+def test_an_item_past_its_deadline_is_canceled(running: Emulator, tmp_path: Path, *, deferrable: bool) -> None:
+    run = batch(tmp_path, Store(), deferrable=deferrable, timeout=3)
+    with pytest.raises(AirflowFailException, match="0 of 20 items succeeded"):
+        run.result()
+    assert statuses(running) == Counter(canceled=20)
