@@ -154,7 +154,9 @@ class Chunks:
         with chunk.writing:
             data = self._get(chunk.key)
         entry = _items_of(data or {}).get(name) or {}
-        if (data or {}).get("owner") != self._owner or (entry.get("record") or {}).get("nonce") != record.nonce:
+        if (data or {}).get("owner") != self._owner or (entry.get("record") or {}).get(
+            "nonce"
+        ) != record.nonce:
             raise _lost()
 
     def __iter__(self) -> Iterator[str]:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.exceptions import PredictionTimeout
 from airflow_vace.task.ending import retrying_for_free
-from airflow_vace.task.operator_run import OperatorRun
 from airflow_vace.task.polling import poll_once
 from airflow_vace.task.result import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import timedelta
 
     from airflow_vace.batch.rows import Row
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
     from airflow_vace.submission.decision import OnOrphanedIntent
+    from airflow_vace.task.operator_run import OperatorRun
     from airflow_vace.task.run import SaveIn
 
 

@@ -123,7 +123,9 @@ class VaceBatchTrigger(BaseTrigger):
                         while len(ended) < wanted:
                             ended.append(await over.get())
         except TimeoutError:
-            self.log.info("%d of %d items have ended; a worker saves these in time", len(ended), len(self.items))
+            self.log.info(
+                "%d of %d items have ended; a worker saves these in time", len(ended), len(self.items)
+            )
         while not over.empty():
             ended.append(over.get_nowait())
         return ended

@@ -84,7 +84,7 @@ def check_batch(task: BatchTask) -> None:
 
     :raises ValueError: for a parameter, or a combination, that cannot work
     """
-    check_saving(task.save_to, task.save_in, False, is_deferrable=task.deferrable)  # noqa: FBT003 - no parameter
+    check_saving(task.save_to, task.save_in, False, is_deferrable=task.deferrable)
     if is_absent(task.save_to):
         raise ValueError("save_to is missing: a batch needs a directory, since its videos live for an hour")
     in_flight = task.max_in_flight

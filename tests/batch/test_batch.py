@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_vace.emulator import Emulator
 from airflow_vace.exceptions import BatchFailed
 from airflow_vace.operators import VaceBatchOperator
 from support.tasks import Run, Store
@@ -17,20 +16,28 @@ from support.tasks import Run, Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_vace.emulator import Emulator
+
 pytestmark = pytest.mark.usefixtures("hurry")
 
 MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
 
 
 @pytest.fixture(params=["replicate", "gateway"])
-def vendor(request: pytest.FixtureRequest, fast_emulator: Emulator, connect: Callable[[str], None]) -> Emulator:
+def vendor(
+    request: pytest.FixtureRequest, fast_emulator: Emulator, connect: Callable[[str], None]
+) -> Emulator:
     """A server whose predictions end at once."""
     connect(fast_emulator.connection_to(backend=request.param))
     return fast_emulator
 
 
 def batch(folder: Path, store: Store | None = None, **kwargs: Any) -> Run:
-    given = {"inputs": [{"prompt": f"fox {number}", "frame_num": 5} for number in range(20)], "save_to": f"{folder}/", **kwargs}
+    given = {
+        "inputs": [{"prompt": f"fox {number}", "frame_num": 5} for number in range(20)],
+        "save_to": f"{folder}/",
+        **kwargs,
+    }
     return Run(lambda: VaceBatchOperator(task_id="t", **given), store)
 
 
@@ -43,7 +50,9 @@ def billed(server: Emulator) -> int:
 
 
 @MODES
-def test_each_item_is_billed_once_saved_and_listed(vendor: Emulator, tmp_path: Path, *, deferrable: bool) -> None:
+def test_each_item_is_billed_once_saved_and_listed(
+    vendor: Emulator, tmp_path: Path, *, deferrable: bool
+) -> None:
     run = batch(tmp_path, Store(), deferrable=deferrable, max_in_flight=8)
     result = run.result()
     assert result["counts"] == {
@@ -94,7 +103,9 @@ def test_a_retry_repeats_no_failure_that_no_run_can_improve(
 
 
 @MODES
-def test_a_row_that_is_inserted_shifts_no_other(vendor: Emulator, tmp_path: Path, *, deferrable: bool) -> None:
+def test_a_row_that_is_inserted_shifts_no_other(
+    vendor: Emulator, tmp_path: Path, *, deferrable: bool
+) -> None:
     rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 5} for number in range(5)]
     run = batch(tmp_path, Store(), deferrable=deferrable, inputs=rows, key="sku")
     run.result()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
-from airflow_vace.emulator import Emulator
 from airflow_vace.exceptions import BatchFailed, LedgerError
 from batch.test_batch import MODES, batch, billed, rows_of
 from support.interrupts import interrupting, raising
-from support.tasks import Run, Store
+from support.tasks import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from airflow_vace.emulator import Emulator
 
 pytestmark = pytest.mark.usefixtures("hurry")
 
@@ -242,7 +243,9 @@ def test_an_execution_timeout_cancels_all_open_items(running: Emulator, tmp_path
 
 
 @MODES
-def test_an_item_past_its_deadline_is_canceled(running: Emulator, tmp_path: Path, *, deferrable: bool) -> None:
+def test_an_item_past_its_deadline_is_canceled(
+    running: Emulator, tmp_path: Path, *, deferrable: bool
+) -> None:
     run = batch(tmp_path, Store(), deferrable=deferrable, timeout=3)
     with pytest.raises(AirflowFailException, match="0 of 20 items succeeded"):
         run.result()
