@@ -10,7 +10,7 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_vace.exceptions import LedgerError, VaceTransportError
 from airflow_vace.submission.ledger import IntentLostError, Ledger
@@ -19,11 +19,17 @@ from airflow_vace.submission.record import Record
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from airflow_vace.submission.ledger import Store
-
 # Airflow warns of values over 64 KiB, and an item with one file takes about 1.5 KiB.
 ITEMS_PER_CHUNK = 32
 _KEY = "vace_batch_{:04d}"
+
+
+class Values(Protocol):
+    """The used part of Airflow's `task_state_store`."""
+
+    def get(self, key: str) -> Any: ...
+
+    def set(self, key: str, value: Any, **options: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +99,7 @@ class Chunks:
     :param is_durable: later attempts read the same store
     """
 
-    def __init__(self, store: Store, attempt: int, *, is_durable: bool) -> None:
+    def __init__(self, store: Values, attempt: int, *, is_durable: bool) -> None:
         self.attempt = attempt
         self.is_durable = is_durable
         self.takes_intents = True
@@ -259,8 +265,8 @@ def _items_of(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lost() -> IntentLostError:
     return IntentLostError(
-        "Another attempt of this task has taken over: this one sends no create and cancels nothing. Nothing was"
-        " submitted by this one."
+        "Another attempt of this task has taken over: this one sends no create and cancels nothing. Nothing"
+        " was submitted by this one."
     )
 
 
@@ -284,6 +290,7 @@ class ItemLedger(Ledger):
         return self.latest
 
     def intend(self, record: Record, before: Record | None) -> None:
+        del before  # a failed write brings the earlier entry back by itself
         # No later attempt could read the intent, so a batch without such a store writes none.
         if not self._chunks.takes_intents:
             raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)

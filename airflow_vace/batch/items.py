@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -47,8 +47,9 @@ class State(StrEnum):
 class Item:
     """One row of a batch and its state.
 
-    `payload` is that of the item's prediction, None before the submission. `error` is the reason of a failure,
-    and `may_retry` is True if another attempt of the task may help. `is_left_out` is True for a bad row.
+    `payload` is that of the item's prediction, None before the submission. `error` is the reason of a
+    failure, and `may_retry` is True if another attempt of the task may help. `is_left_out` is True for a bad
+    row.
     """
 
     position: int
@@ -124,7 +125,7 @@ class ItemTask:
     deferrable: bool = False
     # The batch announces its assets and pushes its view itself.
     do_xcom_push: bool = False
-    outlets: tuple[Any, ...] = ()
+    outlets: list[Any] = field(default_factory=list)
     map_index_template: str | None = None
 
     @property

@@ -13,7 +13,7 @@ from airflow_vace.batch.manifest import write_manifest
 from airflow_vace.batch.rows import read_rows, refuse_bad_rows
 from airflow_vace.batch.work import Work
 from airflow_vace.core.names import split_reference
-from airflow_vace.exceptions import BatchFailed
+from airflow_vace.exceptions import BatchFailed, VaceInputError
 from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.storage.destination import Destination
 from airflow_vace.storage.lineage import report_output
@@ -104,9 +104,7 @@ class BatchJob:
 
     def directory(self) -> Destination:
         """Return the destination of all items."""
-        found = Destination.of(self.task.save_to, self.ti)
-        assert found is not None
-        return found
+        return read_directory(self.task, self.ti)
 
     # --- the end -----------------------------------------------------------------------------------
 
@@ -174,14 +172,11 @@ class BatchJob:
                 events[outlet].extra.update({"counts": counts, "manifest": uri})
 
 
-def check_directory(task: VaceBatchOperator, ti: Any) -> None:
-    """Check that videos can be saved.
+def read_directory(task: VaceBatchOperator, ti: Any) -> Destination:
+    """Return the destination of a batch.
 
-    :raises VaceInputError: if `save_to` is no directory, or cannot be written
-    :raises VaceTransportError: if the store does not answer now
+    :raises VaceInputError: if `save_to` is no directory
     """
-    from airflow_vace.exceptions import VaceInputError
-
     found = Destination.of(task.save_to, ti)
     if found is None or not found.is_directory:
         raise VaceInputError(
@@ -190,6 +185,16 @@ def check_directory(task: VaceBatchOperator, ti: Any) -> None:
             value=task.save_to,
             remedy="give a directory with a slash at its end, such as 's3://bucket/clips/'",
         )
+    return found
+
+
+def check_directory(task: VaceBatchOperator, ti: Any) -> None:
+    """Check that videos can be saved, and write the directory as text into the task.
+
+    :raises VaceInputError: if `save_to` is no directory, or cannot be written
+    :raises VaceTransportError: if the store does not answer now
+    """
+    found = read_directory(task, ti)
     doubt = found.check()
     if doubt:
         task.log.warning("%s", doubt)

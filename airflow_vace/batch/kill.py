@@ -49,8 +49,7 @@ def handle_kill(work: Work, task: VaceBatchOperator) -> Thread | None:
             )
             return None
         case OnKill.CANCEL_IF_ENDED:
-            # The signal may have interrupted a request to Airflow on the same socket, so a thread asks for the
-            # state.
+            # The signal may have interrupted a request to Airflow on the same socket, so a thread asks.
             thread = Thread(target=_cancel_if_ended, args=(work, task, running), name="vace-on-kill")
             thread.start()
             return thread

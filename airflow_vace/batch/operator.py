@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 class VaceBatchOperator(WaitingOperator):
     """Submit a prediction for each row of a list or a file, save all videos, and return the counts.
 
-    One task, one deferral and one trigger serve all items, so an item costs almost no Airflow. Each item has a
-    record of its own: a retry goes on with what runs, saves what has ended, and submits again only what failed
-    and is worth another run.
+    One task, one deferral and one trigger serve all items, so an item costs almost no Airflow. Each item has
+    a record of its own: a retry goes on with what runs, saves what has ended, and submits again only what
+    failed and is worth another run.
 
     :param inputs: list of prompts or of inputs, or the path of a JSON Lines or CSV file, local or in a store
         (templated); see :func:`airflow_vace.batch.rows.read_rows`
-    :param save_to: directory of the videos, local or in a store (templated); a video's name is its item's key,
-        as in `s3://clips/2026-11-28/TR-101.mp4`
+    :param save_to: directory of the videos, local or in a store (templated); a video's name is its item's
+        key, as in `s3://clips/2026-11-28/TR-101.mp4`
     :param key: member or column that names an item, unique in the batch (default: the position)
     :param model: `owner/name`, or `owner/name:version` (templated; default: the connection's, else
         prunaai/vace-14b)
@@ -63,8 +63,8 @@ class VaceBatchOperator(WaitingOperator):
     :param save_in: `worker`, or `triggerer` to save each video at once
     :param durable: keep the records across attempts (Airflow 3.3+)
     :param reuse: return the successes to a task that is cleared; False submits all items again
-    :param on_orphaned_intent: `fail` or `resubmit` after a create that was cut off at a back-end without a list
-        of predictions; one unknown item blocks no other
+    :param on_orphaned_intent: `fail` or `resubmit` after a create that was cut off at a back-end without a
+        list of predictions; one unknown item blocks no other
     :raises ValueError: for parameters that cannot work together
     """
 
@@ -82,7 +82,7 @@ class VaceBatchOperator(WaitingOperator):
         version: str | None = None,
         vace_conn_id: str = "vace_default",
         max_in_flight: int = 100,
-        min_success: float = 1.0,
+        min_success: int | float = 1.0,  # noqa: PYI041 - an int is a number of items, a float a share
         on_bad_input: Literal["fail", "skip"] = "fail",
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float | timedelta | None = None,
@@ -173,6 +173,7 @@ class VaceBatchOperator(WaitingOperator):
     def needed_of(self, count: int) -> int:
         """Return the number of items that must succeed, of all items."""
         share = self.min_success
+        # A share such as 0.95 of 20 is a little more than 19 in binary.
         return math.ceil(share * count - 1e-9) if isinstance(share, float) else min(share, count)
 
     def _defer(self, job: BatchJob) -> NoReturn:

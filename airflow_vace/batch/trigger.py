@@ -32,8 +32,8 @@ class VaceBatchTrigger(BaseTrigger):
 
     The event is `{"ended": [keys]}`, with the keys of all items whose waits are over.
 
-    :param items: `[key, prediction id, deadline]` for each open item; the deadline in seconds since the epoch,
-        by the server's clock
+    :param items: `[key, prediction id, deadline]` for each open item; the deadline in seconds since the
+        epoch, by the server's clock
     :param vace_conn_id: connection of type `vace`
     :param poll_interval: greatest delay, in seconds, between an end and its notice
     :param cancel_on_kill: cancel the predictions when a person ends the deferred task (Airflow 3.3+)

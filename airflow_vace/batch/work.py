@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -234,22 +235,21 @@ class Work:
         """Begin as many submissions as there is room for."""
         while self._can_fill() and len(self._jobs) < _THREADS:
             item = self._waiting.pop()
-            self._start(item, self._submitted, item)
+            self._start(item, partial(self._submitted, item))
 
     def _finish(self, item: Item, prediction: Prediction | None, *, was_deferred: bool = False) -> None:
         running = self.open[item.key]
-        self._start(
-            item, self._finished, item, prediction or running.prediction, running.deadline, was_deferred
-        )
+        latest = _Running(prediction or running.prediction, running.deadline)
+        self._start(item, partial(self._finished, item, latest, was_deferred=was_deferred))
 
-    def _start(self, item: Item, job: Callable[..., _Event], *args: Any) -> None:
+    def _start(self, item: Item, job: Callable[[], _Event]) -> None:
         self._jobs[item.key] = None
-        self._pool.submit(self._do, item, job, args)
+        self._pool.submit(self._do, item, job)
 
-    def _do(self, item: Item, job: Callable[..., _Event], args: tuple[Any, ...]) -> None:
+    def _do(self, item: Item, job: Callable[[], _Event]) -> None:
         """Carry out a job in a thread, and report its outcome."""
         try:
-            outcome = job(*args)
+            outcome = job()
         except Exception as error:  # noqa: BLE001 - one item's error, of any type, must not end the others
             outcome = self._recorded(item, error)
         if (run := self._jobs.get(item.key)) is not None:
@@ -262,28 +262,25 @@ class Work:
         run = self._jobs[item.key] = self._run_of(item)
         if (kept := self._kept(run)) is not None:
             return _Ended(kept)
-        prediction, deadline = submit(run)
-        if not prediction.status.is_final:
-            return _Running(prediction, deadline)
-        return self._ended(run, prediction, deadline)
+        submitted = _Running(*submit(run))
+        return self._ended(run, submitted) if submitted.prediction.status.is_final else submitted
 
-    def _finished(
-        self, item: Item, prediction: Prediction, deadline: float | None, was_deferred: bool
-    ) -> _Event:
+    def _finished(self, item: Item, latest: _Running, *, was_deferred: bool) -> _Event:
         run = self._jobs[item.key] = self._run_of(item)
         run.deadline.was_deferred = was_deferred
-        run.prediction = prediction
-        return self._ended(run, prediction, deadline)
+        run.prediction = latest.prediction
+        return self._ended(run, latest)
 
-    def _ended(self, run: OperatorRun, prediction: Prediction, deadline: float | None) -> _Event:
-        payload = finish(run, prediction, deadline)
-        if payload is None:
-            is_over = deadline is not None and run.now() >= deadline
+    def _ended(self, run: OperatorRun, latest: _Running) -> _Event:
+        """Save the output of a prediction that has ended; a running one stays open."""
+        deadline = latest.deadline
+        payload = finish(run, latest.prediction, deadline)
+        if payload is not None:
+            return _Ended(payload)
+        if deadline is not None and run.now() >= deadline:
             # An unconfirmed deadline would end the next wait at once.
-            return _Running(
-                run.prediction or prediction, run.deadline.postponed(deadline) if is_over else deadline
-            )
-        return _Ended(payload)
+            deadline = run.deadline.postponed(deadline)
+        return _Running(run.prediction or latest.prediction, deadline)
 
     def _kept(self, run: OperatorRun) -> dict[str, Any] | None:
         """Return the payload of an earlier attempt whose files are in place, without a request."""
@@ -318,11 +315,10 @@ class Work:
     def _run_of(self, item: Item) -> OperatorRun:
         task = self.task
         log = QuietLog(task.log, f"{item.key}: ")
-        assert item.row is not None
         view = ItemTask(
             hook_of_thread=self._hook_of_thread,
             log=log,
-            input=item.row.input,
+            input=item.row.input if item.row is not None else {},
             model=task.model,
             version=task.version,
             vace_conn_id=task.vace_conn_id,

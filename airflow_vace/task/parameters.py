@@ -25,9 +25,9 @@ class BatchTask(Protocol):
     @property
     def deferrable(self) -> bool: ...
     @property
-    def max_in_flight(self) -> int: ...
+    def max_in_flight(self) -> object: ...
     @property
-    def min_success(self) -> float: ...
+    def min_success(self) -> object: ...
     @property
     def on_bad_input(self) -> str: ...
     @property
@@ -91,8 +91,9 @@ def check_batch(task: BatchTask) -> None:
     if not isinstance(in_flight, int) or isinstance(in_flight, bool) or in_flight < 1:
         raise ValueError(f"max_in_flight is {in_flight!r}; give a positive number of predictions")
     success = task.min_success
-    is_number = isinstance(success, int | float) and not isinstance(success, bool)
-    if not is_number or success < 0 or (isinstance(success, float) and success > 1):
+    is_share = isinstance(success, float) and 0 <= success <= 1
+    is_count = isinstance(success, int) and not isinstance(success, bool) and success >= 0
+    if not (is_share or is_count):
         raise ValueError(
             f"min_success is {success!r}; give a number of items as int, such as 950, or a share as float,"
             " such as 0.95"

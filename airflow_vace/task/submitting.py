@@ -105,6 +105,7 @@ def warn_of_lost_state(log: Any, *, is_durable: bool) -> None:
 
 
 def orders_of(run: OperatorRun) -> Orders:
+    """Return the maker of a task's orders."""
     task = run.task
     return Orders(
         run.hook, task.input, model=task.model, version=task.version, arguments=task.arguments_digest

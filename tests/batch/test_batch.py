@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_vace.exceptions import BatchFailed
-from airflow_vace.operators import VaceBatchOperator
-from support.tasks import Run, Store
+from support.batches import MODES, batch, billed, rows_of
+from support.tasks import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from airflow_vace.emulator import Emulator
 
 pytestmark = pytest.mark.usefixtures("hurry")
-
-MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
 
 
 @pytest.fixture(params=["replicate", "gateway"])
@@ -30,23 +27,6 @@ def vendor(
     """A server whose predictions end at once."""
     connect(fast_emulator.connection_to(backend=request.param))
     return fast_emulator
-
-
-def batch(folder: Path, store: Store | None = None, **kwargs: Any) -> Run:
-    given = {
-        "inputs": [{"prompt": f"fox {number}", "frame_num": 5} for number in range(20)],
-        "save_to": f"{folder}/",
-        **kwargs,
-    }
-    return Run(lambda: VaceBatchOperator(task_id="t", **given), store)
-
-
-def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(result["manifest"]).read_text().splitlines()]
-
-
-def billed(server: Emulator) -> int:
-    return len(server.bill["predictions"])
 
 
 @MODES
@@ -113,7 +93,7 @@ def test_a_row_that_is_inserted_shifts_no_other(
     result = run.cleared().result()
     assert billed(vendor) == 6
     assert [row["key"] for row in rows_of(result)] == ["TR-new", *(f"TR-{number}" for number in range(5))]
-    assert sorted(path.stem for path in tmp_path.glob("*.mp4")) == sorted(row["sku"] for row in rows)
+    assert sorted(path.stem for path in tmp_path.glob("*.mp4")) == sorted(str(row["sku"]) for row in rows)
 
 
 def test_a_clear_submits_a_key_with_another_input_only(vendor: Emulator, tmp_path: Path) -> None:

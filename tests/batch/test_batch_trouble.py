@@ -1,4 +1,4 @@
-"""A batch in trouble: lost creates, refusals, kills, time-outs; nothing is paid twice, and nothing is lost."""
+"""A batch in trouble: lost creates, refusals, kills, time-outs; nothing is paid twice or lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
 from airflow_vace.exceptions import BatchFailed, LedgerError
-from batch.test_batch import MODES, batch, billed, rows_of
+from support.batches import MODES, batch, billed, rows_of
 from support.interrupts import interrupting, raising
 from support.tasks import Store
 
