@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from airflow_vace.submission.decision import OnOrphanedIntent
     from airflow_vace.task.operator_run import OperatorRun
-    from airflow_vace.task.run import SaveIn
+    from airflow_vace.task.run import Reuse, SaveIn
 
     FParams = ParamSpec("FParams")
 
@@ -168,7 +168,7 @@ def vace_task(
     save_in: SaveIn = "worker",
     end_from_trigger: bool | None = None,
     durable: bool = True,
-    reuse: bool = True,
+    reuse: Reuse = True,
     on_orphaned_intent: OnOrphanedIntent = "fail",
     label: str | None = None,
     multiple_outputs: bool = False,

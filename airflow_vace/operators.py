@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
 
     from airflow_vace.submission.decision import OnOrphanedIntent
-    from airflow_vace.task.run import SaveIn
+    from airflow_vace.task.run import Reuse, SaveIn
 
 
 class VacePredictionOperator(WaitingOperator):
@@ -77,7 +77,9 @@ class VacePredictionOperator(WaitingOperator):
     :param end_from_trigger: end with a success in the triggerer, without a worker (Airflow 3.3+; default:
         if the task loses nothing by this)
     :param durable: keep the record of the submission across attempts (Airflow 3.3+)
-    :param reuse: return a success to a task that is cleared; False submits a new prediction
+    :param reuse: return a success to a task that is cleared; False submits a new prediction. "saved" also
+        returns the file at `save_to`, at no cost and in any run, if its manifest has the same input, model,
+        version and seed; needs a file's name. The payload then has `reused`
     :param on_orphaned_intent: `fail` or `resubmit` after a create that was cut off at a back-end without a
         list of predictions: the create may have been accepted, and be billed
     :param label: the customer or product of the video, for payload, manifest and asset event (templated;
@@ -108,7 +110,7 @@ class VacePredictionOperator(WaitingOperator):
         save_in: SaveIn = "worker",
         end_from_trigger: bool | None = None,
         durable: bool = True,
-        reuse: bool = True,
+        reuse: Reuse = True,
         on_orphaned_intent: OnOrphanedIntent = "fail",
         label: str | None = None,
         **kwargs: Any,

@@ -71,6 +71,7 @@ class Prediction:
     :param seed: seed of the run, None if unknown
     :param label: description of the task's video, None without a label
     :param map_index: index of the mapped task, None without mapping
+    :param reused: True for a saved result of an earlier order, which this task has not paid for
     """
 
     id: str
@@ -93,6 +94,7 @@ class Prediction:
     seed: int | None = None
     label: str | None = None
     map_index: int | None = None
+    reused: bool = False
 
     @classmethod
     def from_json(cls, data: object) -> Self:
@@ -129,6 +131,7 @@ class Prediction:
             seed=first_count(data.get("seed"), sent.get("seed")),
             label=_text(data.get("label")),
             map_index=first_count(data.get("map_index")),
+            reused=data.get("reused") is True,
         )
 
     def payload(self) -> dict[str, Any]:
@@ -154,7 +157,12 @@ class Prediction:
             "map_index": self.map_index,
             "label": self.label,
         }
-        optional = {"files": self.files, "status_word": self.status_word, "upstream_id": self.upstream_id}
+        optional = {
+            "files": self.files,
+            "status_word": self.status_word,
+            "upstream_id": self.upstream_id,
+            "reused": self.reused,
+        }
         return payload | {name: value for name, value in optional.items() if value}
 
     def updated(self, newer: Prediction) -> Prediction:

@@ -18,6 +18,7 @@ from airflow_vace.submission.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from datetime import timedelta
 
 # Airflow warns of values over 64 KiB, and an item with one file takes about 1.5 KiB.
 ITEMS_PER_CHUNK = 32
@@ -29,7 +30,7 @@ class Values(Protocol):
 
     def get(self, key: str) -> Any: ...
 
-    def set(self, key: str, value: Any, **options: Any) -> None: ...
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,14 +238,14 @@ class Chunks:
         return data
 
     def _set(self, key: str, value: dict[str, Any]) -> None:
-        options: dict[str, Any] = {}
+        retention: timedelta | None = None
         if self.is_durable:
             from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
             # A task may be cleared after months, and a lost record would allow a second bill.
-            options["retention"] = NEVER_EXPIRE
+            retention = NEVER_EXPIRE
         try:
-            self._store.set(key, value, **options)
+            self._store.set(key, value, retention=retention)
         except Exception as error:  # any type, as in `_get`
             raise LedgerError(
                 f"The state of this batch could not be recorded ({type(error).__name__}: {error})"
@@ -327,8 +328,9 @@ class AttemptStore:
         ti = self._ti
         return ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index)
 
-    def set(self, key: str, value: Any, **_: Any) -> None:
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
         """Write a value."""
+        del retention  # an XCom lives as long as its attempt
         self._values[key] = value
         if self._ti is not None:
             self._ti.xcom_push(key, value)

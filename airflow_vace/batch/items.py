@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_vace.prediction import Prediction
     from airflow_vace.submission.decision import OnOrphanedIntent
     from airflow_vace.task.operator_run import OperatorRun
-    from airflow_vace.task.run import SaveIn
+    from airflow_vace.task.run import Reuse, SaveIn
 
 
 class State(StrEnum):
@@ -115,7 +115,7 @@ class ItemTask:
     cancel_on_kill: bool
     cancel_on_timeout: bool
     durable: bool
-    reuse: bool
+    reuse: Reuse
     on_orphaned_intent: OnOrphanedIntent
     video_label: str
     arguments_digest: str | None = None

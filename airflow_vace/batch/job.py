@@ -92,7 +92,8 @@ class BatchJob:
         saves = task.save_in == "triggerer"
         return {
             "items": [
-                [key, running.prediction.id, running.deadline] for key, running in self.work.open.items()
+                [key, running.prediction.id, running.deadline, self.work.order_digest(key) if saves else None]
+                for key, running in self.work.open.items()
             ],
             "vace_conn_id": task.vace_conn_id,
             "poll_interval": task.poll_interval,

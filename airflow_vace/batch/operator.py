@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from airflow_vace.batch.job import BatchJob
     from airflow_vace.submission.decision import OnOrphanedIntent
-    from airflow_vace.task.run import SaveIn
+    from airflow_vace.task.run import Reuse, SaveIn
 
 
 class VaceBatchOperator(WaitingOperator):
@@ -62,7 +62,8 @@ class VaceBatchOperator(WaitingOperator):
     :param cancel_on_timeout: cancel a prediction at its deadline
     :param save_in: `worker`, or `triggerer` to save each video at once
     :param durable: keep the records across attempts (Airflow 3.3+)
-    :param reuse: return the successes to a task that is cleared; False submits all items again
+    :param reuse: return the successes to a task that is cleared; False submits all items again; "saved" also
+        takes a video of an equal order that lies at `save_to` under the item's key, in any run of any DAG
     :param on_orphaned_intent: `fail` or `resubmit` after a create that was cut off at a back-end without a
         list of predictions; one unknown item blocks no other
     :raises ValueError: for parameters that cannot work together
@@ -91,7 +92,7 @@ class VaceBatchOperator(WaitingOperator):
         cancel_on_timeout: bool = True,
         save_in: SaveIn = "worker",
         durable: bool = True,
-        reuse: bool = True,
+        reuse: Reuse = True,
         on_orphaned_intent: OnOrphanedIntent = "fail",
         **kwargs: Any,
     ) -> None:

@@ -32,8 +32,8 @@ class VaceBatchTrigger(BaseTrigger):
 
     The event is `{"ended": [keys]}`, with the keys of all items whose waits are over.
 
-    :param items: `[key, prediction id, deadline]` for each open item; the deadline in seconds since the
-        epoch, by the server's clock
+    :param items: `[key, prediction id, deadline, digest]` for each open item; the deadline in seconds since
+        the epoch, by the server's clock; the digest of the order for a manifest, or None
     :param vace_conn_id: connection of type `vace`
     :param poll_interval: greatest delay, in seconds, between an end and its notice
     :param cancel_on_kill: cancel the predictions when a person ends the deferred task (Airflow 3.3+)
@@ -140,7 +140,10 @@ class VaceBatchTrigger(BaseTrigger):
                 from airflow_vace.storage.destination import Destination
 
                 directory = Destination.from_json(self.destination)
-                file = replace(directory, save_to=f"{directory.save_to}{key}.mp4", names=())
+                digest = item[3] if len(item) > 3 else None
+                file = replace(
+                    directory, save_to=f"{directory.save_to}{key}.mp4", names=(), order_digest=digest
+                )
                 await save_in_triggerer(hook.fresh(poller.settings), prediction, file, self.log)
         except Exception as error:  # noqa: BLE001 - a worker polls, and reports the reason
             self.log.warning("The wait for prediction %s ended: %s", identifier, excerpt(str(error)))

@@ -6,7 +6,7 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, assert_never
@@ -34,7 +34,7 @@ from airflow_vace.task.claim import OperatorClaim
 from airflow_vace.task.kill import wait_for_cancel
 from airflow_vace.task.operator_run import OperatorRun
 from airflow_vace.task.saving import destination_of
-from airflow_vace.task.submitting import orders_of, submit
+from airflow_vace.task.submitting import orders_of, restore_input, submit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +68,6 @@ class _Ended:
     """The payload of a success with saved files."""
 
     payload: dict[str, Any]
-    is_reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +183,11 @@ class Work:
             return None
         return min(max(math.ceil(self.task.max_in_flight / _WAKE_SHARE), 1), len(self.open))
 
+    def order_digest(self, key: str) -> str | None:
+        """Return the digest of an item's order for the manifest beside the video, None if unknown."""
+        record = self.chunks.entry(key).record
+        return None if record is None else record.order_digest
+
     def stop(self) -> list[Prediction]:
         """Submit nothing from now on, and return all predictions that may run, for a signal handler."""
         self.chunks.takes_intents = False
@@ -215,7 +219,7 @@ class Work:
     def _restore_ended(self, item: Item, entry: Entry, record: Record, *, is_of_attempt: bool) -> None:
         known = record.known
         if known.status is PredictionStatus.SUCCEEDED and entry.error is None:
-            if self._is_resumed:
+            if is_of_attempt:
                 item.state, item.payload = State.SUCCEEDED, known.payload()
             return
         # A retry repeats only what another run may improve; a person's clear repeats all failures.
@@ -261,20 +265,26 @@ class Work:
             raise self._account_error
         run = self._jobs[item.key] = self._run_of(item)
         if (kept := self._kept(run)) is not None:
+            self._claim(item)
             return _Ended(kept)
         submitted = _Running(*submit(run))
-        return self._ended(run, submitted) if submitted.prediction.status.is_final else submitted
+        self._claim(item)
+        return self._ended(item, run, submitted) if submitted.prediction.status.is_final else submitted
 
     def _finished(self, item: Item, latest: _Running, *, was_deferred: bool) -> _Event:
         run = self._jobs[item.key] = self._run_of(item)
         run.deadline.was_deferred = was_deferred
         run.prediction = latest.prediction
-        return self._ended(run, latest)
+        restore_input(run)
+        return self._ended(item, run, latest)
 
-    def _ended(self, run: OperatorRun, latest: _Running) -> _Event:
+    def _ended(self, item: Item, run: OperatorRun, latest: _Running) -> _Event:
         """Save the output of a prediction that has ended; a running one stays open."""
         deadline = latest.deadline
         payload = finish(run, latest.prediction, deadline)
+        if payload is not None and payload.get("reused"):
+            # The ledger has no record of another run's prediction, and a later process asks for none.
+            self.chunks.put(item.key, Entry(reused=payload))
         if payload is not None:
             return _Ended(payload)
         if deadline is not None and run.now() >= deadline:
@@ -296,6 +306,13 @@ class Work:
         if not is_same and self._attempt.is_cleared_since(record):
             return None
         return run.marked(record.known).payload()
+
+    def _claim(self, item: Item) -> None:
+        """Mark an entry of an earlier attempt as seen by this one, so later processes ask nothing again."""
+        entry = self.chunks.entry(item.key)
+        if entry.record is not None and entry.attempt != self.chunks.attempt:
+            with suppress(LedgerError):  # the next process asks again
+                self.chunks.put(item.key, replace(entry, error=None, may_retry=True))
 
     def _recorded(self, item: Item, error: Exception) -> _Failed:
         """Record the error of an item for later processes."""
@@ -377,9 +394,9 @@ class Work:
                 item.state, item.payload = State.RUNNING, prediction.payload()
                 self._refusals = 0
                 self._watcher.watch(key, prediction, deadline)
-            case _Ended(payload, is_reused):
+            case _Ended(payload):
                 self._close_item(key)
-                item.state = State.REUSED if is_reused else State.SUCCEEDED
+                item.state = State.REUSED if payload.get("reused") else State.SUCCEEDED
                 item.payload, item.error = payload, None
                 self._refusals = 0
             case _Failed(error, was_submitted):

@@ -51,12 +51,14 @@ class Destination:
         to append to the file's stem
     :param input: the task's input, without files and secrets
     :param task: `dag_id, run_id, task_id, map_index` of the task instance
+    :param order_digest: digest of the task's order, for the manifest; None if unknown
     """
 
     save_to: str
     names: tuple[str, ...] = ()
     input: Mapping[str, Any] = field(default_factory=dict, repr=False)
     task: Mapping[str, Any] = field(default_factory=dict)
+    order_digest: str | None = None
 
     @classmethod
     def of(cls, save_to: object, ti: Any = None, values: Mapping[str, Any] | None = None) -> Self | None:
@@ -91,10 +93,13 @@ class Destination:
             names=tuple(data.get("names") or ()),
             input=data.get("input") or {},
             task=data.get("task") or {},
+            order_digest=data.get("order_digest"),
         )
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "names": list(self.names)}
+        known = {**asdict(self), "names": list(self.names)}
+        # An older triggerer needs no new member, and a row without a digest has none.
+        return {name: value for name, value in known.items() if value is not None}
 
     @property
     def is_directory(self) -> bool:

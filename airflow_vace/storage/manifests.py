@@ -43,12 +43,13 @@ def manifest_at(place: Place) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def build_manifest(
+def build_manifest(  # noqa: PLR0913, PLR0917 - the parts of a manifest
     prediction: Prediction,
     index: int,
     task: Mapping[str, Any],
     values: Mapping[str, Any],
     file: dict[str, Any],
+    order_digest: str | None = None,
 ) -> bytes:
     """Return the manifest of one saved output as JSON text.
 
@@ -56,6 +57,7 @@ def build_manifest(
     :param task: `dag_id, run_id, task_id, map_index, label` of the task, as far as known
     :param values: the prediction's input without files and secrets
     :param file: `uri, size, sha256, content_type`
+    :param order_digest: digest of the prediction's order, None if unknown
     """
     map_index = task.get("map_index")
     manifest = {
@@ -75,6 +77,7 @@ def build_manifest(
         "completed_at": prediction.completed_at,
         "saved_at": datetime.now(UTC).isoformat(),
         "task": task,
+        **({} if order_digest is None else {"order_digest": order_digest}),
         **file,
     }
     return _encoded_within_limit(manifest)

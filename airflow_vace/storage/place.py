@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 CHUNK_BYTES = 8 * 1024 * 1024
+_DIGEST_CHUNK_BYTES = 1024 * 1024
 # Most file systems limit a name to 255 bytes.
 MAX_NAME_BYTES = 255
 # A temporary name is the start of the final name and an addition of fixed length, so both stay below
@@ -156,6 +158,15 @@ class Place(ABC):
         if size > (limit := max(self.max_file_name_bytes, 0)):
             problem = f"makes a file name of {size} bytes ({meaning}) where at most {limit} are possible"
             raise unusable(field, value, problem, "shorten the name or its directory's")
+
+
+def digest_of(place: Place) -> str:
+    """Return the SHA-256 of a file's content, as hex digits."""
+    digest = hashlib.sha256()
+    with place.open() as file:
+        while chunk := file.read(_DIGEST_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def bytes_of(name: str) -> int:

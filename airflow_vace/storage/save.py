@@ -6,7 +6,6 @@ download leaves nothing under the final name. A store then receives the complete
 
 from __future__ import annotations
 
-import hashlib
 import time
 from contextlib import contextmanager
 from copy import copy
@@ -29,6 +28,7 @@ from airflow_vace.storage.manifests import (
     describe_file,
 )
 from airflow_vace.storage.outputs import Inline, likely_suffix_of, outputs_of
+from airflow_vace.storage.place import digest_of
 from airflow_vace.storage.progress import check_stop
 from airflow_vace.storage.suffixes import type_of_suffix
 from airflow_vace.storage.write import Writer, manifest_or_none, size_or_none
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from airflow_vace.storage.suffixes import FileType
 
 _MAX_SHOWN = 5
-_CHUNK_BYTES = 1024 * 1024
 
 
 def save_output(
@@ -296,7 +295,7 @@ class _Saver:
             size = place.size()
             if not size:
                 return None
-            file = describe_file(place, size, _digest_of(place), type_of_suffix(suffix))
+            file = describe_file(place, size, digest_of(place), type_of_suffix(suffix))
             self.writer.write_manifest(place, self._manifest(file, index))
         except Exception as error:  # noqa: BLE001 - keys that may only write see nothing, so write again
             self.log.info("Whether %s exists is unknown: %s", place.uri, type(error).__name__)
@@ -306,13 +305,6 @@ class _Saver:
     def _manifest(self, file: dict[str, Any], index: int) -> bytes:
         from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the public module hides the name
 
-        values = self.destination.input or without_secrets(self.prediction.input, redact)
-        return build_manifest(self.prediction, index, self.destination.task, values, file)
-
-
-def _digest_of(place: Place) -> str:
-    digest = hashlib.sha256()
-    with place.open() as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        to = self.destination
+        values = to.input or without_secrets(self.prediction.input, redact)
+        return build_manifest(self.prediction, index, to.task, values, file, to.order_digest)

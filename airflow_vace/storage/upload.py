@@ -26,6 +26,8 @@ from airflow_vace.storage.paths import existing_place_of
 from airflow_vace.storage.suffixes import Announced, file_type
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow_vace.hooks import VaceHook
     from airflow_vace.storage.place import Place
 
@@ -87,17 +89,20 @@ class InputFiles:
         """
         if self.is_other:
             check_without_inner_paths(values)
-        found = paths_anywhere(values, _is_file) if self.is_other else paths_in(values)
-        files = {text: self._checked(field, text) for field, text in found}
+        files = {text: self._checked(field, text) for field, text in self.paths_of(values)}
         if not self.is_other:
             _check_mask(values, files)
         urls = {text: self._url_of(file) for text, file in files.items()}
         return {name: _replaced(value, urls) for name, value in values.items()}
 
+    def paths_of(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield field and path of each file in a normalised input."""
+        return paths_anywhere(values, _is_file) if self.is_other else paths_in(values)
+
     def _checked(self, field: str, text: str) -> _InputFile:
         place = existing_place_of(text, field)
         if isinstance(place, LocalFile):
-            place = self._allowed(field, text, place.path)
+            place = self.allowed(field, text, place.path)
         try:
             size = place.size()
             first = place.read(0, _FIRST_READ_BYTES) if size else b""
@@ -118,7 +123,7 @@ class InputFiles:
             dimensions=_dimensions(place, first, size),
         )
 
-    def _allowed(self, field: str, text: str, path: Path) -> LocalFile:
+    def allowed(self, field: str, text: str, path: Path) -> LocalFile:
         """Return the real file behind a local path.
 
         :raises VaceInputError: if the connection's extra `input_roots` does not allow the directory

@@ -45,14 +45,20 @@ class Creator:
         self.is_submitting = False
         self.is_killed = False
 
-    def cancel_replaced(self, step: Submit, before: Record | None) -> None:
-        """Log the reason for a new prediction, and cancel the old prediction if the step says so.
+    def cancel_replaced(
+        self,
+        step: Submit,
+        before: Record | None,
+        consequence: str = "Submitting a new one, which is billed too.",
+    ) -> None:
+        """Log the reason for another result, and cancel the old prediction if the step says so.
 
         :param before: the record of the old prediction
+        :param consequence: a sentence about the bill
         :raises LedgerError: if another attempt has taken over; nothing was canceled
         """
         if step.why:
-            self.log.warning("%s Submitting a new one, which is billed too.", step.why)
+            self.log.warning("%s %s", step.why, consequence)
         if step.cancel is not None and before is not None:
             # Airflow may have given this attempt up, so a cancel could hit the successor's prediction.
             self.ledger.confirm(before)

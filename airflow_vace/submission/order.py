@@ -43,7 +43,7 @@ class Order:
 
     `values` are the inputs as the author wrote them, with files as paths. `version` is None for the server's
     choice. `arguments` is the digest of values handed over by other tasks, or by the caller of a function;
-    None without any.
+    None without any. `digest` is the digest for manifests, see :meth:`identified`; None if unknown.
     """
 
     values: Mapping[str, Any] = field(repr=False)
@@ -51,6 +51,7 @@ class Order:
     version: str | None
     conn_id: str
     arguments: str | None = None
+    digest: str | None = field(default=None, compare=False)
 
     @property
     def is_random(self) -> bool:
@@ -61,6 +62,32 @@ class Order:
     def with_seed(self, seed: int) -> Order:
         """Return the order with a fixed seed."""
         return replace(self, values={**self.values, "seed": seed})
+
+    @property
+    def fixed_seed(self) -> int | None:
+        """The author's seed of a model whose seeds are known; None for a random seed."""
+        if self.model.lower() != DEFAULT_MODEL or self.is_random:
+            return None
+        seed: int = self.values["seed"]
+        return seed
+
+    def identified(self, contents: Mapping[str, Any] | None) -> Order:
+        """Return the order with a digest that is equal in all runs for equal input, model and version.
+
+        The digest covers the content of source files in place of their paths. Connection, signatures in URLs
+        and VACE's seed stay out: a manifest holds the seed beside the digest.
+
+        :param contents: JSON that identifies the content of a source file, by path; None if unknown
+        """
+        if contents is None:
+            return replace(self, digest=None)
+        values = {
+            name: _without_signature(_with_contents(value, contents)) for name, value in self.values.items()
+        }
+        if self.model.lower() == DEFAULT_MODEL:
+            # A later release may add inputs with a default, so only other values count.
+            values = {n: v for n, v in values.items() if n != "seed" and not _is_default(n, v)}
+        return replace(self, digest=_digest([self.model.lower(), self.version, values]))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -80,6 +107,10 @@ class Order:
             return dict(self.values)
         defaults = {name: known.default for name, known in FIELDS.items() if known.default is not None}
         return {**defaults, **self.values}
+
+
+def _is_default(name: str, value: Any) -> bool:
+    return name in FIELDS and value == FIELDS[name].default
 
 
 def names_in_echo(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -172,6 +203,14 @@ def _without_signing(value: str) -> str:
         return value
     kept = [(name, text) for name, text in query if not _SIGNING.fullmatch(name)]
     return urlunsplit(parts._replace(query=urlencode(kept)))
+
+
+def _with_contents(value: Any, contents: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_with_contents(item, contents) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _with_contents(item, contents) for name, item in value.items()}
+    return contents.get(value, value) if isinstance(value, str) else value
 
 
 def _holds_data(value: Any) -> bool:

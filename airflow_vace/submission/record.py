@@ -87,8 +87,8 @@ class Record:
     create's address, and `account` a salted digest of the key: only the same account can deny a prediction.
     `arguments` is the order's digest of the same name. `is_own` is False for a prediction that may belong to
     another task. `deferred` is True while the attempt waits in the triggerer. `latest_version` is the version
-    that was looked up for the create, as long as `version` is None. Records of older versions lack some
-    members.
+    that was looked up for the create, as long as `version` is None. `order_digest` is the order's `digest`.
+    Records of older versions lack some members.
     """
 
     phase: Phase
@@ -115,6 +115,7 @@ class Record:
     deferred: bool = False
     offset: float | None = None
     latest_version: str | None = None
+    order_digest: str | None = None
 
     @classmethod
     def of(
@@ -159,6 +160,7 @@ class Record:
             account=None if account is None else account.digest(nonce),
             arguments=order.arguments,
             latest_version=terms.latest_version,
+            order_digest=order.digest,
         )
 
     @classmethod
@@ -176,7 +178,7 @@ class Record:
             # Records of older versions lack members, so these get defaults.
             known["earlier"] = tuple(known.get("earlier", ()))
             known["deadline"] = float(known["deadline"])
-            for name in ("origin", "account", "arguments", "latest_version"):
+            for name in ("origin", "account", "arguments", "latest_version", "order_digest"):
                 known[name] = known[name] if isinstance(known.get(name), str) else None
             known["is_own"] = known.get("is_own") is not False
             known["deferred"] = known.get("deferred") is True

@@ -44,6 +44,10 @@ def _no_files(_: str) -> None:
     return None
 
 
+def _nothing_reusable(order: Order) -> tuple[Order, None]:
+    return order, None
+
+
 class Submission:
     """One attempt of a task to have exactly one prediction for an order.
 
@@ -58,6 +62,8 @@ class Submission:
     :param reachable: replaces paths in an input by URLs, immediately before the create, since URLs may expire
     :param saved: returns the files of a prediction's id at their final places, None without files
     :param attempt: Airflow's numbers of the attempt (default: unknown)
+    :param reusable: returns the order with the digest for manifests, and the saved success of an equal order
+        of any task, None without one
     """
 
     def __init__(  # noqa: PLR0913 - the parts of an attempt
@@ -70,6 +76,7 @@ class Submission:
         reachable: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _unchanged,
         saved: Callable[[str], list[dict[str, Any]] | None] = _no_files,
         attempt: Attempt | None = None,
+        reusable: Callable[[Order], tuple[Order, Prediction | None]] = _nothing_reusable,
     ) -> None:
         self.hook = hook
         self.ledger = ledger
@@ -77,6 +84,7 @@ class Submission:
         self.log = log
         self.reachable = reachable
         self.attempt = attempt or Attempt()
+        self.reusable = reusable
         self.prediction: Prediction | None = None
         self.order: Order | None = None
         self.is_recorded = True
@@ -104,7 +112,9 @@ class Submission:
     def prediction_of(self, order_since: Callable[[Record | None], Order]) -> tuple[Prediction, float]:
         """Return the order's prediction, existing or new, and the deadline in seconds since the epoch.
 
-        An existing prediction keeps the deadline of its submission, unless the timeout was raised since.
+        An existing prediction keeps the deadline of its submission, unless the timeout was raised since. The
+        ledger comes before saved files of other tasks, because a prediction in the ledger is paid for and
+        may run; saved files come before an intent.
 
         :param order_since: makes the order; connection defaults come from the given record, if any
         :raises LedgerError: if the record is unreadable; nothing was submitted
@@ -115,13 +125,15 @@ class Submission:
         order = self.order = order_since(record)
         evidence: Evidence = None
         lost_creates, is_adopted = 0, False
-        if record is not None:
-            self._takeover.announce(record)
+        self._takeover.announce(record)
         while True:
             step = self._next_step(record, order, evidence, is_adopted=is_adopted)
             match step:
                 case Submit():
-                    order, version = self._renewed(order_since, order, record)
+                    order, known, saved = self._renewed(order_since, order, record)
+                    if saved is not None:
+                        return self._reuse(saved, step, record)
+                    version = self._creator.latest_version(order, known)
                     sent = self.reachable(order.values)
                     self._creator.cancel_replaced(step, record)
                     # From here on a kill must not cancel the old prediction in place of the new.
@@ -185,15 +197,23 @@ class Submission:
 
     def _renewed(
         self, order_since: Callable[[Record | None], Order], order: Order, before: Record | None
-    ) -> tuple[Order, str | None]:
-        """Return the order to submit, and the version that was looked up for an order without.
+    ) -> tuple[Order, Record | None, Prediction | None]:
+        """Return the order, the record whose looked-up version applies, and a saved success.
 
         After a clear, the connection's current defaults and the model's present version apply.
         """
         if before is not None and not self._has_intended and self.attempt.is_cleared_since(before):
             order, before = order_since(None), None
-        self.order = order
-        return order, self._creator.latest_version(order, before)
+        # A digest from after the upload could name a newer source file than that of the video, and a later
+        # run would then get the video of the old file.
+        self.order, saved = self.reusable(order)
+        return self.order, before, saved
+
+    def _reuse(self, saved: Prediction, step: Submit, record: Record | None) -> tuple[Prediction, float]:
+        """Return a saved success and the present time as deadline; the ledger stays as it is."""
+        self._creator.cancel_replaced(step, record, "A saved file is the result, at no cost.")
+        self.prediction, self.is_own = saved, False
+        return saved, self.hook.wall_clock()
 
     def _confirmed_now(self) -> float:
         return self.hook.clock.confirmed(self.hook.wall_clock())

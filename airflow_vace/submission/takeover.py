@@ -32,8 +32,10 @@ class Takeover:
         self.attempt = attempt
         self.log = log
 
-    def announce(self, record: Record) -> None:
-        """Log the record of the earlier attempt, and use its clock for deadlines."""
+    def announce(self, record: Record | None) -> None:
+        """Log the record of the earlier attempt, if any, and use its clock for deadlines."""
+        if record is None:
+            return
         if record.phase is Phase.INTENT:
             self.log.warning(
                 "An earlier attempt of this task started a create at %s, and recorded no response",

@@ -170,9 +170,12 @@ class OperatorClaim:
     def settle(self, prediction: Prediction | None) -> None:
         """Record the end of a prediction for later attempts.
 
-        A running prediction changes nothing, and an error of the store is logged.
+        A running prediction and a reused file change nothing, and an error of the store is logged.
         """
         if prediction is None or not prediction.status.is_final or not self.is_durable:
+            return
+        # The prediction of a reused file is another task's, so this ledger has no record of it.
+        if prediction.reused:
             return
         try:
             # Another attempt may have taken over during the wait, so the record is read again: to

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_vace.exceptions import LedgerError
+from airflow_vace.submission.record import Phase
 from airflow_vace.task.claim import OperatorClaim
 from airflow_vace.task.deadline import Deadline
 from airflow_vace.task.run import TaskRun, WaitingTask
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_vace.submission.decision import OnOrphanedIntent
+    from airflow_vace.task.run import Reuse
 
 
 class SubmittingTask(WaitingTask, Protocol):
@@ -30,7 +34,7 @@ class SubmittingTask(WaitingTask, Protocol):
     @property
     def poll_interval(self) -> float | None: ...
     @property
-    def reuse(self) -> bool: ...
+    def reuse(self) -> Reuse: ...
     @property
     def on_orphaned_intent(self) -> OnOrphanedIntent: ...
     @property
@@ -65,3 +69,14 @@ class OperatorRun(TaskRun):
         )
         super().__init__(task, context, claim)
         self.deadline = Deadline(self, claim, timeout=task.timeout, cancel_on_timeout=task.cancel_on_timeout)
+
+    @property
+    def order_digest(self) -> str | None:
+        # Before the submission the record may be of an earlier prediction, and a read costs a request.
+        if self.prediction is None:
+            return None
+        with suppress(LedgerError):
+            record = self.claim.ledger.latest
+            if record is not None and record.phase is not Phase.INTENT:
+                return record.order_digest if record.known.id == self.prediction.id else None
+        return None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_vace.hooks import VaceHook
+    from airflow_vace.prediction import Prediction
     from airflow_vace.submission.record import Record
     from airflow_vace.task.run import TaskRun
 
@@ -89,3 +90,14 @@ def note_input(run: TaskRun, order: Order, record: Record | None) -> None:
         run.input = order.values
     else:
         run.input = order.with_seed(run.recorded_seed).values
+
+
+def note_reused(run: TaskRun, order: Order, prediction: Prediction) -> None:
+    """Note the input of a saved success, whose files need no further check.
+
+    :param order: of this task, equal to the order of the prediction but for a random seed
+    """
+    run.is_saved, run.recorded_seed = True, prediction.seed
+    if order.is_random and prediction.seed is not None:
+        order = order.with_seed(prediction.seed)
+    run.input = order.values

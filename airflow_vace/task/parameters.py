@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.plain import is_absent
+from airflow_vace.redaction import excerpt
 from airflow_vace.submission.decision import OnOrphanedIntent
 from airflow_vace.task.run import SaveIn
 
 if TYPE_CHECKING:
+    from airflow_vace.storage.destination import Destination
     from airflow_vace.task.operator_run import SubmittingTask
+    from airflow_vace.task.run import Reuse
 
 _MAX_SECONDS = 365 * 86400
 
@@ -34,6 +38,8 @@ class BatchTask(Protocol):
     def timeout(self) -> float: ...
     @property
     def poll_interval(self) -> float | None: ...
+    @property
+    def reuse(self) -> Reuse: ...
     @property
     def on_orphaned_intent(self) -> OnOrphanedIntent: ...
 
@@ -76,6 +82,8 @@ def check_operator(task: SubmittingTask) -> None:
             value=task.save_to,
             remedy="wait_for_completion=True, or save_to on the sensor",
         )
+    if task.reuse == "saved" and (is_absent(task.save_to) or _is_directory(task.save_to)):
+        raise _reuse_error(task)
     _check_waiting(task)
 
 
@@ -104,12 +112,42 @@ def check_batch(task: BatchTask) -> None:
 
 
 def _check_waiting(task: BatchTask | SubmittingTask) -> None:
+    if task.reuse not in (True, False, "saved"):
+        raise ValueError(f"reuse is {task.reuse!r}; it must be True, False or 'saved'")
     _check_seconds("timeout", task.timeout)
     if task.poll_interval is not None:
         _check_seconds("poll_interval", task.poll_interval)
     orphaned = task.on_orphaned_intent
     if orphaned not in get_args(OnOrphanedIntent):
         raise ValueError(f"on_orphaned_intent is {orphaned!r}; it must be 'fail' or 'resubmit'")
+
+
+def check_reuse(task: SubmittingTask, destination: Destination | None) -> None:
+    """Check that `reuse="saved"` has a file's name to find, after rendering.
+
+    :raises VaceInputError: for a directory, and without `save_to`
+    """
+    if task.reuse == "saved" and (destination is None or destination.is_directory):
+        raise _reuse_error(task)
+
+
+def _is_directory(save_to: object) -> bool:
+    """Return True for a directory by its name; a template may still render to one."""
+    if isinstance(save_to, PurePath):
+        return not save_to.suffix
+    return isinstance(save_to, str) and save_to.strip().endswith("/")
+
+
+def _reuse_error(task: SubmittingTask) -> VaceInputError:
+    remedy = "name a file in save_to, such as 's3://bucket/clips/{{ params.sku }}.mp4', or set reuse=True"
+    return VaceInputError(
+        f"reuse='saved' finds a video by the name of its file, and save_to is {excerpt(repr(task.save_to))}:"
+        " names in a directory contain the id of a new prediction. Nothing was sent, nothing is billed;"
+        f" {remedy}.",
+        field="reuse",
+        value=task.save_to,
+        remedy=remedy,
+    )
 
 
 def _check_seconds(name: str, value: object) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from airflow_vace.task.claim import Claim
 
 SaveIn = Literal["worker", "triggerer"]
+Reuse = bool | Literal["saved"]
 
 
 class WaitingTask(Protocol):
@@ -98,6 +99,11 @@ class TaskRun:
     def max_tries(self) -> int | None:
         """Airflow's limit of retries, greater after a clear; None outside of Airflow."""
         return getattr(self.ti, "max_tries", None)
+
+    @property
+    def order_digest(self) -> str | None:
+        """Digest of the prediction's order for the manifest, None if unknown."""
+        return None
 
     @property
     def is_last_attempt(self) -> bool:

@@ -16,7 +16,8 @@ from airflow_vace.task.airflow_internals import TRIGGER_TIMEOUT
 from airflow_vace.task.ending import retrying_for_free
 from airflow_vace.task.errors import can_poll_later, can_submit_later, translated
 from airflow_vace.task.kill import handle_kill
-from airflow_vace.task.orders import Orders, note_input
+from airflow_vace.task.orders import Orders, note_input, note_reused
+from airflow_vace.task.parameters import check_reuse
 from airflow_vace.task.saving import check_destination, destination_of, find_files
 from airflow_vace.task.state import is_test_of_a_task
 
@@ -35,7 +36,8 @@ def submit(run: OperatorRun) -> tuple[Prediction, float]:
     :raises AirflowFailException: after all other errors
     """
     with translated(can_submit_later):
-        destination_of(run)  # A wrong `save_to` must fail before the create, which costs money.
+        # A wrong `save_to` must fail before the create, which costs money.
+        check_reuse(run.task, destination_of(run))
         orders = orders_of(run)
         submission = run.claim.submission = _submission(run, orders)
         try:
@@ -51,6 +53,8 @@ def submit(run: OperatorRun) -> tuple[Prediction, float]:
                 with suppress(LedgerError):
                     note_input(run, orders.latest, run.claim.ledger.latest)
     run.prediction = prediction
+    if prediction.reused and submission.order is not None:
+        note_reused(run, submission.order, prediction)
     # The signal came before there was an id to cancel.
     if submission.is_killed:
         handle_kill(run)
@@ -120,7 +124,7 @@ def _submission(run: OperatorRun, orders: Orders) -> Submission:
     policy = Policy(
         timeout=task.timeout,
         cancel_on_timeout=task.cancel_on_timeout,
-        reuse=task.reuse,
+        reuse=bool(task.reuse),
         on_orphaned_intent=task.on_orphaned_intent,
         only_submits=not task.wait_for_completion,
     )
@@ -132,7 +136,21 @@ def _submission(run: OperatorRun, orders: Orders) -> Submission:
         reachable=lambda values: _prepared(run, values, orders.latest),
         saved=lambda prediction_id: find_files(run, prediction_id),
         attempt=Attempt(try_number=run.try_number, max_tries=run.max_tries),
+        reusable=lambda order: _reusable(run, order),
     )
+
+
+def _reusable(run: OperatorRun, order: Order) -> tuple[Order, Prediction | None]:
+    """Return the order with a digest, and the saved success of an equal order if the author asks for one."""
+    destination = destination_of(run)
+    # The name of a file in a directory contains a new id, so no later run finds the file.
+    if destination is None or destination.is_directory:
+        return order, None
+    from airflow_vace.storage.reuse import find_reusable
+    from airflow_vace.storage.sources import identified
+
+    order = identified(run.hook, order)
+    return order, find_reusable(run.hook, destination, order) if run.task.reuse == "saved" else None
 
 
 def _prepared(run: OperatorRun, values: Mapping[str, Any], order: Order | None) -> Mapping[str, Any]:

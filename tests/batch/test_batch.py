@@ -204,3 +204,39 @@ def test_a_triggerer_saves_each_video_at_once(vendor: Emulator, tmp_path: Path) 
     assert run.result()["counts"]["succeeded"] == 20
     fetched = [seen for seen in vendor.requests if "_delivery" in seen.path]
     assert len(fetched) == 20
+
+
+# --- saved videos of other runs --------------------------------------------------------------------
+
+
+@MODES
+@pytest.mark.parametrize("save_in", ["worker", "triggerer"])
+def test_a_second_run_pays_for_changed_inputs_only(
+    vendor: Emulator, tmp_path: Path, save_in: str, *, deferrable: bool
+) -> None:
+    if save_in == "triggerer" and not deferrable:
+        pytest.skip("a worker has no trigger that saves")
+    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 5} for number in range(20)]
+    given: dict[str, Any] = {"inputs": rows, "key": "sku", "deferrable": deferrable, "save_in": save_in}
+    batch(tmp_path, Store(), reuse="saved", **given).result()
+    for number in (3, 7, 11):
+        rows[number]["prompt"] = "an owl"
+    run = batch(tmp_path, Store(), reuse="saved", **given)
+    result = run.result()
+    assert (result["counts"]["reused"], result["counts"]["succeeded"]) == (17, 3)
+    assert billed(vendor) == 23
+    assert [len(row["files"]) for row in rows_of(result)] == [1] * 20
+
+
+@MODES
+def test_a_clear_with_other_inputs_submits_all_of_them(
+    vendor: Emulator, tmp_path: Path, *, deferrable: bool
+) -> None:
+    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 5} for number in range(12)]
+    run = batch(tmp_path, Store(), inputs=rows, key="sku", deferrable=deferrable, max_in_flight=4)
+    first = {row["id"] for row in rows_of(run.result())}
+    for row in rows:
+        row["prompt"] = "an owl"
+    second = {row["id"] for row in rows_of(run.cleared().result())}
+    assert billed(vendor) == 24
+    assert first.isdisjoint(second)
