@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 _THREADS = 8
 # A server that refuses as many items one after another refuses the others too.
 _MAX_REFUSALS = 8
+# The same for refusals of the key, or for lack of credit.
+_MAX_ACCOUNT_REFUSALS = 3
 _MAX_ERROR_LENGTH = 500
 _CANCELED = (PredictionStatus.CANCELED, PredictionStatus.ABORTED)
 # A batch of a few items needs no trigger that wakes a worker for each of them.
@@ -131,7 +133,6 @@ class Work:
         self._waiting: list[Item] = []
         self._refusals = 0
         self._refusal: Exception | None = None
-        self._account_error: Exception | None = None
         self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="vace-batch")
         self._watcher = Watcher(task.hook.fresh(), task.poll_interval, self._wait_over, task.log)
 
@@ -261,8 +262,6 @@ class Work:
         self._events.put((item.key, outcome))
 
     def _submitted(self, item: Item) -> _Event:
-        if self._account_error is not None:
-            raise self._account_error
         run = self._jobs[item.key] = self._run_of(item)
         if (kept := self._kept(run)) is not None:
             self._claim(item)
@@ -316,12 +315,11 @@ class Work:
 
     def _recorded(self, item: Item, error: Exception) -> _Failed:
         """Record the error of an item for later processes."""
-        if isinstance(_cause(error), VaceAuthError | VaceBillingError):
-            self._account_error = error
         entry = self.chunks.entry(item.key)
         record = entry.record
         is_submitted = record is not None and record.phase is not Phase.INTENT
-        if not isinstance(_cause(error), LedgerError):
+        # The reason for these lies in the account or in the records, so a later process tries the item again.
+        if not isinstance(_cause(error), LedgerError | VaceAuthError | VaceBillingError):
             text, may_retry = _text_of(error), not isinstance(error, AirflowFailException)
             try:
                 self.chunks.put(item.key, Entry(record=record, error=text, may_retry=may_retry))
@@ -423,9 +421,15 @@ class Work:
             item.state = State.CANCELED if isinstance(cause, PredictionCanceled) else State.FAILED
         self.task.log.warning("%s: %s", item.key, item.error)
         if was_submitted:
+            self._refusals = 0
             return
         self._refusals += 1
-        if isinstance(cause, VaceAuthError | VaceBillingError) or self._refusals >= _MAX_REFUSALS:
+        is_of_account = isinstance(cause, VaceAuthError | VaceBillingError)
+        if is_of_account and self._refusals < _MAX_ACCOUNT_REFUSALS and self._refusal is None:
+            # A single refusal may be a moment's trouble, and a refused create costs nothing.
+            item.state, item.error = State.WAITING, None
+            self._waiting.insert(0, item)
+        elif is_of_account or self._refusals >= _MAX_REFUSALS:
             self._stop_submitting(error)
 
     def _stop_submitting(self, error: Exception) -> None:

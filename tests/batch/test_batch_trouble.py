@@ -106,7 +106,7 @@ def test_an_empty_account_stops_all_submissions(gateway: Emulator, tmp_path: Pat
     with pytest.raises(AirflowFailException, match="3 succeeded"):
         batch(tmp_path, Store()).result()
     creates = [seen for seen in gateway.requests if seen.method == "POST"]
-    assert len(creates) <= 3 + 8
+    assert len(creates) <= 3 + 2 * 8
 
 
 def test_a_server_that_refuses_everything_is_asked_a_few_times_only(
