@@ -1,1 +1,0 @@
-"""Many predictions in one task: rows, records in chunks, submission, wait, and manifest."""
