@@ -50,7 +50,7 @@ ROOMS = (
     *("input_fields", "input_files", "plain", "redaction", "exceptions", "other_inputs", "inputs"),
     *("progress", "output", "ids", "status", "prediction"),
     *("core", "client", "connection", "hooks", "storage"),
-    *("submission", "links", "task", "triggers", "operators", "sensors", "decorators"),
+    *("submission", "batch", "links", "task", "triggers", "operators", "sensors", "decorators"),
 )
 
 
