@@ -15,20 +15,21 @@ from airflow_vace.storage.place import Place, unusable
 from airflow_vace.storage.store import StoreFile, protocols_of
 
 
-def place_of(value: object, field: str) -> Place:
+def place_of(value: object, field: str, remedy: str = "") -> Place:
     """Return the local file, or the file in a store, that a user names.
 
     :param value: text, or any path object; a text with a scheme other than `file` names a store, and a name
         before `@` its Airflow connection
     :param field: name of the user's argument, for errors
+    :param remedy: usable paths, for errors (default: examples of directories)
     :raises VaceInputError: if the value is no usable path, or Airflow knows no such store or connection
     :raises VaceTransportError: if the store can't be opened at the moment
     """
     text = path_text(value)
     if text is None:
-        raise unusable(field, value, "is no path")
+        raise unusable(field, value, "is no path", remedy)
     if "\0" in text:
-        raise unusable(field, value, "contains a NUL character")
+        raise unusable(field, value, "contains a NUL character", remedy)
     scheme, has_scheme, rest = text.partition("://")
     if not has_scheme or scheme.lower() == "file":
         # Airflow's own ObjectStoragePath decodes no percent signs either, so both name the same file.
@@ -37,23 +38,23 @@ def place_of(value: object, field: str) -> Place:
         with contextlib.suppress(RuntimeError):
             path = path.expanduser()
         if not path.is_absolute():
-            raise unusable(field, value, "is not absolute")
+            raise unusable(field, value, "is not absolute", remedy)
         return LocalFile(path)
     if not is_path(text):
-        raise unusable(field, value, "is no path")
+        raise unusable(field, value, "is no path", remedy)
     # fsspec would take the first directory for the bucket, so an empty host is an error.
     if not urlsplit(text).netloc.rpartition("@")[2]:
-        raise unusable(field, value, "names no bucket")
+        raise unusable(field, value, "names no bucket", remedy)
     return _place_in_store(text, field)
 
 
-def existing_place_of(text: str, field: str) -> Place:
+def existing_place_of(text: str, field: str, remedy: str = "") -> Place:
     """Return the place of an input, see :func:`place_of`.
 
     A local address may be percent-encoded, as other programs and earlier releases write addresses; a file
     with percent signs in its name has precedence.
     """
-    place = place_of(text, field)
+    place = place_of(text, field, remedy)
     if not isinstance(place, LocalFile) or "%" not in text or place.path.exists():
         return place
     decoded = Path(unquote(str(place.path)))

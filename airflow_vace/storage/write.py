@@ -71,37 +71,9 @@ class Writer:
             manifest_part.unlink(missing_ok=True)
 
     def _write(
-        self,
-        part: Path,
-        place: Place,
-        size: int,
-        is_taken_over: Callable[[], bool] = lambda: False,
+        self, part: Path, place: Place, size: int, is_taken_over: Callable[[], bool] = lambda: False
     ) -> None:
-        """Write a file; in a store repeat until the store reports the right size.
-
-        :param is_taken_over: returns True if another task has written its own file here meanwhile
-        """
-        if isinstance(place, LocalFile):
-            place.put(part)
-            return
-        backoff, attempt = Backoff(timing=self.timing), 0
-        while True:
-            attempt += 1
-            try:
-                progress = Progress(self.timing, self.log, "Stored", self.stop, size)
-                place.put(part, fsspec_callback(progress))
-                # Some stores accept truncated uploads without an error, so compare the size.
-                stored = size_or_none(place)
-                if stored not in (None, size) and not is_taken_over():
-                    raise OSError(f"{stored} bytes are there of {size}")
-            except Exception as error:  # store libraries share no base class of errors
-                if is_permanent_write_error(error) or attempt == self.timing.max_write_attempts:
-                    raise
-                delay = backoff.next_delay()
-                self.log.warning("Storing %s again in %.1f s: %s", place.uri, delay, excerpt(str(error)))
-                pause(delay, self.stop)
-            else:
-                return
+        write_file(part, place, Progress(self.timing, self.log, "Stored", self.stop, size), is_taken_over)
 
     def _part_with(self, target: Place, content: bytes) -> Path:
         part = target.new_part(".json", self.timing.stale_part_seconds)
@@ -116,6 +88,37 @@ class Writer:
         """Return the id in a foreign manifest beside a file, None if the manifest is missing or our own."""
         other = (manifest_or_none(place) or {}).get("id", self.prediction_id)
         return None if other == self.prediction_id else excerpt(str(other), 200)
+
+
+def write_file(
+    part: Path, place: Place, progress: Progress, is_taken_over: Callable[[], bool] = lambda: False
+) -> None:
+    """Move a complete local file to its place; in a store repeat until the store reports the right size.
+
+    :param progress: with the size of the file in bytes
+    :param is_taken_over: returns True if another task has written its own file here meanwhile
+    :raises OSError: (or any error of the store's library) if all attempts failed
+    """
+    if isinstance(place, LocalFile):
+        place.put(part)
+        return
+    timing, backoff, attempt = progress.timing, Backoff(timing=progress.timing), 0
+    while True:
+        attempt += 1
+        try:
+            place.put(part, fsspec_callback(progress))
+            # Some stores accept truncated uploads without an error, so compare the size.
+            stored = size_or_none(place)
+            if stored not in (None, progress.size) and not is_taken_over():
+                raise OSError(f"{stored} bytes are there of {progress.size}")
+        except Exception as error:  # store libraries share no base class of errors
+            if is_permanent_write_error(error) or attempt == timing.max_write_attempts:
+                raise
+            delay = backoff.next_delay()
+            progress.log.warning("Storing %s again in %.1f s: %s", place.uri, delay, excerpt(str(error)))
+            pause(delay, progress.stop)
+        else:
+            return
 
 
 def size_or_none(place: Place) -> int | None:
