@@ -1,28 +1,16 @@
-"""One item of a batch: its task's parameters, and its way from a row to a saved video."""
+"""The items of a batch, and their states."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from airflow_vace.core.wait import PollAgain, Wait
-from airflow_vace.exceptions import PredictionTimeout
-from airflow_vace.task.ending import retrying_for_free
-from airflow_vace.task.polling import poll_once
-from airflow_vace.task.result import result_of
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import timedelta
+    from collections.abc import Mapping
 
     from airflow_vace.batch.rows import Row
-    from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
-    from airflow_vace.submission.decision import OnOrphanedIntent
-    from airflow_vace.task.operator_run import OperatorRun
-    from airflow_vace.task.run import Reuse, SaveIn
 
 
 class State(StrEnum):
@@ -63,113 +51,9 @@ class Item:
     is_left_out: bool = False
 
 
-class QuietLog:
-    """The batch's log without lines at level info, since a batch has thousands of these.
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A prediction that runs until the deadline at most, in seconds since the epoch by the server's clock."""
 
-    :param log: the task's log
-    :param start: begins each line, such as the key of an item
-    """
-
-    def __init__(self, log: Any, start: str = "") -> None:
-        self._log = log
-        self._start = start.replace("%", "%%")
-
-    def log(self, level: int, message: str, *args: Any) -> None:
-        """Write a line, at level debug in place of info."""
-        level = logging.DEBUG if level == logging.INFO else level
-        self._log.log(level, f"{self._start}{message}", *args)
-
-    def debug(self, message: str, *args: Any) -> None:
-        """Write a line at level debug."""
-        self.log(logging.DEBUG, message, *args)
-
-    def info(self, message: str, *args: Any) -> None:
-        """Write a line at level debug."""
-        self.log(logging.INFO, message, *args)
-
-    def warning(self, message: str, *args: Any) -> None:
-        """Write a warning."""
-        self.log(logging.WARNING, message, *args)
-
-    def error(self, message: str, *args: Any) -> None:
-        """Write an error."""
-        self.log(logging.ERROR, message, *args)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemTask:
-    """The parameters of an operator for one item; see :class:`VacePredictionOperator`.
-
-    `hook_of_thread` returns the hook of the present thread, because a session serves one thread.
-    """
-
-    hook_of_thread: Callable[[], VaceHook]
-    log: Any
-    input: Mapping[str, Any]
-    model: str | None
-    version: str | None
-    vace_conn_id: str
-    save_to: str
-    timeout: float
-    poll_interval: float | None
-    cancel_on_kill: bool
-    cancel_on_timeout: bool
-    durable: bool
-    reuse: Reuse
-    on_orphaned_intent: OnOrphanedIntent
-    video_label: str
-    arguments_digest: str | None = None
-    save_in: SaveIn = "worker"
-    end_from_trigger: bool | None = False
-    wait_for_completion: bool = True
-    deferrable: bool = False
-    # The batch announces its assets and pushes its view itself.
-    do_xcom_push: bool = False
-    outlets: list[Any] = field(default_factory=list)
-    map_index_template: str | None = None
-
-    @property
-    def hook(self) -> VaceHook:
-        """The hook of the present thread."""
-        return self.hook_of_thread()
-
-    def get_template_env(self) -> NoReturn:
-        """Raise, since no field of an item is a template."""
-        raise NotImplementedError
-
-    def defer(
-        self, *, trigger: Any, method_name: str, kwargs: dict[str, Any], timeout: timedelta | None
-    ) -> NoReturn:
-        """Raise, since the batch defers for all items."""
-        raise NotImplementedError
-
-
-def finish(run: OperatorRun, prediction: Prediction, deadline: float | None) -> dict[str, Any] | None:
-    """Return the payload of a success with saved files; None for a prediction that still runs.
-
-    :param run: the run of the item
-    :param prediction: the last known state
-    :param deadline: seconds since the epoch, by the server's clock
-    :raises VaceError: for an end that a retry of the task may improve
-    :raises AirflowFailException: for any other end
-    """
-    wait = Wait(
-        prediction=prediction,
-        deadline=deadline,
-        poll_interval=run.task.poll_interval,
-        timing=run.hook.timing,
-    )
-    with retrying_for_free(run, prediction):
-        try:
-            polled = prediction if prediction.status.is_final else poll_once(run, wait)
-        except PredictionTimeout as error:
-            late = run.deadline.enforce(error, deadline)
-            if late is None:
-                return None
-            polled = late
-        if isinstance(polled, PollAgain):
-            return None
-        run.prediction = polled
-        result = result_of(run, polled)
-        run.claim.settle(run.prediction)
-        return result
+    prediction: Prediction
+    deadline: float | None

@@ -14,9 +14,9 @@ from airflow_vace.batch.rows import read_rows, refuse_bad_rows
 from airflow_vace.batch.work import Work
 from airflow_vace.core.names import split_reference
 from airflow_vace.exceptions import BatchFailed, VaceInputError
-from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.storage.destination import Destination
 from airflow_vace.storage.lineage import report_output
+from airflow_vace.storage.masking import mask_signatures
 from airflow_vace.task.errors import translated
 from airflow_vace.task.state import is_test_of_a_task
 from airflow_vace.task.submitting import warn_of_lost_state
@@ -65,7 +65,6 @@ class BatchJob:
         progress = Progress(items, task.log)
         work = Work(task, context, items, chunks, is_resumed=is_resumed, changed=lambda: job.note(progress))
         job = cls(task, context, items, work)
-        work.restore()
         if not is_resumed:
             task.log.info("%d items: %s", len(items), summary_of(items))
         return job
@@ -115,7 +114,8 @@ class BatchJob:
         :raises BatchFailed: if too few items have succeeded, and a retry may help
         :raises AirflowFailException: if too few have succeeded, and no retry can help
         """
-        uri = write_manifest(self._manifest_uri(), (self._row(item) for item in self.items))
+        rows = (self._row(item) for item in self.items)
+        uri = write_manifest(self._manifest_uri(), rows, timing=self.task.hook.timing)
         counts = counts_of(self.items)
         self._announce(counts, uri)
         self.view.push(uri)
@@ -142,13 +142,13 @@ class BatchJob:
     def _row(self, item: Item) -> dict[str, Any]:
         payload = item.payload or {}
         return {
-            **item.columns,
             "key": item.key,
             "id": payload.get("id"),
             "status": str(item.state),
             "error": item.error,
             "seed": payload.get("seed"),
             "files": payload.get("files") or [],
+            "columns": item.columns,
         }
 
     def _manifest_uri(self) -> str:
@@ -209,10 +209,12 @@ def _items_of(task: VaceBatchOperator) -> list[Item]:
     def check(values: dict[str, Any]) -> None:
         hook.resolved(values, model=model, version=version)
 
-    name = model or hook.settings.model or DEFAULT_MODEL
+    name = model or hook.settings.model
     rows, bad = read_rows(task.inputs, key=task.key, model=name, check=check)
-    if bad and task.on_bad_input == "fail":
+    if task.on_bad_input == "fail":
         refuse_bad_rows(bad, len(rows) + len(bad))
+    # Rows of a file are no rendered fields, so Airflow masks nothing in them.
+    mask_signatures([row.input for row in rows])
     items = [Item(position=row.position, key=row.key, row=row, columns=row.columns) for row in rows]
     for row in bad:
         task.log.warning("Left out: %s", row.problem)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
+from airflow_vace.submission.decision import Attempt
 from airflow_vace.task.kill import AfterState, OnKill, decide_by_state, decide_on_kill
 from airflow_vace.task.state import UNKNOWN, aread_state, is_ended, read_state
 
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 _THREADS = 16
 
 
-def handle_kill(work: Work, task: VaceBatchOperator) -> Thread | None:
+def handle_kill(work: Work, task: VaceBatchOperator, ti: Any) -> Thread | None:
     """Submit nothing more, and cancel the open predictions if the task has ended for good.
 
+    :param ti: the task instance, None outside of Airflow
     :return: the thread that asks for the task's state and cancels, None if there is none
     """
     running = work.stop()
     if not running:
         return None
-    ti: Any = work.ti
     decision = decide_on_kill(
         running[0],
         may_cancel=True,
@@ -50,7 +51,7 @@ def handle_kill(work: Work, task: VaceBatchOperator) -> Thread | None:
             return None
         case OnKill.CANCEL_IF_ENDED:
             # The signal may have interrupted a request to Airflow on the same socket, so a thread asks.
-            thread = Thread(target=_cancel_if_ended, args=(work, task, running), name="vace-on-kill")
+            thread = Thread(target=_cancel_if_ended, args=(task, ti, running), name="vace-on-kill")
             thread.start()
             return thread
         case OnKill.CANCEL:
@@ -70,8 +71,7 @@ def cancel_all(hook: VaceHook, predictions: Sequence[Prediction]) -> int:
         return sum(pool.map(cancel, predictions))
 
 
-def _cancel_if_ended(work: Work, task: VaceBatchOperator, running: Sequence[Prediction]) -> None:
-    ti: Any = work.ti
+def _cancel_if_ended(task: VaceBatchOperator, ti: Any, running: Sequence[Prediction]) -> None:
     try:
         state = read_state(ti)
     except Exception as error:  # noqa: BLE001 - Airflow may raise any error; a doubt cancels nothing
@@ -82,8 +82,7 @@ def _cancel_if_ended(work: Work, task: VaceBatchOperator, running: Sequence[Pred
             error,
         )
         return
-    tried, limit = ti.try_number, ti.max_tries
-    is_last = isinstance(tried, int) and isinstance(limit, int) and tried > limit
+    is_last = Attempt.of(ti).is_last
     decision = decide_by_state(state, is_last_attempt=is_last, owns_prediction=True)
     if decision is AfterState.CANCEL:
         count = cancel_all(task.hook, running)

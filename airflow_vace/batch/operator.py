@@ -196,4 +196,4 @@ class VaceBatchOperator(WaitingOperator):
         from airflow_vace.batch.kill import handle_kill
 
         if self._job is not None and self._cancel is None:
-            self._cancel = handle_kill(self._job.work, self)
+            self._cancel = handle_kill(self._job.work, self, self._job.ti)

@@ -50,6 +50,17 @@ class Attempt:
     try_number: int | None = None
     max_tries: int | None = None
 
+    @classmethod
+    def of(cls, ti: object) -> Attempt:
+        """Return the numbers of a task instance; None stands for no task instance."""
+        return cls(try_number=getattr(ti, "try_number", None), max_tries=getattr(ti, "max_tries", None))
+
+    @property
+    def is_last(self) -> bool:
+        """Return True if Airflow does not retry the task any more."""
+        tried, limit = self.try_number, self.max_tries
+        return tried is not None and limit is not None and tried > limit
+
     def is_cleared_since(self, record: Record) -> bool:
         """Return True if a person has cleared the task since the record.
 

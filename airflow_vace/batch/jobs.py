@@ -1,0 +1,252 @@
+"""The threads of a batch: each submits or saves one item at a time, and reports the outcome."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_vace.batch.chunks import Entry, ItemLedger
+from airflow_vace.batch.item_task import ItemTask, QuietLog, finish
+from airflow_vace.batch.items import Running
+from airflow_vace.exceptions import LedgerError, VaceAuthError, VaceBillingError
+from airflow_vace.prediction import PredictionStatus
+from airflow_vace.redaction import excerpt
+from airflow_vace.submission.decision import Attempt
+from airflow_vace.submission.record import Phase
+from airflow_vace.task.claim import OperatorClaim
+from airflow_vace.task.kill import wait_for_cancel
+from airflow_vace.task.operator_run import OperatorRun
+from airflow_vace.task.saving import destination_of
+from airflow_vace.task.submitting import orders_of, restore_input, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.sdk import Context
+
+    from airflow_vace.batch.chunks import Chunks
+    from airflow_vace.batch.items import Item
+    from airflow_vace.batch.operator import VaceBatchOperator
+    from airflow_vace.hooks import VaceHook
+    from airflow_vace.prediction import Prediction
+
+# Creates and saves at a time: a vendor takes ten creates a second, each with a latency of half a second.
+THREADS = 8
+MAX_ERROR_LENGTH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The payload of a success with saved files."""
+
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The error of an item; `was_submitted` is False if no prediction exists."""
+
+    error: Exception
+    was_submitted: bool
+
+    @property
+    def cause(self) -> BaseException:
+        """The error behind Airflow's."""
+        is_final = isinstance(self.error, AirflowFailException)
+        return self.error.__cause__ if is_final and self.error.__cause__ else self.error
+
+    @property
+    def text(self) -> str:
+        """The message of the error, shortened."""
+        return excerpt(str(self.error), MAX_ERROR_LENGTH) or type(self.error).__name__
+
+    @property
+    def may_retry(self) -> bool:
+        """Return True if another attempt of the task may help."""
+        return not isinstance(self.error, AirflowFailException)
+
+
+Outcome = Running | Ended | Failed
+
+
+class Jobs:
+    """Submissions and saves under way.
+
+    `submitting` holds the keys of the items that are being submitted.
+
+    :param task: the operator, with rendered fields
+    :param context: Airflow's context of the task instance
+    :param chunks: the entries of the batch
+    :param report: receives the key of an item and the outcome of its job, in the job's thread
+    """
+
+    def __init__(
+        self,
+        task: VaceBatchOperator,
+        context: Context,
+        chunks: Chunks,
+        report: Callable[[str, Outcome], None],
+    ) -> None:
+        self.submitting: set[str] = set()
+        self.attempt = Attempt.of(context.get("ti"))
+        self._task = task
+        self._context = context
+        self._chunks = chunks
+        self._report = report
+        self._local = threading.local()
+        # By the item's key, with the run from the start of the job.
+        self._runs: dict[str, OperatorRun | None] = {}
+        self._pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="vace-batch")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._runs
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+    def submit(self, item: Item) -> None:
+        """Begin to submit an item, or to go on with its prediction of an earlier attempt."""
+        self.submitting.add(item.key)
+        self._start(item, partial(self._submitted, item))
+
+    def finish(self, item: Item, latest: Running, *, was_deferred: bool = False) -> None:
+        """Begin to poll a prediction, and to save a success.
+
+        :param was_deferred: the triggerer has confirmed the end of the wait
+        """
+        self._start(item, partial(self._finished, item, latest, was_deferred=was_deferred))
+
+    def end(self, key: str) -> None:
+        """Forget a job whose outcome was reported."""
+        self._runs.pop(key, None)
+        self.submitting.discard(key)
+
+    def stop(self) -> list[Prediction]:
+        """Send no create from now on; return the predictions of all jobs that may run and are the task's."""
+        self._chunks.takes_intents = False
+        found = []
+        for run in [run for run in list(self._runs.values()) if run is not None]:
+            prediction = run.claim.stop_submitting() or run.prediction
+            if prediction is not None and not prediction.status.is_final and run.claim.may_cancel():
+                found.append(prediction)
+        return found
+
+    def close(self) -> None:
+        """Stop, and wait until the creates under way are recorded."""
+        self.stop()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    # --- in the threads ----------------------------------------------------------------------------
+
+    def _start(self, item: Item, job: Callable[[], Outcome]) -> None:
+        self._runs[item.key] = None
+        self._pool.submit(self._do, item, job)
+
+    def _do(self, item: Item, job: Callable[[], Outcome]) -> None:
+        try:
+            outcome = job()
+        except Exception as error:  # noqa: BLE001 - one item's error, of any type, must not end the others
+            outcome = self._recorded(item, error)
+        if (run := self._runs.get(item.key)) is not None:
+            wait_for_cancel(run)
+        self._report(item.key, outcome)
+
+    def _submitted(self, item: Item) -> Outcome:
+        run = self._runs[item.key] = self._run_of(item)
+        if (kept := self._kept(run)) is not None:
+            self._claim(item)
+            return Ended(kept)
+        submitted = Running(*submit(run))
+        self._claim(item)
+        return self._ended(item, run, submitted) if submitted.prediction.status.is_final else submitted
+
+    def _finished(self, item: Item, latest: Running, *, was_deferred: bool) -> Outcome:
+        run = self._runs[item.key] = self._run_of(item)
+        run.deadline.was_deferred = was_deferred
+        run.prediction = latest.prediction
+        restore_input(run)
+        return self._ended(item, run, latest)
+
+    def _ended(self, item: Item, run: OperatorRun, latest: Running) -> Outcome:
+        """Save the output of a prediction that has ended; a running one stays open."""
+        deadline = latest.deadline
+        payload = finish(run, latest.prediction, deadline)
+        if payload is not None and payload.get("reused"):
+            # The ledger has no record of another run's prediction, and a later process asks for none.
+            self._chunks.put(item.key, Entry(reused=payload))
+        if payload is not None:
+            return Ended(payload)
+        if deadline is not None and run.now() >= deadline:
+            # An unconfirmed deadline would end the next wait at once.
+            deadline = run.deadline.postponed(deadline)
+        return Running(run.prediction or latest.prediction, deadline)
+
+    def _kept(self, run: OperatorRun) -> dict[str, Any] | None:
+        """Return the payload of an earlier attempt whose files are in place, without a request."""
+        record = run.claim.ledger.latest
+        if record is None or record.phase is not Phase.SETTLED or not record.known.files:
+            return None
+        if record.known.status is not PredictionStatus.SUCCEEDED or not self._task.reuse:
+            return None
+        destination = destination_of(run)
+        if destination is None or not destination.holds(record.known, run.hook.timing):
+            return None
+        is_same = orders_of(run).since(record).fingerprint == record.fingerprint
+        if not is_same and self.attempt.is_cleared_since(record):
+            return None
+        return run.marked(record.known).payload()
+
+    def _claim(self, item: Item) -> None:
+        """Mark an entry of an earlier attempt as seen by this one, so later processes ask nothing again."""
+        entry = self._chunks.entry(item.key)
+        if entry.record is not None and entry.attempt != self._chunks.attempt:
+            with suppress(LedgerError):  # the next process asks again
+                self._chunks.put(item.key, replace(entry, error=None, may_retry=True))
+
+    def _recorded(self, item: Item, error: Exception) -> Failed:
+        """Record the error of an item for later processes."""
+        record = self._chunks.entry(item.key).record
+        failed = Failed(error, was_submitted=record is not None and record.phase is not Phase.INTENT)
+        # The reason for these lies in the account or in the records, so a later process tries the item again.
+        if not isinstance(failed.cause, LedgerError | VaceAuthError | VaceBillingError):
+            entry = Entry(record=record, error=failed.text, may_retry=failed.may_retry)
+            try:
+                self._chunks.put(item.key, entry)
+            except LedgerError as trouble:
+                self._task.log.warning("%s", trouble)
+        return failed
+
+    def _run_of(self, item: Item) -> OperatorRun:
+        task = self._task
+        log = QuietLog(task.log, f"{item.key}: ")
+        view = ItemTask(
+            hook_of_thread=self._hook_of_thread,
+            log=log,
+            input=item.row.input if item.row is not None else {},
+            model=task.model,
+            version=task.version,
+            vace_conn_id=task.vace_conn_id,
+            save_to=task.file_of(item.key),
+            timeout=task.timeout,
+            poll_interval=task.poll_interval,
+            cancel_on_kill=task.cancel_on_kill,
+            cancel_on_timeout=task.cancel_on_timeout,
+            durable=task.durable,
+            reuse=task.reuse,
+            on_orphaned_intent=task.on_orphaned_intent,
+            video_label=item.key,
+        )
+        ledger = ItemLedger(self._chunks, item.key)
+        return OperatorRun(view, self._context, OperatorClaim(ledger, self._context.get("ti"), log))
+
+    def _hook_of_thread(self) -> VaceHook:
+        hook: VaceHook | None = getattr(self._local, "hook", None)
+        if hook is None:
+            hook = self._local.hook = self._task.hook.fresh(log=QuietLog(self._task.log))
+        return hook
