@@ -5,26 +5,27 @@ import { ask, Badge, below, Card, color, Heading, isRunning, keyOf, nameOf, PALE
 
 const { createElement: h, useEffect, useMemo, useRef, useState } = globalThis.React;
 
-const MAX_PAGES = 12; // stored pages for one screen: rare outcomes are spread over many pages
+const MAX_PAGES = 20; // stored pages for one screen: rare outcomes are spread over many pages
 const MAX_REQUESTS = 4; // concurrent requests for pages
 const MAX_WATCHED = 4; // concurrent requests for progress
 
-// The letters of a head's `states`, in the order of the chips.
+// The letters of a head's `states`, in the order of the chips and of the bar.
 const LETTERS = {
   succeeded: "s",
   reused: "u",
-  running: "r",
-  waiting: "w",
   failed: "f",
   canceled: "c",
   unknown: "k",
   skipped: "x",
+  running: "r",
+  waiting: "w",
 };
 
 const LOOK = {
   batch: { marginBottom: "24px" },
   head: { display: "flex", flexDirection: "column", gap: "10px", marginBottom: "16px" },
   name: { fontWeight: 600, fontSize: "1.125rem", overflowWrap: "anywhere", margin: 0 },
+  title: { textDecoration: "underline", textDecorationColor: color("border"), textUnderlineOffset: "4px" },
   bar: { display: "flex", height: "12px", borderRadius: "6px", overflow: "hidden", background: color("border") },
   dot: { borderRadius: "50%", display: "inline-block", height: "10px", width: "10px" },
   button: {
@@ -44,7 +45,8 @@ const LOOK = {
   pager: { display: "flex", gap: "12px", alignItems: "center", flexWrap: "wrap", margin: "12px 0" },
   note: { color: color("fg-muted"), fontSize: "0.875rem", margin: "8px 0", overflowWrap: "anywhere" },
 };
-const solid = (outcome) => color(`${PALETTE[outcome] ?? "gray"}-solid`);
+// Items that wait have the colour of an empty bar.
+const solid = (outcome) => color(outcome === "waiting" ? "border" : `${PALETTE[outcome] ?? "gray"}-solid`);
 const count = (number) => number.toLocaleString();
 
 export const isBatch = (entry) => typeof entry.states === "string";
@@ -218,7 +220,7 @@ function Items({ head, run, outcome }) {
       "ul",
       { style: STYLE.gallery },
       cardsOf(screen, pages, head.page_size).map((card) =>
-        h("li", { key: keyOf(card) }, h(Card, { card, progress: progress[keyOf(card)], preload: "visible" })),
+        h("li", { key: keyOf(card) }, h(Card, { card, progress: progress[keyOf(card)], preload: "pointed" })),
       ),
     ),
     pager,
@@ -235,7 +237,7 @@ export function Batch({ head, run, taskPath, isFirst }) {
   const word = head.is_open ? "running" : (head.state ?? "unknown");
   const palette = { success: "green", failed: "red", running: "blue" }[word] ?? "gray";
   const toggle = { type: "button", "aria-expanded": isOpen, onClick: () => setOpen(!isOpen), style: LOOK.button };
-  const title = taskPath ? h("a", { href: below(taskPath) }, name) : name;
+  const title = taskPath ? h("a", { href: below(taskPath), style: LOOK.title }, name) : name;
   return h(
     "section",
     { "aria-labelledby": id, style: LOOK.batch, className: "vace-batch" },

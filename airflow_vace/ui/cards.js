@@ -1,7 +1,7 @@
 // Cards of the video tab: a player, a progress bar, facts.
 // Airflow provides React and, from 3.2 on, Chakra.
 
-const { createElement: h, useEffect, useRef, useState } = globalThis.React;
+const { createElement: h, useEffect, useState } = globalThis.React;
 const Chakra = globalThis.ChakraUI ?? {};
 export const Badge = Chakra.Badge ?? "span";
 export const Heading = Chakra.Heading ?? "h3";
@@ -139,22 +139,9 @@ function Progress({ card, progress }) {
   );
 }
 
-// Returns a reference for an element, and whether the window has ever shown the element.
-function useSeen(isWatched) {
-  const [isSeen, setSeen] = useState(false);
-  const element = useRef(null);
-  useEffect(() => {
-    if (!isWatched || isSeen || element.current === null) return undefined;
-    const observer = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && setSeen(true));
-    observer.observe(element.current);
-    return () => observer.disconnect();
-  }, [isWatched, isSeen]);
-  return [element, isSeen];
-}
-
 function Player({ video, label, preload }) {
   const [isBroken, setBroken] = useState(false);
-  const [element, isSeen] = useSeen(preload === "visible");
+  const [isPointedAt, setPointedAt] = useState(false);
   useEffect(() => setBroken(false), [video.src]);
   if (isBroken) {
     const why =
@@ -168,8 +155,10 @@ function Player({ video, label, preload }) {
     const style = { ...STYLE.frame, objectFit: "contain" };
     return h("img", { src: video.src, alt: label, style, loading: "lazy", onError });
   }
-  const loaded = preload === "visible" ? (isSeen ? "metadata" : "none") : preload;
-  const more = { ref: element, controls: true, loop: true, playsInline: true, preload: loaded, onError };
+  // Sixty first frames can be sixty megabytes, so a batch loads a frame only where somebody points.
+  const loaded = preload === "pointed" ? (isPointedAt ? "metadata" : "none") : preload;
+  const onPointerEnter = () => setPointedAt(true);
+  const more = { controls: true, loop: true, playsInline: true, preload: loaded, onError, onPointerEnter };
   return h("video", { ...more, src: video.src, "aria-label": label, style: STYLE.frame });
 }
 
