@@ -187,7 +187,8 @@ def page_of_batch(
     A page that is missing or has another form has no cards, and a note with the reason.
     """
     task = instance.read_page(session, page)
-    if task is None:
+    # Without a readable view nobody knows whether the task is a batch, so the note says why.
+    if task is None or ("batch" not in task.known and task.trouble is None):
         raise HTTPException(404, "No such batch")
     cards, note = page_of(task, page, addresses.saved, datetime.now(UTC), addresses.signed)
     return {"cards": [asdict(card) for card in cards], "note": note}

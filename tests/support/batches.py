@@ -19,8 +19,8 @@ NAMES = {
 }
 
 
-def head_of_batch(states: str, **more: Any) -> dict[str, Any]:
-    """Return the value of `vace_view` for items in these states, one letter each."""
+def head_of_batch(states: str, /, **more: Any) -> dict[str, Any]:
+    """Return the value of `vace_view` for items in these states, one letter each; `more` replaces members."""
     counts = Counter(states)
     batch = {
         "items": len(states),
