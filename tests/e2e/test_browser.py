@@ -79,6 +79,8 @@ class Seen:
             viewport={"width": 1440, "height": height}, color_scheme="dark" if dark else "light"
         )
         page = context.new_page()
+        # The browser forgets requests beyond 250, and the tests of batches count theirs.
+        page.add_init_script("performance.setResourceTimingBufferSize(10000)")
         if dark:
             page.add_init_script("localStorage.setItem('theme', 'dark')")
         page.goto(f"{self.airflow.address}{path}")
@@ -198,17 +200,23 @@ def test_a_run_without_a_video_says_so(seen: Seen) -> None:
 
 
 @pytest.fixture(scope="module")
-def batch(seen: Seen) -> str:
-    """Return the id of a run whose last task has the XComs of a batch of 1,000 items."""
+def one_clip(seen: Seen) -> str:
+    """Return the id of a run of one clip, whose last task has no video."""
     run_id = seen.airflow.trigger(CAMPAIGN, products=PRODUCTS[:1], save_to=f"{seen.videos}/batch/")
     until(lambda: seen.airflow.tasks(CAMPAIGN, run_id).get("summary") == "success", 240)
+    return run_id
+
+
+@pytest.fixture
+def batch(seen: Seen, one_clip: str) -> str:
+    """Write the XComs of a batch of 1,000 items for the last task of a run; return the id of the run."""
     (film,) = (seen.videos / "batch").rglob("*.mp4")
     # A failure in each stored page, so a filter has to read all of them.
     states = "".join("f" if number % 50 == 9 else "s" for number in range(997)) + "ukx"
     for key, value in pages_of_batch(states, f"file://{film}").items():
-        seen.put_xcom(run_id, key, value)
-    seen.put_xcom(run_id, "vace_view", head_of_batch(states))
-    return run_id
+        seen.put_xcom(one_clip, key, value)
+    seen.put_xcom(one_clip, "vace_view", head_of_batch(states))
+    return one_clip
 
 
 def requests_of(page: Page, part: str) -> list[dict[str, Any]]:
@@ -254,6 +262,33 @@ def test_a_filter_goes_over_all_pages_of_a_batch(seen: Seen, batch: str) -> None
     page.get_by_role("button", name="Last").first.click()
     until(lambda: cards.count() == 40, 60)
     assert "961 to 1,000 of 1,000" in page.inner_text(".vace-batch")
+
+
+# Count the cards and pages of each screen of 10,000 items, and the items on two screens or on none.
+SCREENS = """async () => {
+    const { screensOf } = await import("/vace/batch.js");
+    const states = Array.from({ length: 10000 }, (_, n) => (n % 97 === 0 ? "f" : n % 3 ? "s" : "r")).join("");
+    return [null, "s", "r", "f", "k"].map((letter) => {
+        const screens = screensOf(states, 60, letter);
+        const shown = screens.flatMap((screen) => screen.positions);
+        const wanted = [...states].filter((state) => letter === null || state === letter).length;
+        return {
+            cards: Math.max(0, ...screens.map((screen) => screen.positions.length)),
+            pages: Math.max(0, ...screens.map((screen) => screen.pages.length)),
+            lost: wanted - new Set(shown).size,
+            twice: shown.length - new Set(shown).size,
+        };
+    });
+}"""
+
+
+def test_each_item_of_a_large_batch_is_on_one_screen(seen: Seen, batch: str) -> None:
+    page = seen.page(seen.run_page(batch, "/plugin/vace_videos"))
+    page.locator(".vace-batch article").first.wait_for()
+    for found in page.evaluate(SCREENS):
+        assert found["cards"] <= 60
+        assert found["pages"] <= 20
+        assert (found["lost"], found["twice"]) == (0, 0)
 
 
 def test_the_shown_page_of_a_batch_follows_its_xcom(seen: Seen, batch: str) -> None:
