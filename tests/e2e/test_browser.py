@@ -17,7 +17,7 @@ import requests
 
 from airflow_vace.emulator import Emulator
 from airflow_vace.provider_info import get_provider_info
-from support.batches import head_of_batch, pages_of_batch
+from support.batch_views import head_of_batch, pages_of_batch
 from support.standalone import Airflow, until, whole_airflow
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_vace.ui.batches import OUTCOMES, head_of, heads_and_others, item_at, page_of, stamped
 from airflow_vace.ui.cards import Task
-from support.batches import head_of_batch, item_of_batch, pages_of_batch
+from support.batch_views import head_of_batch, item_of_batch, pages_of_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
