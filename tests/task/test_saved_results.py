@@ -14,13 +14,13 @@ from airflow.sdk import DAG, Asset, ObjectStoragePath
 from airflow_vace.decorators import vace_task
 from airflow_vace.emulator import Emulator
 from airflow_vace.emulator.models import FIRST_VERSION
-from airflow_vace.exceptions import VaceInputError
+from airflow_vace.exceptions import PredictionFailed, VaceInputError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
 from airflow_vace.storage.local import LocalFile
 from airflow_vace.storage.paths import place_of
-from support.attempts import billed, dying_at, hooked, killed_at, statuses
+from support.attempts import billed, killed_at, statuses
 from support.films import DATA_URL
 from support.runs import extras, run, states, xcom
 from support.tasks import Run, Store
@@ -489,7 +489,7 @@ def test_a_failed_attempt_is_followed_by_the_file_of_another_task(
     own = clip("monday", f"{tmp_path}/fox.mp4", store=Store())
     failed = {"status": "failed", "error": "interrupted"}
     slow_emulator.faults.add(method="GET", path="*/predictions*", times=None, patch=failed)
-    with pytest.raises(Exception, match="interrupted"):
+    with pytest.raises(PredictionFailed, match="interrupted"):
         own.result()
     slow_emulator.faults.clear()
     done = {"status": "succeeded", "output": DATA_URL}
@@ -512,8 +512,7 @@ def test_a_clear_with_a_saved_input_cancels_the_running_prediction(
     slow_emulator.faults.clear()
     store = Store()
     running = clip("tuesday", f"{tmp_path}/fox.mp4", store=store, input={**FOX, "prompt": "an owl"})
-    with hooked(running, dying_at("get_prediction")), pytest.raises(BaseException):  # noqa: B017, PT011
-        running.result()
+    killed_at(running, "get_prediction")
     cleared = clip("tuesday", f"{tmp_path}/fox.mp4", store=store).cleared()
     assert cleared.result()["id"] == saved["id"]
     assert statuses(slow_emulator)[1] == "canceled"
