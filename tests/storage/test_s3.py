@@ -28,6 +28,7 @@ from airflow_vace.storage.upload import InputFiles
 from cluster import table
 from support.films import MP4, box, film
 from support.s3 import S3
+from support.tasks import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -296,7 +297,7 @@ def test_a_video_in_s3_is_reused_until_its_source_changes(fast_emulator: Emulato
             reuse="saved",
             save_to="s3://store@clips/out/nightly.mp4",
         )
-        return operator.execute({"ti": None})
+        return operator.execute(NOBODY)
 
     s3.put("in/nightly.mp4", MP4)
     first = night()
