@@ -232,7 +232,8 @@ class CreateBudget:
 
     def _measure_first(self, now: float, window: float) -> None:
         count = len(self._accepted) - bisect_right(self._accepted, now - window)
-        measured = max(count / window, _MIN_FIRST_RATE) * _FIRST_SHARE
+        # The server promises one create after the stated time.
+        measured = max(max(count, 1) / window, _MIN_FIRST_RATE) * _FIRST_SHARE
         self.rate = min(measured, self._max_rate or measured)
         self._step = _SLOW_START if count < _FEW_CREATES else _SEARCH
 
@@ -248,7 +249,7 @@ class CreateBudget:
         if self.rate is None or self._refused_at == float("-inf"):
             return
         if self.accepted_count - self._accepted_at_refusal >= _CEILING_CREATES:
-            self._is_measured = False
+            self._is_measured, self._hinted = False, 0.0
         creates, growth = self._step
         if self._is_measured or self.accepted_count - self._accepted_at_change < creates:
             return

@@ -14,6 +14,7 @@ from airflow_vace.core.requests import Api
 from airflow_vace.core.timing import Timing
 from airflow_vace.emulator import Emulator
 from airflow_vace.emulator.faults import rate_limited
+from airflow_vace.emulator.models import FIRST_VERSION
 from airflow_vace.hooks import VaceHook
 from conftest import scale_waits
 
@@ -46,13 +47,13 @@ def limited(connect: Callable[[str], None]) -> Iterator[Callable[..., Emulator]]
 
 
 def create_in_thread(_: int) -> str:
-    return VaceHook().fresh().create_prediction({"prompt": "a fox"}, version="5129").id
+    return VaceHook().fresh().create_prediction({"prompt": "a fox"}, version=FIRST_VERSION).id
 
 
 def create_in_loop(_: int) -> str:
     async def create() -> str:
         async with VaceHook() as hook:
-            return (await hook.acreate_prediction({"prompt": "a fox"}, version="5129")).id
+            return (await hook.acreate_prediction({"prompt": "a fox"}, version=FIRST_VERSION)).id
 
     return asyncio.run(create())
 

@@ -228,11 +228,12 @@ def test_a_create_that_is_not_wanted_after_its_wait_lets_the_next_one_go() -> No
 
 def test_creates_of_others_do_not_use_up_the_attempts() -> None:
     driver = Driver(*[VaceRateLimited("m", status_code=429)] * 40, known("starting"))
-    accepted_between = 10
+    creates = Creates(CreateBudget())
+    driver.target = Target(creates=creates)
+    creates.clock = lambda: driver.now
 
     def create_another() -> None:
-        if driver.verbs.count("create") <= accepted_between:
-            driver.target.creates.turn().accepted(None)
+        creates.turn().accepted(None)
 
     with pytest.raises(VaceRateLimited):
         driver.create(before_resend=create_another)
