@@ -29,7 +29,7 @@ _SLOW_START = (2, 2.0)
 _FEW_CREATES = 8
 # Six a minute is the lowest documented limit, for accounts with little credit.
 _MIN_FIRST_RATE = 0.1
-_APPROACH = (40, 1.05)
+_APPROACH = (60, 1.04)
 # A limit measured by many creates between two refusals is tested again only after many creates, since each
 # test may cost a 429.
 _MEASURED_CREATES = 100

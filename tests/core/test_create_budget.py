@@ -64,7 +64,7 @@ def test_two_processes_share_an_account(limit: float | None) -> None:
     world = World(vendor, limit, processes=2).create(500)
     assert (len(vendor.created), world.failures) == (1000, [])
     assert vendor.refused <= (0 if limit else 40)
-    assert world.ended_at <= (50.0 if limit else 200.0)
+    assert world.ended_at <= (50.0 if limit else 300.0)
 
 
 def test_a_silent_limit_ends_the_refusals_too() -> None:

@@ -78,7 +78,6 @@ class World:
     """
 
     def __init__(self, vendor: Vendor, limit: float | None = None, *, processes: int = 1) -> None:
-        random.seed(0)
         self.vendor = vendor
         self.now = 0.0
         self.ended_at = 0.0
@@ -91,7 +90,16 @@ class World:
         self._count = 0
 
     def create(self, items: int, *, threads: int = 8) -> World:
-        """Run until all creates of all processes have ended."""
+        """Run until all creates of all processes have ended; repeatable."""
+        state = random.getstate()
+        random.seed(0)
+        try:
+            self._run(items, threads)
+        finally:
+            random.setstate(state)
+        return self
+
+    def _run(self, items: int, threads: int) -> None:
         for target in self.targets:
             left = iter(range(items))
             for _ in range(threads):
@@ -99,7 +107,6 @@ class World:
         while self._events:
             self.now, _, (act, *arguments) = heapq.heappop(self._events)
             act(*arguments)
-        return self
 
     def _at(self, moment: float, *event: Any) -> None:
         self._count += 1
