@@ -136,6 +136,13 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def _no_earlier_creates() -> None:
+    """Forget the limits of earlier servers, since a later server may get the same port."""
+    if module := sys.modules.get("airflow_vace.client.creates"):
+        module.forget_creates()
+
+
 @pytest.fixture
 def any_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a connection whose host is never asked, for outputs that are `data:` URLs."""

@@ -17,6 +17,7 @@ _USED_SHARE = 0.97
 _LIMIT_PERIOD_SECONDS = 60.0
 # Other processes may create at the same time, so this share of a full bucket stays unused.
 _RESERVED_SHARE = 0.05
+_ROUNDING = 1e-6
 # A late thread may catch up this many seconds of creates.
 _BURST_SECONDS = 0.25
 # A first 429 shows a burst and not the limit, so the first rate stays below the measured one.
@@ -28,7 +29,7 @@ _SLOW_START = (2, 2.0)
 _FEW_CREATES = 8
 # Six a minute is the lowest documented limit, for accounts with little credit.
 _MIN_FIRST_RATE = 0.1
-_APPROACH = (40, 1.05)
+_APPROACH = (60, 1.04)
 # A limit measured by many creates between two refusals is tested again only after many creates, since each
 # test may cost a 429.
 _MEASURED_CREATES = 100
@@ -163,7 +164,9 @@ class CreateBudget:
         if self.rate is None:
             return 0.0
         self._refill(now, self.rate)
-        return max((place + 1 - self._tokens) / self.rate, 0.0)
+        missing = place + 1 - self._tokens
+        # A clock may not advance by a rounding error, so the error must not delay a create.
+        return missing / self.rate if missing > _ROUNDING else 0.0
 
     @property
     def _is_full(self) -> bool:
@@ -212,30 +215,41 @@ class CreateBudget:
         if self._hinted is not None and self._hinted > reserve:
             # The headers allowed far more than this create, so the headers describe another limit.
             self._hinted = None
-        if self._streak_since is None and self._refused_at > float("-inf") and self.rate is not None:
-            # The vendor's bucket was empty at both refusals, so the accepted creates between are the limit.
-            count = self.accepted_count - self._accepted_at_refusal
-            measured = count / max(now - self._refused_at, window)
-            self.rate = max(min(measured, self.rate), self.rate / 4) * _USED_SHARE
-            self._step, self._is_measured = _APPROACH, count >= _MEASURED_CREATES
+        if self._streak_since is not None:
+            self._measure_streak(now, self._streak_since)
+        elif self.rate is None or self._refused_at == float("-inf"):
+            self._measure_first(now, window)
         else:
-            since = now - window if self._streak_since is None else self._streak_since
-            count = len(self._accepted) - bisect_right(self._accepted, since)
-            # After a second refusal in a row the limit may be lower than any documented one.
-            least = _MIN_FIRST_RATE if self._streak_since is None else 0.5 / (now - since)
-            measured = max(count / (now - since), least) * _FIRST_SHARE
-            self.rate = measured if self.rate is None else min(self.rate, measured)
-            self._step = _SLOW_START if count < _FEW_CREATES else _SEARCH
-            self._is_measured = False
+            # The vendor's bucket was empty at both refusals, so the accepted creates between show the limit.
+            count = self.accepted_count - self._accepted_at_refusal
+            measured = (count + 0.5) / max(now - self._refused_at, window)
+            self.rate = max(min(measured, self.rate), self.rate / 4) * _USED_SHARE
+            self._step = _SEARCH if count < _FEW_CREATES else _APPROACH
+            self._is_measured = count >= _MEASURED_CREATES
         if self._streak_since is None:
             self._streak_since = now - window
         self._accepted_at_refusal = self._accepted_at_change = self.accepted_count
+
+    def _measure_first(self, now: float, window: float) -> None:
+        count = len(self._accepted) - bisect_right(self._accepted, now - window)
+        # The server promises one create after the stated time.
+        measured = max(max(count, 1) / window, _MIN_FIRST_RATE) * _FIRST_SHARE
+        self.rate = min(measured, self._max_rate or measured)
+        self._step = _SLOW_START if count < _FEW_CREATES else _SEARCH
+
+    def _measure_streak(self, now: float, since: float) -> None:
+        """Measure by the creates before a series of refusals, over the whole series."""
+        # An early probe is refused at a correct rate too, so the series must last for two creates.
+        if self.rate is not None and (now - since) * self.rate >= 2.0:
+            count = len(self._accepted) - bisect_right(self._accepted, since)
+            self.rate = min(self.rate, max(count, 0.5) / (now - since) * _FIRST_SHARE)
+            self._is_measured = False
 
     def _raise_rate(self) -> None:
         if self.rate is None or self._refused_at == float("-inf"):
             return
         if self.accepted_count - self._accepted_at_refusal >= _CEILING_CREATES:
-            self._is_measured = False
+            self._is_measured, self._hinted = False, 0.0
         creates, growth = self._step
         if self._is_measured or self.accepted_count - self._accepted_at_change < creates:
             return

@@ -105,10 +105,9 @@ class Driver:
         return [step.text for step in self.steps if isinstance(step, Note)]
 
     def create(self, values: Any = None, **kwargs: Any) -> Prediction:
-        resend = kwargs.pop("before_resend", None)
+        checks = {name: kwargs.pop(name, None) for name in ("before_resend", "while_waiting")}
         creation = calls.Creation(values=values or {"prompt": "a fox"}, **kwargs)
-        call = calls.create(creation, timing=TIMING, now=lambda: self.now, before_resend=resend)
-        return self.run(call)
+        return self.run(calls.create(creation, timing=TIMING, now=lambda: self.now, **checks))
 
     def wait(self, call: Any, **kwargs: Any) -> Any:
         wait = Wait(prediction=Prediction.from_json({"id": "abc", "status": "starting"}), **kwargs)
@@ -186,6 +185,68 @@ def test_a_connection_that_fails_ends_a_create_before_any_request() -> None:
     with pytest.raises(VaceConnectionMissing):
         driver.create()
     assert driver.steps == []
+
+
+LIMITED = VaceRateLimited("slow down", status_code=429, retry_after=30.0)
+
+
+def stop() -> None:
+    raise VaceTransportError("killed", sent=False)
+
+
+def test_a_refused_create_ends_soon_after_a_kill() -> None:
+    driver = Driver(LIMITED)
+    with pytest.raises(VaceTransportError, match="killed"):
+        driver.create(while_waiting=stop)
+    assert [step for step in driver.steps if isinstance(step, Pause)] == [
+        Pause(TIMING.max_create_pause_seconds)
+    ]
+
+
+def test_another_create_waits_for_the_end_of_a_limit_and_asks_again() -> None:
+    driver, asked = Driver(LIMITED, known("starting"), known("starting")), []
+    with pytest.raises(VaceTransportError, match="killed"):
+        driver.create(while_waiting=stop)
+    began = driver.now
+    driver.create(before_resend=lambda: asked.append(driver.now))
+    assert len(asked) == 1
+    assert asked[0] >= began + 28.0
+    # A turn without a wait needs no question.
+    driver.now += 100.0
+    driver.create(before_resend=lambda: asked.append(driver.now))
+    assert len(asked) == 1
+
+
+def test_a_create_that_is_not_wanted_after_its_wait_lets_the_next_one_go() -> None:
+    driver = Driver(LIMITED, known("starting"))
+    with pytest.raises(VaceTransportError, match="killed"):
+        driver.create(before_resend=stop)
+    before = driver.now
+    driver.create()
+    assert driver.now - before < 1.0
+
+
+def test_creates_of_others_do_not_use_up_the_attempts() -> None:
+    driver = Driver(*[VaceRateLimited("m", status_code=429)] * 40, known("starting"))
+    creates = Creates(CreateBudget())
+    driver.target = Target(creates=creates)
+    creates.clock = lambda: driver.now
+
+    def create_another() -> None:
+        creates.turn().accepted(None)
+
+    with pytest.raises(VaceRateLimited):
+        driver.create(before_resend=create_another)
+    # The count starts again a limited number of times, since a limit may concern this create alone.
+    assert driver.verbs.count("create") == 2 * TIMING.max_create_attempts
+
+
+def test_the_time_in_the_queue_shortens_the_time_at_the_server() -> None:
+    driver = Driver(LIMITED, known("starting"))
+    driver.create(deadline=driver.now + 90.0)
+    sent = [step for step in driver.steps if isinstance(step, Request)]
+    first, second = (int(request.headers["Cancel-After"].rstrip("s")) for request in sent)
+    assert (first, second < 61) == (90, True)
 
 
 # --- cancel ----------------------------------------------------------------------------------------

@@ -128,6 +128,23 @@ def test_limits_follow_the_time_scale_but_never_fall_below_the_real_ones() -> No
     assert VendorLimits(0.0).creates.take()
 
 
+@pytest.mark.parametrize("path", [CREATES, GATEWAY])
+def test_a_stated_limit_of_creates_holds_on_each_back_end(path: str) -> None:
+    with Emulator(time_scale=0.0002, create_limit=6, create_burst=1) as emulator:
+        body = {"input": FOX, "version": FIRST_VERSION}
+        first, second = (ask(emulator, "POST", path, body) for _ in range(2))
+        assert (first.ok, second.status_code) == (True, 429)
+        assert 1 <= int(second.headers["Retry-After"]) <= 10
+        has_headers = "ratelimit-remaining" in first.headers
+        assert has_headers == (path != GATEWAY)
+        assert emulator.throttled == 1
+
+
+def test_a_limit_of_creates_allows_a_minute_at_once_by_default() -> None:
+    assert VendorLimits(0.01, 120).creates.remaining == 120
+    assert VendorLimits(0.01, 120).creates.rate == 2.0
+
+
 def test_a_pause_earns_no_larger_burst() -> None:
     bucket = Bucket(2, 1e9)
     assert bucket.take()

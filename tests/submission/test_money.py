@@ -373,7 +373,8 @@ def test_a_prompt_that_a_template_did_not_find_is_refused(server: Emulator, prom
 
 def test_a_killed_task_sends_no_create_after_a_limit(server: Emulator) -> None:
     run = task()
-    server.faults.add(method="POST", path="*/predictions", status=429, headers={"Retry-After": "2"})
+    # Longer than the guard below: the kill ends the pause.
+    server.faults.add(method="POST", path="*/predictions", status=429, headers={"Retry-After": "100"})
     with ThreadPoolExecutor() as pool:
         result = pool.submit(run.result)
         server.wait_for(lambda: any(request.method == "POST" for request in server.requests), 30)
