@@ -52,7 +52,8 @@ class VaceHook(ConnectionHook):
         :param version: id of a version (default: the connection's, for the connection's model; "" for the
             server's choice). Replicate needs a version, so the latest is looked up there.
         :param deadline: seconds since the epoch at which the server is asked to cancel by itself
-        :param before_resend: called before a refused create is sent again; an exception ends the call
+        :param before_resend: called before a create is sent that was refused, or that waited for its turn for
+            some seconds; an exception ends the call
         :raises VaceInputError: before any request, for an input that cannot work
         :raises SubmissionUnknown: if the create may have been accepted, and billed, without an answer
         :raises VaceAPIError: (or a subclass) if the server refused
@@ -61,10 +62,25 @@ class VaceHook(ConnectionHook):
         creation = calls.Creation(values=input, model=model, version=version, deadline=deadline)
         return self.submit(creation, before_resend)
 
-    def submit(self, creation: calls.Creation, before_resend: Callable[[], None] | None = None) -> Prediction:
-        """Submit a described create; for arguments and errors see :meth:`create_prediction`."""
-        timing, now = self.timing, self.wall_clock
-        return self._run(calls.create(creation, timing=timing, now=now, before_resend=before_resend))
+    def submit(
+        self,
+        creation: calls.Creation,
+        before_resend: Callable[[], None] | None = None,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> Prediction:
+        """Submit a described create; for other arguments and errors see :meth:`create_prediction`.
+
+        :param while_waiting: called about each second while the create waits; an exception ends the call, and
+            nothing was submitted
+        """
+        call = calls.create(
+            creation,
+            timing=self.timing,
+            now=self.wall_clock,
+            before_resend=before_resend,
+            while_waiting=while_waiting,
+        )
+        return self._run(call)
 
     async def acreate_prediction(
         self,

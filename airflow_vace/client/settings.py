@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
+from airflow_vace.client.creates import creates_of
 from airflow_vace.client.extras import (
     read_cert,
     read_directories,
@@ -31,6 +32,7 @@ from airflow_vace.core.timing import Timing
 from airflow_vace.inputs import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from airflow_vace.client.creates import Creates
     from airflow_vace.core.requests import Request
 
 DEFAULT_TIMEOUT = 30.0
@@ -146,6 +148,11 @@ class Settings:
         """Return the limit in seconds for a request and its response; an upload gets time for its size."""
         body = request.body
         return self.timeout + (len(body) / _MIN_UPLOAD_BYTES_PER_SECOND if isinstance(body, Form) else 0.0)
+
+    @property
+    def creates(self) -> Creates:
+        """The budget of creates that all users of this account share in the process."""
+        return creates_of(self.api, self.timing)
 
     @property
     def connect_timeout(self) -> float:

@@ -28,7 +28,8 @@ class Backend:
     :param files: path of an upload
     :param model: path of a model, with `{model}`
     :param needs_version: a create needs a version, except for official models
-    :param limit: requests per second of one account, None if unknown
+    :param limit: requests other than creates per second of one account, None if unknown
+    :param create_limit: creates per second of one account, None if unknown
     :param response_format: members of a response, as Replicate or as Pruna documents them
     """
 
@@ -46,12 +47,13 @@ class Backend:
     model: str = "/models/{model}"
     needs_version: bool = False
     limit: float | None = None
+    create_limit: float | None = None
     response_format: Literal["replicate", "pruna"] = "replicate"
 
 
 # Gateways place Replicate's API below this path, and document neither a list nor uploads.
 GATEWAY = Backend(name="gateway", prefix="/replicate/v1")
-# https://replicate.com/docs/reference/http; 3,000 requests a minute:
+# https://replicate.com/docs/reference/http; 600 creates and 3,000 other requests a minute:
 # https://replicate.com/docs/topics/predictions/rate-limits
 REPLICATE = Backend(
     name="replicate",
@@ -61,6 +63,7 @@ REPLICATE = Backend(
     files="/files",
     needs_version=True,
     limit=50.0,
+    create_limit=10.0,
 )
 # https://docs.api.pruna.ai
 PRUNA = Backend(

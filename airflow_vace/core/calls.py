@@ -6,13 +6,16 @@ The steps of a call are in :mod:`airflow_vace.core.steps`, a blocking and an asy
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_vace.core.create_turn import CreateAttempts
 from airflow_vace.core.multipart import Form
 from airflow_vace.core.references import read_known
+from airflow_vace.core.response_times import read_allowance
 from airflow_vace.core.responses import Page, read_list, read_prediction, read_probe, read_upload
-from airflow_vace.core.retry import Backoff, CreateRetries, is_not_found, read_failed_create, verdict_of
+from airflow_vace.core.retry import Backoff, is_not_found, read_failed_create, verdict_of
 from airflow_vace.core.steps import Note, Pause, connected, sent
 from airflow_vace.core.versions import chosen, version_needed, version_to_send
 from airflow_vace.core.wait import Final, GiveUp, PollAgain, Wait
@@ -73,13 +76,17 @@ def create(
     timing: Timing,
     now: Callable[[], float],
     before_resend: Callable[[], None] | None = None,
+    while_waiting: Callable[[], None] | None = None,
 ) -> Call[Prediction]:
     """Submit a prediction, at a price, and return the server's answer.
 
-    The request is repeated only after a failure that rules out acceptance.
+    The create waits for its turn in the account's budget. The request is repeated only after a failure that
+    rules out acceptance.
 
     :param now: returns seconds since the epoch, by this machine's clock
-    :param before_resend: called before each repetition; an exception of it ends the call
+    :param before_resend: called before each repetition, and after a long wait for a turn; an exception of it
+        ends the call
+    :param while_waiting: called about each second of a wait; an exception of it ends the call
     """
     target = yield from connected()
     model, version = chosen(creation.model, creation.version, target)
@@ -88,31 +95,32 @@ def create(
         yield Note(f"The model may refuse this: {warning}", is_warning=True)
     chosen_version = yield from version_to_send(target, model, version, timing=timing)
     version = chosen_version.version
-    began = now()
-    request = target.api.create(
-        values,
-        model=model,
-        version=version,
-        cancel_after=None if creation.deadline is None else creation.deadline - began,
+    attempts = CreateAttempts(
+        turn=target.creates.turn(),
+        timing=timing,
+        now=now,
+        before_resend=before_resend,
+        while_waiting=while_waiting,
     )
-    retries = CreateRetries(timing)
-    while True:
-        try:
-            created = read_prediction(target.api, request, (yield from sent(request)))
-            # Payload and manifest show the version of the video, and some servers omit it.
-            return created if created.version else replace(created, version=version)
-        except VaceError as error:
-            # A clock that was set back meanwhile must not lengthen the time for repetitions.
-            delay = retries.next_delay(error, max(now() - began, 0.0))
-            if delay is None:
-                failure = read_failed_create(error)
-                if version is None and target.api.backend.needs_version and is_not_found(error):
-                    failure = version_needed(model, chosen_version.failure or error)
-                raise failure from (None if failure is error else error)
-            yield Note(f"Nothing was accepted; submitting again in {delay:.1f} s: {error}", is_warning=True)
-        yield Pause(delay)
-        if before_resend is not None:
-            before_resend()
+    with closing(attempts):
+        while True:
+            yield from attempts.begin()
+            # The queue may be long, so each request states the seconds that are left.
+            cancel_after = None if creation.deadline is None else creation.deadline - now()
+            request = target.api.create(values, model=model, version=version, cancel_after=cancel_after)
+            try:
+                response = yield from sent(request)
+                created = read_prediction(target.api, request, response)
+            except VaceError as error:
+                if not (yield from attempts.pause_after(error)):
+                    failure = read_failed_create(error)
+                    if version is None and target.api.backend.needs_version and is_not_found(error):
+                        failure = version_needed(model, chosen_version.failure or error)
+                    raise failure from (None if failure is error else error)
+            else:
+                attempts.turn.accepted(read_allowance(response))
+                # Payload and manifest show the version of the video, and some servers omit it.
+                return created if created.version else replace(created, version=version)
 
 
 def latest_version(model: str, *, timing: Timing) -> Call[str | None]:

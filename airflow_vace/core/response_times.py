@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,18 @@ _RESETS_IN = re.compile(
     re.IGNORECASE,
 )
 _PART = re.compile(r"([\d.]+)\s*(ms|[smh])?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The headers `ratelimit-remaining` and `ratelimit-reset` of a response.
+
+    :param remaining: further requests that the account may send
+    :param reset_seconds: seconds until the limit is whole again
+    """
+
+    remaining: float
+    reset_seconds: float
 
 
 def served_at(response: Response) -> float | None:
@@ -49,10 +62,13 @@ def read_retry_after(response: Response, body_seconds: float | None, detail: str
     if match := _RESETS_IN.search(detail):
         return sum(float(n) * _UNIT_SECONDS[(unit or "s").lower()] for n, unit in _PART.findall(match[1]))
     # Vendors send this header with every response, so only a 429 makes the reset a wait.
-    reset = seconds_of(response.header("ratelimit-reset")) if response.status_code == 429 else None
-    if reset is not None and reset > _MIN_EPOCH:
-        return max(reset - _sent_at(response), 0.0)
-    return reset
+    return _reset_seconds(response) if response.status_code == 429 else None
+
+
+def read_allowance(response: Response) -> Allowance | None:
+    """Return the vendor's count of further requests; None without both headers."""
+    remaining, reset = seconds_of(response.header("ratelimit-remaining")), _reset_seconds(response)
+    return None if remaining is None or reset is None else Allowance(remaining, reset)
 
 
 def seconds_of(value: Any) -> float | None:
@@ -62,6 +78,13 @@ def seconds_of(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return max(seconds, 0.0) if math.isfinite(seconds) and not isinstance(value, bool) else None
+
+
+def _reset_seconds(response: Response) -> float | None:
+    reset = seconds_of(response.header("ratelimit-reset"))
+    if reset is not None and reset > _MIN_EPOCH:
+        return max(reset - _sent_at(response), 0.0)
+    return reset
 
 
 def _seconds_until(date: str | None, response: Response) -> float | None:

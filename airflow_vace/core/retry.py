@@ -335,5 +335,8 @@ class CreateRetries:
         if retry_after is None and isinstance(error, VaceRateLimited):
             retry_after = self.timing.min_retry_seconds
         delay = self._backoff.next_delay(retry_after)
+        if retry_after and self.attempt == 1 and isinstance(error, VaceRateLimited):
+            # All creates pause for a 429, so a short stated time must not become longer at once.
+            delay = min(retry_after, self.timing.max_retry_after_seconds)
         is_over = self.attempt >= self.timing.max_create_attempts
         return None if is_over or waited + delay > self.timing.max_create_seconds else delay

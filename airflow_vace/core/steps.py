@@ -15,9 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from airflow_vace.core.requests import Request, Response
 
 if TYPE_CHECKING:
+    from airflow_vace.core.create_turn import Turn
     from airflow_vace.core.requests import Api
 
 T = TypeVar("T")
+
+
+class Turns(Protocol):
+    """The shared budget of creates of an account."""
+
+    def turn(self) -> Turn: ...
 
 
 class Target(Protocol):
@@ -31,6 +38,9 @@ class Target(Protocol):
 
     @property
     def version(self) -> str | None: ...
+
+    @property
+    def creates(self) -> Turns: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,14 @@ class Timing:
     max_retry_after_seconds: float = 300.0
     max_create_attempts: int = 6
     max_create_seconds: float = 120.0
+    # Turns of creates: a waiting create asks this often if it is still wanted.
+    max_create_pause_seconds: float = 1.0
+    # A first create, or the first after a 429, goes alone until its answer, or for this time.
+    max_create_probe_seconds: float = 2.0
+    create_probe_poll_seconds: float = 0.05
+    # Longer waits for a turn are logged, at most once in the interval.
+    create_notice_seconds: float = 5.0
+    create_notice_interval_seconds: float = 60.0
     max_cancel_attempts: int = 3
     max_upload_attempts: int = 3
     max_model_attempts: int = 3

@@ -65,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         " without one, an echo of the input; '*' for any model",
     )
     parser.add_argument("--limit", type=_positive, help="requests a second; further ones get a 429")
+    parser.add_argument("--create-limit", type=_positive, help="creates a minute; further ones get a 429")
+    parser.add_argument("--create-burst", type=int, help="creates at once (default: a minute's worth)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (%(default)s)")
     parser.add_argument("--faults", type=Path, help="JSON file with one fault or a list of faults")
     parser.add_argument(
@@ -173,6 +175,8 @@ def _emulator_of(options: argparse.Namespace, models: dict[str, Any]) -> Emulato
             retention=options.retention,
             seed=options.seed,
             limit=options.limit,
+            create_limit=options.create_limit,
+            create_burst=options.create_burst,
             state=options.state,
             tls=options.tls,
             dialect=options.dialect,

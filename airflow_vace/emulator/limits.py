@@ -1,4 +1,4 @@
-"""Rate limits: one for all requests if asked for, and Replicate's own, scaled like all durations."""
+"""Rate limits: of all requests or of creates if asked for, and Replicate's own, scaled like all durations."""
 
 from __future__ import annotations
 
@@ -46,26 +46,38 @@ class Bucket:
         return int(self._tokens)
 
     @property
+    def next_in(self) -> int:
+        """Seconds until the next request may come, at least one."""
+        return max(math.ceil((1 - self._tokens) / self.rate), 1)
+
+    @property
     def reset(self) -> int:
         """Seconds until the bucket is full, at least one."""
         return max(math.ceil((self.size - self._tokens) / self.rate), 1)
 
 
 class VendorLimits:
-    """Replicate's limits of creates and of other calls.
+    """Replicate's limits of creates and of other calls, or a limit of creates on all back-ends.
 
-    :param time_scale: durations as a fraction of real ones; the limits never fall below the real ones
+    :param time_scale: durations as a fraction of real ones; Replicate's limits never fall below the real ones
+    :param create_limit: accepted creates a minute on all back-ends, not scaled (default: Replicate's, scaled)
+    :param create_burst: creates in one burst (default: a minute's worth)
     """
 
-    def __init__(self, time_scale: float) -> None:
+    def __init__(
+        self, time_scale: float, create_limit: float | None = None, create_burst: int | None = None
+    ) -> None:
         minute = 60 * min(max(time_scale, 1e-9), 1.0)
-        self.creates = Bucket(_CREATES_PER_MINUTE, _CREATES_PER_MINUTE / minute)
+        self.is_stated = create_limit is not None
+        rate = _CREATES_PER_MINUTE / minute if create_limit is None else create_limit / 60
+        self.creates = Bucket(create_burst or create_limit or _CREATES_PER_MINUTE, rate)
         self.others = Bucket(_OTHERS_PER_MINUTE, _OTHERS_PER_MINUTE / minute)
 
-    def bucket_of(self, request: web.Request) -> Bucket:
-        """Return the bucket that a request takes from."""
-        is_create = request.method == "POST" and request.path.endswith("/predictions")
-        return self.creates if is_create else self.others
+    def bucket_of(self, request: web.Request, backend: BackendName) -> Bucket | None:
+        """Return the bucket that a request takes from, None without a limit."""
+        if request.method == "POST" and request.path.endswith("/predictions"):
+            return self.creates if self.is_stated or backend == "replicate" else None
+        return self.others if backend == "replicate" else None
 
 
 def throttled(backend: BackendName, seconds: int = 1) -> web.Response:

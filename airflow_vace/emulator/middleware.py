@@ -109,17 +109,17 @@ class Middleware:
 
     @web.middleware
     async def limit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Apply Replicate's limits, and report them in each response."""
-        is_open = request.path.startswith(_OPEN_PATHS)
-        if is_open or face_of(request).backend != "replicate":
+        """Apply the limits of the back-end; Replicate also reports the limits in each response."""
+        backend = face_of(request).backend
+        bucket = self.emulator.limits.bucket_of(request, backend)
+        if bucket is None or request.path.startswith(_OPEN_PATHS):
             return await handler(request)
-        bucket = self.emulator.limits.bucket_of(request)
         if bucket.take():
             response = await handler(request)
         else:
             self.emulator.throttled += 1
-            response = throttled("replicate", bucket.reset)
-        if not response.prepared:
+            response = throttled(backend, bucket.reset if backend == "replicate" else bucket.next_in)
+        if backend == "replicate" and not response.prepared:
             response.headers["ratelimit-remaining"] = str(bucket.remaining)
             response.headers["ratelimit-reset"] = str(bucket.reset)
         return response

@@ -45,6 +45,8 @@ class Emulator:
     :param seed: the same seed gives the same ids and boot times
     :param tls: serve HTTPS: with this context, or True for a new authority, whose certificate is `ca_file`
     :param limit: accepted requests a second, in bursts of one second's worth; further ones get a 429
+    :param create_limit: accepted creates a minute on all back-ends, not scaled (default: Replicate's own)
+    :param create_burst: creates in one burst (default: a minute's worth)
     :param state: file that keeps accepted predictions; earlier ones continue and end on schedule
     :param signs: sign the URLs of outputs, as a CDN does, and refuse downloads without the signature
     :param models: further models: `owner/name` or `owner/name:version` to an OpenAPI schema as Cog writes it,
@@ -69,6 +71,8 @@ class Emulator:
         seed: int = 0,
         tls: SSLContext | bool | None = None,
         limit: float | None = None,
+        create_limit: float | None = None,
+        create_burst: int | None = None,
         state: Path | None = None,
         signs: bool = False,
         models: Mapping[str, Any] | None = None,
@@ -85,7 +89,7 @@ class Emulator:
         self.headers = {**self.dialect.headers, **(headers or {})}
         self.signature = secrets.token_hex(16) if signs else ""
         self.limit = limit
-        self.limits = VendorLimits(time_scale)
+        self.limits = VendorLimits(time_scale, create_limit, create_burst)
         self.throttled = 0
         self.journal = Journal(state)
         # Only this process writes the file from here on, so a partial line can go.

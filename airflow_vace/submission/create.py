@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class Creator:
     """Records intents and sends creates.
 
-    `is_submitting` is True during the create. After `is_killed` is set, the creator sends nothing.
+    `is_submitting` is True during the create. After `is_killed` is set, from any thread, the creator sends
+    nothing, and a create that waits for its turn ends within about a second.
 
     :param log: the task's log
     """
@@ -141,7 +142,7 @@ class Creator:
                 deadline=deadline if self.policy.cancel_on_timeout else None,
                 is_normalized=True,
             )
-            return self.hook.submit(creation, lambda: self._check_may_resend(intent))
+            return self.hook.submit(creation, lambda: self._check_may_resend(intent), self._check_alive)
         # These errors already say whether the create was accepted, so no translation follows.
         except (VaceError, AirflowException):
             raise

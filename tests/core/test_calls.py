@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import pytest
 
+from airflow_vace.client.creates import Creates
 from airflow_vace.core import calls
+from airflow_vace.core.create_budget import CreateBudget
 from airflow_vace.core.requests import Api, Request, Response
 from airflow_vace.core.steps import Connect, Note, Once, Pause, Step
 from airflow_vace.core.timing import Timing
@@ -43,6 +45,7 @@ class Target:
     api: Api = field(default_factory=lambda: Api.at("https://api.replicate.com", "key" * 5))
     model: str = "prunaai/vace-14b"
     version: str | None = "5129"
+    creates: Creates = field(default_factory=lambda: Creates(CreateBudget()))
 
 
 def answer(status_code: int = 200, /, **body: Any) -> Response:
@@ -61,6 +64,8 @@ class Driver:
         self.target = target or Target()
         self.steps: list[Step] = []
         self.now = 1_000_000.0
+        if isinstance(self.target, Target):
+            self.target.creates.clock = lambda: self.now
 
     def run(self, call: Generator[Step, Any, T]) -> T:
         result: Any = None
@@ -86,9 +91,14 @@ class Driver:
 
     @property
     def verbs(self) -> list[str]:
-        """The steps in short: the verb of a request, or `pause`."""
+        """The steps in short: the verb of a request, or `pause` for pauses in a row."""
         shown = [step for step in self.steps if not isinstance(step, Note)]
-        return [step.verb if isinstance(step, Request) else "pause" for step in shown]
+        verbs = [step.verb if isinstance(step, Request) else "pause" for step in shown]
+        return [
+            verb
+            for verb, before in zip(verbs, ["", *verbs], strict=False)
+            if (verb, before) != ("pause",) * 2
+        ]
 
     @property
     def notes(self) -> list[str]:
