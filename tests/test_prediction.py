@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -281,3 +282,12 @@ def test_the_bar_of_the_requested_steps_is_preferred_over_later_bars() -> None:
 )
 def test_a_seed_is_an_integer_of_at_least_zero_or_unknown(seed: object, wanted: int | None) -> None:
     assert first_count(seed) == wanted
+
+
+def test_a_payload_marks_a_reused_video_only() -> None:
+    fresh = Prediction.from_json({"id": "abc", "status": "succeeded"})
+    assert "reused" not in fresh.payload()
+    reused = replace(fresh, reused=True)
+    assert reused.payload()["reused"] is True
+    assert Prediction.from_json(reused.payload()) == reused
+    assert not Prediction.from_json({**fresh.payload(), "reused": "yes"}).reused

@@ -118,14 +118,19 @@ def _find(hook: VaceHook, destination: Destination, order: ReusableOrder) -> Pre
 def _pair(
     destination: Destination, numbers: tuple[int | None, ...], order: ReusableOrder, max_lock_seconds: float
 ) -> _Pair | None:
-    """Return the first file with a manifest and one of these numbers; None without one."""
+    """Return the file of the order with one of these numbers, else any file with a manifest; None without."""
+    others = []
     for number, place in _places(destination, numbers, order.model):
         # Without the lock another task could replace the pair between the two reads.
         with place.locked(max_lock_seconds):
             manifest = manifest_at(place)
-            if manifest is not None:
-                return _Pair(place, number, manifest, place.size())
-    return None
+            if manifest is None:
+                continue
+            pair = _Pair(place, number, manifest, place.size())
+        if manifest.get("order_digest") == order.digest:
+            return pair
+        others.append(pair)
+    return others[0] if others else None
 
 
 def _places(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_vace.exceptions import LedgerError
 from airflow_vace.submission.record import Phase
 from airflow_vace.task.claim import OperatorClaim
 from airflow_vace.task.deadline import Deadline
@@ -75,7 +74,8 @@ class OperatorRun(TaskRun):
         # Before the submission the record may be of an earlier prediction, and a read costs a request.
         if self.prediction is None:
             return None
-        with suppress(LedgerError):
+        # The digest serves later runs only, so no error may cost the video.
+        with suppress(Exception):
             record = self.claim.ledger.latest
             if record is not None and record.phase is not Phase.INTENT:
                 return record.order_digest if record.known.id == self.prediction.id else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from airflow_vace.exceptions import VaceInputError
+from airflow_vace.input_files import path_text
 from airflow_vace.plain import is_absent
 from airflow_vace.redaction import excerpt
 from airflow_vace.submission.decision import OnOrphanedIntent
@@ -133,9 +134,11 @@ def check_reuse(task: SubmittingTask, destination: Destination | None) -> None:
 
 def _is_directory(save_to: object) -> bool:
     """Return True for a directory by its name; a template may still render to one."""
-    if isinstance(save_to, PurePath):
-        return not save_to.suffix
-    return isinstance(save_to, str) and save_to.strip().endswith("/")
+    text = path_text(save_to)
+    if text is None:
+        return False
+    # Path objects drop a slash at the end.
+    return text.endswith("/") or not (isinstance(save_to, str) or PurePosixPath(text).suffix)
 
 
 def _reuse_error(task: SubmittingTask) -> VaceInputError:

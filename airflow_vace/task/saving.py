@@ -23,7 +23,9 @@ def destination_of(run: TaskRun) -> Destination | None:
     found = Destination.of(run.task.save_to, run.ti, run.input if run.task.save_to else {})
     if found is None:
         return None
-    found = replace(found, order_digest=run.order_digest)
+    # The name of a file in a directory contains a new id, so no later run looks for the file.
+    if not found.is_directory:
+        found = replace(found, order_digest=run.order_digest)
     if run.label is not None:
         found = replace(found, task={**found.task, "label": run.label})
     if run.claim.owns_prediction and not found.is_directory and is_test_of_a_task():

@@ -39,6 +39,8 @@ class Task:
     :param result: the XCom `return_value`, of any type
     :param view: the XCom `vace_view`, of any type
     :param trouble: the reason why a value could not be read
+    :param page: the XCom of one page of a batch, of any type
+    :param item: for an item of a batch, the numbers of page and item, such as `3.17`
     """
 
     instance: str
@@ -50,6 +52,8 @@ class Task:
     result: Any = None
     view: Any = None
     trouble: str | None = None
+    page: Any = None
+    item: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -83,6 +87,8 @@ class Card:
     :param seconds: runtime at the vendor
     :param videos: `{"src": url, "type": content type, "size": bytes, "where": "saved" | "back-end"}`
     :param note: the reason why no video is shown
+    :param item: for an item of a batch, the numbers of page and item, as the routes take them
+    :param key: the name of an item in its batch
     """
 
     instance: str
@@ -106,6 +112,8 @@ class Card:
     seconds: float | None = None
     videos: list[dict[str, Any]] = field(default_factory=list)
     note: str | None = None
+    item: str | None = None
+    key: str | None = None
 
 
 def _nowhere(*_: object) -> None:
@@ -128,7 +136,7 @@ def cards_of(
     """
     found: dict[str, tuple[tuple[bool, ...], Card]] = {}
     for task in tasks:
-        card = _card_of(task, source, now or datetime.now(UTC), asked)
+        card = card_of(task, source, now or datetime.now(UTC), asked)
         key = card.id or task.instance
         rank = (bool(card.videos or card.note), card.completed_at is not None, card.is_open)
         before = found.get(key)
@@ -142,7 +150,8 @@ def cards_of(
     return [card for _, card in found.values()]
 
 
-def _card_of(task: Task, source: Source, now: datetime, asked: Asked) -> Card:
+def card_of(task: Task, source: Source, now: datetime, asked: Asked) -> Card:
+    """Return the card of one task; the parameters are those of :func:`cards_of`."""
     values = task.known.get("input")
     error = task.known.get("error")
     card = Card(
@@ -153,6 +162,7 @@ def _card_of(task: Task, source: Source, now: datetime, asked: Asked) -> Card:
         is_open=task.is_open,
         try_number=task.try_number,
         loop_pass=task.loop_pass,
+        item=task.item,
         note=task.trouble,
         input=_shown(values) if isinstance(values, dict) else {},
         error=error if isinstance(error, str) else None,

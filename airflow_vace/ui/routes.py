@@ -6,6 +6,7 @@ A plugin's routes are open to everybody by default, so each route here names its
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -19,13 +20,14 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
+from airflow_vace.ui.batches import heads_and_others, item_at, page_of, stamped
 from airflow_vace.ui.cards import Task, cards_of
 from airflow_vace.ui.files import is_below, pieces, place_below, range_of, roots_of, type_of
 from airflow_vace.ui.snapshots import Snapshots
-from airflow_vace.ui.task_instances import of_instance, of_task, tasks_of
+from airflow_vace.ui.task_instances import of_instance, of_task, pages_written_at, tasks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -41,30 +43,51 @@ _IS_KNOWN = Depends(get_user)
 # The database's integers; a larger number would make the query fail with a 500.
 _MAX_INDEX = 2**31 - 1
 Number = Annotated[int, InPath(ge=0)]
+Page = Annotated[int, InPath(ge=0, le=_MAX_INDEX)]
 InstanceId = Annotated[UUID, InPath()]
+
+# The page loads the first one, which imports the others.
+SCRIPTS = ("tab.js", "cards.js", "batch.js")
 
 snapshots = Snapshots()
 
 
 @dataclass(frozen=True)
 class Instance:
-    """The task instance that a path names by its id."""
+    """The task instance that a path names by its id, or one item of its batch.
+
+    :param item: numbers of page and item, both from 0, such as `3.17`; None for the instance itself
+    """
 
     dag_id: str
     run_id: str
     instance: UUID
+    item: str | None = None
 
     def read(self, session: Session) -> Task | None:
-        """Return the instance's values, None if the instance is not the provider's."""
+        """Return the values, None if the instance is not the provider's or its batch has no such item."""
+        if self.item is None:
+            return self.read_page(session, None)
+        page, number = map(int, self.item.split("."))
+        task = self.read_page(session, page)
+        return item_at(task, page, number) if task else None
+
+    def read_page(self, session: Session, page: int | None) -> Task | None:
+        """Return the instance's values with one page of its batch."""
         # The permission is for the DAG of the path, so an instance of another DAG is not found.
-        found = tasks_of(session, self.dag_id, self.run_id, of_instance(self.instance))
+        found = tasks_of(session, self.dag_id, self.run_id, of_instance(self.instance), page)
         # A poll or a download may take minutes, so give the database connection back first.
         session.close()
         return found[0] if found else None
 
 
-def _instance(dag_id: str, run_id: str, instance: InstanceId) -> Instance:
-    return Instance(dag_id, run_id, instance)
+def _instance(
+    dag_id: str,
+    run_id: str,
+    instance: InstanceId,
+    item: Annotated[str | None, Query(pattern=r"^\d{1,6}\.\d{1,6}$")] = None,
+) -> Instance:
+    return Instance(dag_id, run_id, instance, item)
 
 
 InPathInstance = Annotated[Instance, Depends(_instance)]
@@ -74,9 +97,11 @@ def new_app() -> FastAPI:
     """Return the application with all routes."""
     # FastAPI's documentation pages would be open to everybody, so they are off.
     app = FastAPI(title="VACE videos", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_api_route("/tab.js", script, dependencies=[_IS_KNOWN])
+    for name in SCRIPTS:
+        app.add_api_route(f"/{name}", _script(name), dependencies=[_IS_KNOWN])
     run = "/runs/{dag_id}/{run_id}"
     app.add_api_route(f"{run}/videos", videos, dependencies=[_MAY_READ])
+    app.add_api_route(f"{run}/pages/{{instance}}/{{page}}", page_of_batch, dependencies=[_MAY_READ])
     app.add_api_route(f"{run}/progress/{{instance}}", progress, dependencies=[_MAY_READ])
     app.add_api_route(
         f"{run}/outputs/{{instance}}/{{number}}",
@@ -94,37 +119,79 @@ def new_app() -> FastAPI:
     return app
 
 
-def script() -> FileResponse:
-    """Send the script of the tabs."""
+def _script(name: str) -> Callable[[], FileResponse]:
     headers = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
-    return FileResponse(Path(__file__).with_name("tab.js"), media_type="text/javascript", headers=headers)
+    path = Path(__file__).with_name(name)
+
+    def script() -> FileResponse:
+        """Send a script of the tabs."""
+        return FileResponse(path, media_type="text/javascript", headers=headers)
+
+    return script
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """URLs of the videos on cards; both methods return None for a video that the page must not show."""
+
+    root: str
+    roots: list[str]
+
+    def saved(self, task: Task, number: int, file: dict[str, Any]) -> str | None:
+        """Return the URL of a saved file."""
+        return self._address("files", task, number) if is_below(self.roots, file.get("uri")) else None
+
+    def signed(self, task: Task, number: int) -> str | None:
+        """Return the URL of the route that redirects to a signed output."""
+        is_known = isinstance(task.known.get("vace_conn_id"), str)
+        return self._address("outputs", task, number) if is_known else None
+
+    def _address(self, kind: str, task: Task, number: int) -> str:
+        return f"{self.root}/{kind}/{task.instance}/{number}" + (f"?item={task.item}" if task.item else "")
+
+
+def _addresses(request: Request, dag_id: str, run_id: str) -> Addresses:
+    # Airflow may be served below a prefix, which the browser must repeat.
+    root = f"{request.scope.get('root_path', '')}/runs/{quote(dag_id, safe='')}/{quote(run_id, safe='')}"
+    return Addresses(root, _roots())
+
+
+OfRun = Annotated[Addresses, Depends(_addresses)]
 
 
 def videos(
-    request: Request,
     dag_id: str,
     run_id: str,
+    addresses: OfRun,
     session: SessionDep,
     task_id: str | None = None,
     map_index: Annotated[int | None, Query(ge=-1, le=_MAX_INDEX)] = None,
 ) -> list[dict[str, Any]]:
-    """Return a card for each prediction of a run, or of one task instance."""
-    # Airflow may be served below a prefix, which the browser must repeat.
-    root = f"{request.scope.get('root_path', '')}/runs/{quote(dag_id, safe='')}/{quote(run_id, safe='')}"
-    roots = _roots()
+    """Return a head for each batch of a run or of one task instance, then a card for each prediction.
 
-    def saved_url(task: Task, number: int, file: dict[str, Any]) -> str | None:
-        if not is_below(roots, file.get("uri")):
-            return None
-        return f"{root}/files/{task.instance}/{number}"
+    The member `states` distinguishes a head. The cards of a batch come from :func:`page_of_batch`.
+    """
+    heads, tasks = heads_and_others(tasks_of(session, dag_id, run_id, of_task(task_id, map_index)))
+    if heads:
+        written_at = pages_written_at(session, dag_id, run_id, [head.instance for head in heads])
+        heads = [stamped(head, written_at.get(head.instance, {})) for head in heads]
+    cards = cards_of(tasks, addresses.saved, asked=addresses.signed)
+    return [*map(asdict, heads), *map(asdict, cards)]
 
-    def signed_url(task: Task, number: int) -> str | None:
-        if not isinstance(task.known.get("vace_conn_id"), str):
-            return None
-        return f"{root}/outputs/{task.instance}/{number}"
 
-    tasks = tasks_of(session, dag_id, run_id, of_task(task_id, map_index))
-    return [asdict(card) for card in cards_of(tasks, saved_url, asked=signed_url)]
+def page_of_batch(
+    instance: InPathInstance, page: Page, addresses: OfRun, session: SessionDep
+) -> dict[str, Any]:
+    """Return `{"cards": […], "note": text | null}` for one page of a batch, in the order of the inputs.
+
+    A page that is missing or has another form has no cards, and a note with the reason.
+    """
+    task = instance.read_page(session, page)
+    # Without a readable view nobody knows whether the task is a batch, so the note says why.
+    if task is None or ("batch" not in task.known and task.trouble is None):
+        raise HTTPException(404, "No such batch")
+    cards, note = page_of(task, page, addresses.saved, datetime.now(UTC), addresses.signed)
+    return {"cards": [asdict(card) for card in cards], "note": note}
 
 
 def progress(instance: InPathInstance, session: SessionDep) -> dict[str, Any]:

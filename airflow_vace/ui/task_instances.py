@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
-from sqlalchemy import or_, select, tuple_
+from sqlalchemy import and_, or_, select, tuple_
 
 from airflow_vace.task.view import VIEW_KEY as VIEW
 from airflow_vace.ui import OPERATOR_NAMES
+from airflow_vace.ui.batches import PAGE_PREFIX, page_key
 from airflow_vace.ui.cards import RESULT, Task
 from airflow_vace.ui.xcoms import StoredValues, Unread, address_of, read_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from sqlalchemy import Select
@@ -34,6 +36,8 @@ if (owner_column := getattr(XComModel, "task_instance_id", None)) is not None:
 _ORDER = (TaskInstance.task_id, TaskInstance.map_index, *_PASS)
 
 _stored = StoredValues()
+# A page holds some hundred times the bytes of another value, so the API server keeps few.
+_stored_pages = StoredValues(max_known=20)
 
 # `{key: value}` of the XComs of each task instance, by the columns of `_INSTANCE`.
 _Values = dict[tuple[Any, ...], dict[str, Any]]
@@ -51,7 +55,9 @@ def of_instance(instance: UUID) -> list[Any]:
     return [TaskInstance.id == TaskInstance.id.type.python_type(str(instance))]
 
 
-def tasks_of(session: Session, dag_id: str, run_id: str, conditions: Iterable[Any] = ()) -> list[Task]:
+def tasks_of(
+    session: Session, dag_id: str, run_id: str, conditions: Iterable[Any] = (), page: int | None = None
+) -> list[Task]:
     """Return the provider's task instances in a run, ordered by task id, map index and pass of a loop.
 
     Subclasses of the operators count as the provider's if they have pushed a view to XCom. An instance
@@ -59,14 +65,43 @@ def tasks_of(session: Session, dag_id: str, run_id: str, conditions: Iterable[An
     session.
 
     :param conditions: from :func:`of_task` or :func:`of_instance`
+    :param page: number of the page to read from each batch, from 0; None reads no page
     """
     chosen = select(TaskInstance).where(
         TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id, *conditions
     )
     chosen = chosen.where(_is_ours(dag_id, run_id)).order_by(*_ORDER).limit(_MAX_TASKS)
     instances = session.scalars(chosen).all()
-    values = _values_of(session, dag_id, run_id, chosen) if instances else {}
-    return _tasks(instances, values)
+    key = None if page is None else page_key(page)
+    values = _values_of(session, dag_id, run_id, chosen, key) if instances else {}
+    return _tasks(instances, values, key)
+
+
+def pages_written_at(
+    session: Session, dag_id: str, run_id: str, instances: Iterable[str]
+) -> dict[str, dict[int, datetime]]:
+    """Return the time of each page in XCom, by task instance and number of the page; no page is read.
+
+    :param instances: ids of batch tasks
+    """
+    to_id = TaskInstance.id.type.python_type
+    owned = [owner == column for owner, column in zip(_OWNER, _INSTANCE, strict=True)]
+    wanted = (
+        select(TaskInstance.id, XComModel.key, XComModel.timestamp)
+        .join(TaskInstance, and_(*owned))
+        .where(
+            *(TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id),
+            *(XComModel.dag_id == dag_id, XComModel.run_id == run_id),
+            TaskInstance.id.in_([to_id(instance) for instance in instances]),
+            XComModel.key.startswith(PAGE_PREFIX, autoescape=True),
+        )
+    )
+    found: dict[str, dict[int, datetime]] = {}
+    for instance, key, written_at in session.execute(wanted):
+        number = key.removeprefix(PAGE_PREFIX)
+        if number.isdecimal():
+            found.setdefault(str(instance), {})[int(number)] = written_at
+    return found
 
 
 def _is_ours(dag_id: str, run_id: str) -> Any:
@@ -80,14 +115,14 @@ def _is_ours(dag_id: str, run_id: str) -> Any:
     )
 
 
-def _values_of(session: Session, dag_id: str, run_id: str, chosen: Select[Any]) -> _Values:
+def _values_of(session: Session, dag_id: str, run_id: str, chosen: Select[Any], page: str | None) -> _Values:
     """Return the XComs of the chosen instances."""
     # One query for all instances: a query for each card would take seconds for a large run. MySQL accepts
     # no LIMIT directly inside IN, so the select is wrapped.
     xcoms = select(*_OWNER, XComModel.key, XComModel.value, XComModel.timestamp).where(
         XComModel.dag_id == dag_id,
         XComModel.run_id == run_id,
-        XComModel.key.in_((RESULT, VIEW)),
+        XComModel.key.in_((RESULT, VIEW) if page is None else (RESULT, VIEW, page)),
         tuple_(*_OWNER).in_(select(chosen.with_only_columns(*_INSTANCE).subquery())),
     )
     values: _Values = {}
@@ -100,13 +135,14 @@ def _values_of(session: Session, dag_id: str, run_id: str, chosen: Select[Any]) 
     if places:
         # A store may take long to answer, so give the database connection back first.
         session.close()
-        found = _stored.read(list(places.values()))
+        found = _stored.read([place for (_, name), place in places.items() if name != page])
+        found |= _stored_pages.read([place for (_, name), place in places.items() if name == page])
         for (owner, name), place in places.items():
             values[owner][name] = found[place]
     return values
 
 
-def _tasks(instances: Sequence[TaskInstance], values: _Values) -> list[Task]:
+def _tasks(instances: Sequence[TaskInstance], values: _Values, page: str | None) -> list[Task]:
     found = []
     counts = Counter((instance.task_id, instance.map_index) for instance in instances)
     passes: Counter[tuple[str, int]] = Counter()
@@ -128,6 +164,7 @@ def _tasks(instances: Sequence[TaskInstance], values: _Values) -> list[Task]:
                     result=known.get(RESULT),
                     view=known.get(VIEW),
                     trouble=unread.reason if unread else None,
+                    page=None if page is None else known.get(page),
                 )
             )
     return found

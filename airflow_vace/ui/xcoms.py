@@ -53,9 +53,13 @@ def address_of(value: Any) -> str | None:
 
 
 class StoredValues:
-    """A cache of values in the deployment's object storage; safe for threads."""
+    """A cache of values in the deployment's object storage; safe for threads.
 
-    def __init__(self) -> None:
+    :param max_known: number of values in the cache
+    """
+
+    def __init__(self, max_known: int = _MAX_KNOWN) -> None:
+        self._max_known = max_known
         self._known: dict[Key, Any] = {}
         self._lock = Lock()
 
@@ -78,7 +82,7 @@ class StoredValues:
     def _keep(self, values: Mapping[Key, Any]) -> None:
         with self._lock:
             self._known |= values
-            while len(self._known) > _MAX_KNOWN:
+            while len(self._known) > self._max_known:
                 self._known.pop(next(iter(self._known)))
 
 

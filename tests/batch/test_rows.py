@@ -53,6 +53,11 @@ def problem_of(item: object, key: str | None = None, model: str = DEFAULT_MODEL)
     return bad.problem
 
 
+def shown(value: object) -> str:
+    """Return a name for a test that is equal in all processes."""
+    return value if isinstance(value, str) else type(value).__name__
+
+
 # --- sources ---------------------------------------------------------------------------------------
 
 
@@ -69,7 +74,7 @@ def problem_of(item: object, key: str | None = None, model: str = DEFAULT_MODEL)
         "['a fox', 'an otter']",
         " ('a fox', {'prompt': 'an otter'}) ",
     ],
-    ids=str,
+    ids=shown,
 )
 def test_prompts_come_from_any_list(inputs: object) -> None:
     assert [(row.position, row.key, row.input["prompt"]) for row in rows_of(inputs)] == [
@@ -110,7 +115,7 @@ class Frame:
         (7, "is no list"),
         (Frame(), "is a data frame"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_a_source_without_rows_is_refused_with_a_remedy(inputs: object, problem: str) -> None:
     with pytest.raises(VaceInputError, match=problem) as caught:
@@ -188,7 +193,7 @@ def test_results_of_mapped_tasks_come_500_with_one_request(count: int, requests:
         (Clip("a fox"), {"prompt": "a fox", "seed": None}, {}),
         ({"prompt": "a fox", "status": "{{ 1 }}"}, {"prompt": "a fox"}, {"status": "{{ 1 }}"}),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_members_that_the_model_knows_are_the_input(
     item: object, values: dict[str, Any], columns: dict[str, Any]
@@ -206,7 +211,7 @@ def test_members_that_the_model_knows_are_the_input(
         ({"sku": 7, "input": "a fox"}, {"input": "a fox"}, {"sku": 7}),
         ({"input": {"sku": 7, "steps": 4}, "colour": "red"}, {"sku": 7, "steps": 4}, {"colour": "red"}),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_all_members_but_the_key_are_the_input_of_another_model(
     item: object, values: dict[str, Any], columns: dict[str, Any]
@@ -248,7 +253,7 @@ def test_a_column_named_almost_like_an_input_is_logged_once(caplog: pytest.LogCa
         ("a.con", "a.con"),
         ("-", "-"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_keys_are_text_or_integers(value: object, key: str) -> None:
     (row,) = rows_of([{"sku": value, "prompt": "a fox"}], key="sku")
@@ -282,7 +287,7 @@ def test_keys_are_text_or_integers(value: object, key: str) -> None:
         ("First", "the key of row 1 already"),
         (" first ", "the key of row 1 already"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_a_key_that_is_no_unique_file_name_is_a_bad_row(value: object, problem: str) -> None:
     found = problem_of({"sku": value, "prompt": "a fox"}, key="sku")
@@ -344,7 +349,7 @@ class Shoe:
         ({"input": {"prompt": "a fox", "style": "x"}}, ["'style'", "not an input of the model"]),
         ({"prompt": "a\nfox", "src_video": "https://x/a b?token=secret"}, ["'src_video'"]),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_a_bad_row_names_field_value_and_remedy(item: object, words: list[str]) -> None:
     found = problem_of(item)

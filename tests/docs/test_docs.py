@@ -82,7 +82,8 @@ def test_the_dags_run(  # noqa: PLR0917 - pytest gives them by name
 
 def test_no_dag_is_left_out() -> None:
     assert sorted(page for page, text in DAGS if "def test_" not in text) == [
-        *("cost-and-retries", "from-httpoperator", "from-httpoperator", "many-videos", "s3-to-s3")
+        *("cost-and-retries", "cost-and-retries", "from-httpoperator", "from-httpoperator"),
+        *("many-videos", "s3-to-s3"),
     ]
 
 
@@ -101,6 +102,16 @@ def test_the_tests_pass(tmp_path: Path) -> None:
     ]
     found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "4 passed" in found.stdout, found.stdout
+
+
+def test_the_dag_that_runs_each_night_pays_once(
+    fast_emulator: Emulator, airflow_db: str, connect: Callable[[str], None]
+) -> None:
+    connect(fast_emulator.connection)
+    dag = runpy.run_path(str(Path(airflow_db).parent / "dags" / "cost-and-retries_1.py"))["dag"]
+    for _ in range(2):
+        assert {str(ti.state) for ti in dag.test().get_task_instances()} == {"success"}
+    assert fast_emulator.bill["charged"] == 1
 
 
 def test_the_page_on_reviews_shows_lines_of_the_tested_dag() -> None:

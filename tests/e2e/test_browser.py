@@ -9,13 +9,15 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import pytest
+import requests
 
 from airflow_vace.emulator import Emulator
 from airflow_vace.provider_info import get_provider_info
+from support.batch_views import head_of_batch, pages_of_batch
 from support.standalone import Airflow, until, whole_airflow
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ class Seen:
             viewport={"width": 1440, "height": height}, color_scheme="dark" if dark else "light"
         )
         page = context.new_page()
+        # The browser forgets requests beyond 250, and the tests of batches count theirs.
+        page.add_init_script("performance.setResourceTimingBufferSize(10000)")
         if dark:
             page.add_init_script("localStorage.setItem('theme', 'dark')")
         page.goto(f"{self.airflow.address}{path}")
@@ -87,6 +91,14 @@ class Seen:
             folder = Path(PICTURES)
             folder.mkdir(parents=True, exist_ok=True)
             page.screenshot(path=folder / f"{name}.png")
+
+    def put_xcom(self, run_id: str, key: str, value: Any) -> None:
+        """Write an XCom of the campaign's last task, as a worker does."""
+        place = f"/dags/{CAMPAIGN}/dagRuns/{quote(run_id, safe='')}/taskInstances/summary/xcomEntries"
+        # An update keeps the time of the row, whereas a worker's push writes a new row.
+        url = f"{self.airflow.address}/api/v2{place}/{key}"
+        requests.delete(url, headers=self.airflow.headers, timeout=60)
+        self.airflow.ask("POST", place, {"key": key, "value": value})
 
     def run_page(self, run_id: str, rest: str = "", dag_id: str = CAMPAIGN) -> str:
         return f"/dags/{dag_id}/runs/{quote(run_id, safe='')}{rest}"
@@ -185,6 +197,113 @@ def test_a_run_without_a_video_says_so(seen: Seen) -> None:
     page = seen.page(seen.run_page(run_id, "/plugin/vace_videos", "vace_text_to_video"))
     page.wait_for_selector(".vace-videos article")
     assert "no money left" in page.inner_text(".vace-videos")
+
+
+@pytest.fixture(scope="module")
+def one_clip(seen: Seen) -> str:
+    """Return the id of a run of one clip, whose last task has no video."""
+    run_id = seen.airflow.trigger(CAMPAIGN, products=PRODUCTS[:1], save_to=f"{seen.videos}/batch/")
+    until(lambda: seen.airflow.tasks(CAMPAIGN, run_id).get("summary") == "success", 240)
+    return run_id
+
+
+@pytest.fixture
+def batch(seen: Seen, one_clip: str) -> str:
+    """Write the XComs of a batch of 1,000 items for the last task of a run; return the id of the run."""
+    (film,) = (seen.videos / "batch").rglob("*.mp4")
+    # A failure in each stored page, so a filter has to read all of them.
+    states = "".join("f" if number % 50 == 9 else "s" for number in range(997)) + "ukx"
+    for key, value in pages_of_batch(states, f"file://{film}").items():
+        seen.put_xcom(one_clip, key, value)
+    seen.put_xcom(one_clip, "vace_view", head_of_batch(states))
+    return one_clip
+
+
+def requests_of(page: Page, part: str) -> list[dict[str, Any]]:
+    """Return name and received bytes of the requests to the plugin's routes with this part in the path."""
+    found: list[dict[str, Any]] = page.evaluate(
+        "part => performance.getEntriesByType('resource').filter(e => e.name.includes('/vace/'))"
+        ".filter(e => e.name.includes(part)).map(e => ({name: e.name, bytes: e.transferSize}))",
+        part,
+    )
+    return found
+
+
+def test_a_thousand_clips_show_one_head_and_sixty_cards(seen: Seen, batch: str) -> None:
+    page = seen.page(seen.run_page(batch, "/plugin/vace_videos"))
+    cards = page.locator(".vace-batch article")
+    cards.first.wait_for()
+    assert cards.count() == 60
+    # The mapped clip of the same run keeps its ordinary card.
+    assert page.locator(".vace-videos article").count() == 61
+    assert "978 of 1,000 ready" in page.inner_text(".vace-batch header")
+    assert "Page 1 of 17: 1 to 60 of 1,000" in page.inner_text(".vace-batch")
+    assert len(requests_of(page, "/pages/")) == 1
+    assert sum(request["bytes"] for request in requests_of(page, "")) < 2_000_000
+    assert not [one for one in requests_of(page, "/files/") if "item=" in one["name"]]
+    seen.picture(page, "batch")
+    page.locator(".vace-batch video").first.focus()
+    page.keyboard.press("Space")
+    until(lambda: page.evaluate("document.querySelector('.vace-batch video').currentTime") > 0, 60)
+
+
+def test_a_filter_goes_over_all_pages_of_a_batch(seen: Seen, batch: str) -> None:
+    page = seen.page(seen.run_page(batch, "/tasks/summary/plugin/vace_video"))
+    cards = page.locator(".vace-batch article")
+    cards.first.wait_for()
+    page.get_by_role("button", name="failed 20").click()
+    failed = page.locator(".vace-batch article[data-status=failed]")
+    until(lambda: (failed.count(), cards.count()) == (20, 20), 60)
+    assert len({request["name"] for request in requests_of(page, "/pages/")}) <= 17
+    seen.picture(page, "batch-failed")
+    page.get_by_role("button", name="unknown 1").click()
+    until(lambda: cards.count() == 1 and "billed" in cards.first.inner_text(), 60)
+    page.get_by_role("button", name="all 1,000").click()
+    page.get_by_role("button", name="Last").first.click()
+    until(lambda: cards.count() == 40, 60)
+    assert "961 to 1,000 of 1,000" in page.inner_text(".vace-batch")
+
+
+# Count the cards and pages of each screen of 10,000 items, and the items on two screens or on none.
+SCREENS = """async () => {
+    const { screensOf } = await import("/vace/batch.js");
+    const states = Array.from({ length: 10000 }, (_, n) => (n % 97 === 0 ? "f" : n % 3 ? "s" : "r")).join("");
+    return [null, "s", "r", "f", "k"].map((letter) => {
+        const screens = screensOf(states, 60, letter);
+        const shown = screens.flatMap((screen) => screen.positions);
+        const wanted = [...states].filter((state) => letter === null || state === letter).length;
+        return {
+            cards: Math.max(0, ...screens.map((screen) => screen.positions.length)),
+            pages: Math.max(0, ...screens.map((screen) => screen.pages.length)),
+            lost: wanted - new Set(shown).size,
+            twice: shown.length - new Set(shown).size,
+        };
+    });
+}"""
+
+
+def test_each_item_of_a_large_batch_is_on_one_screen(seen: Seen, batch: str) -> None:
+    page = seen.page(seen.run_page(batch, "/plugin/vace_videos"))
+    page.locator(".vace-batch article").first.wait_for()
+    for found in page.evaluate(SCREENS):
+        assert found["cards"] <= 60
+        assert found["pages"] <= 20
+        assert (found["lost"], found["twice"]) == (0, 0)
+
+
+def test_the_shown_page_of_a_batch_follows_its_xcom(seen: Seen, batch: str) -> None:
+    page = seen.page(seen.run_page(batch, "/plugin/vace_videos"))
+    page.locator(".vace-batch article").first.wait_for()
+    states = "f" * 997 + "ukx"
+    seen.put_xcom(batch, "vace_view_page_0000", pages_of_batch("f" * 60)["vace_view_page_0000"])
+    seen.put_xcom(batch, "vace_view_page_0001", {"items": "mangled"})
+    seen.put_xcom(batch, "vace_view", head_of_batch(states))
+    failed = page.locator(".vace-batch article[data-status=failed]")
+    until(lambda: failed.count() == 60, 60)
+    assert "1 of 1,000 ready" in page.inner_text(".vace-batch header")
+    page.get_by_role("button", name="Next").first.click()
+    until(lambda: "cannot read the report of these items" in page.inner_text(".vace-batch"), 60)
+    assert len([one for one in requests_of(page, "/pages/") if one["name"].endswith("/0")]) == 2
 
 
 @pytest.mark.parametrize(("key", "said"), [(None, "the key was accepted"), ("not-the-key", "Key refused")])

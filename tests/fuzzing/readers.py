@@ -260,8 +260,9 @@ def films(data: bytes) -> None:
 
 def cards(data: bytes) -> None:
     """XComs of other tasks, for the Videos tab: cards that are JSON."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
+    from airflow_vace.ui.batches import heads_and_others, page_of
     from airflow_vace.ui.cards import Task, cards_of
     from airflow_vace.ui.files import is_below, range_of
     from airflow_vace.ui.xcoms import read_value
@@ -280,10 +281,18 @@ def cards(data: bytes) -> None:
         result=read_value(values[0]),
         view=read_value(values[1]),
     )
-    made = cards_of([task], lambda *_: None, datetime.fromtimestamp(NOW, UTC))
+    now = datetime.fromtimestamp(NOW, UTC)
+    made = cards_of(heads_and_others([task])[1], lambda *_: None, now)
     text = json.dumps([asdict(card) for card in made], allow_nan=False, ensure_ascii=False)
     text.encode()
     assert len(text) < 3 * LARGEST_PAYLOAD
+    head = {"batch": {"items": 3, "page_size": 60, "states": "sfr"}}
+    batch = replace(
+        task, view=head, page={"items": [read_value(values[1]), read_value(values[0]), {"state": "s"}]}
+    )
+    items, note = page_of(batch, 0, lambda *_: None, now, lambda *_: None)
+    assert (len(items), note) == (3, None)
+    json.dumps([asdict(item) for item in items], allow_nan=False, ensure_ascii=False).encode()
     is_below(["/films/", "s3://c@clips/a"], values[0])
     try:
         found = range_of(material.text(), 1000)

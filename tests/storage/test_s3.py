@@ -19,6 +19,7 @@ import requests
 
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
+from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
 from airflow_vace.storage.destination import Destination
 from airflow_vace.storage.find import find_saved
@@ -27,6 +28,7 @@ from airflow_vace.storage.upload import InputFiles
 from cluster import table
 from support.films import MP4, box, film
 from support.s3 import S3
+from support.tasks import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -284,6 +286,27 @@ def test_a_video_in_s3_is_found_by_its_manifest(
     key = str(files[0]["uri"]).removeprefix("s3://clips/")
     s3.client.put_object(Bucket="clips", Key=f"{key}.json", Body=b"")
     assert find_saved(VaceHook(), destination, large[0].id) is None
+
+
+def test_a_video_in_s3_is_reused_until_its_source_changes(fast_emulator: Emulator, s3: S3) -> None:
+    def night() -> dict[str, Any]:
+        operator = VacePredictionOperator(
+            task_id="t",
+            input={"prompt": "a fox", "frame_num": 5, "src_video": "s3://store@clips/in/nightly.mp4"},
+            wait_for_completion=True,
+            reuse="saved",
+            save_to="s3://store@clips/out/nightly.mp4",
+        )
+        return operator.execute(NOBODY)
+
+    s3.put("in/nightly.mp4", MP4)
+    first = night()
+    s3.put("in/nightly.mp4", MP4)
+    second = night()
+    assert (second["id"], second["files"], second["reused"]) == (first["id"], first["files"], True)
+    s3.put("in/nightly.mp4", MP4 + box(b"free", b"new"))
+    assert "reused" not in night()
+    assert fast_emulator.bill["charged"] == 2
 
 
 def test_the_longest_key_that_is_accepted_is_saved_in_s3(s3: S3, large: tuple[Prediction, bytes]) -> None:

@@ -119,3 +119,52 @@ def test_a_new_signature_inside_an_object_is_the_same_order() -> None:
 def test_an_object_with_a_file_inside_is_no_echo() -> None:
     values = {"scene": {"refs": ["data:image/png;base64,AA"]}, "prompt": "a fox", "more": {"n": [1]}}
     assert names_in_echo(values) == ("more", "prompt")
+
+
+# --- the digest in manifests -----------------------------------------------------------------------
+
+
+def digest(of: Order) -> str | None:
+    return of.identified({}).digest
+
+
+def test_the_same_order_has_the_same_digest_over_any_connection() -> None:
+    assert digest(order()) == digest(order(size="832x480", sample_steps="50", seed=-1, conn_id="other"))
+    assert digest(order(model="PrunaAI/vace-14b")) == digest(order(seed=7)) == digest(order())
+    assert digest(replace(order(), arguments="abc")) == digest(order())
+    assert digest(order(src_video=SIGNED)) == digest(order(src_video=SIGNED.replace("abc", "def")))
+
+
+@pytest.mark.parametrize(
+    ("of", "expected"),
+    [
+        (order(), "e9fadac33c607313"),
+        (order(sample_steps=20), "6c1e3371575b22d9"),
+        (order("owner/name", steps=3.0, seed=2), "45d0f17c2b6148ad"),
+        (replace(order(), version="v"), "2e27475e5a195b29"),
+    ],
+    ids=["plain", "steps", "other model", "version"],
+)
+def test_digests_are_those_that_manifests_hold(of: Order, expected: str) -> None:
+    """A release that changes them would pay again for videos that are saved."""
+    assert str(digest(of))[:16] == expected
+
+
+def test_the_content_of_a_file_stands_in_place_of_its_path() -> None:
+    contents = {"s3://bucket/a.mp4": {"sha256": "1"}}
+    nested = replace(order("owner/name"), values={"clips": [{"a": "s3://bucket/a.mp4"}], "n": 1})
+    for of in (PATH, nested):
+        assert len({of.identified(known).digest for known in ({}, contents, {**contents, "x": 2})}) == 2
+    assert PATH.identified(None).digest is None
+
+
+def test_a_digest_does_not_distinguish_orders() -> None:
+    assert order().identified({}) == order()
+    assert order().identified({}).fingerprint == order().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("of", "seed"), [(order(), None), (order(seed=7), 7), (order(seed=0), 0), (order("a/b", seed=7), None)]
+)
+def test_only_a_seed_by_the_author_is_fixed(of: Order, seed: int | None) -> None:
+    assert of.fixed_seed == seed

@@ -40,6 +40,17 @@ def xcom(found: DagRun, task_id: str, map_index: int = -1) -> Any:
     return ti.xcom_pull(task_ids=task_id, map_indexes=map_index)
 
 
+def extras(task_id: str) -> list[dict[str, Any]]:
+    """Return the extras of the asset events of a task."""
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        found = session.scalars(select(AssetEvent).where(AssetEvent.source_task_id == task_id))
+        return [dict(event.extra) for event in found]
+
+
 def content_of(path: Path) -> bytes:
     """Return the bytes of a file, which may be Airflow's database.
 

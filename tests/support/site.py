@@ -57,6 +57,23 @@ class Site:
         with create_session() as session:
             return str(session.scalars(wanted).one())
 
+    def value(self, key: str, *, map_index: int = 0) -> Any:
+        """Return the value of a clip's XCom, None without one."""
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        from airflow_vace.ui.xcoms import read_value
+
+        wanted = select(XComModel.value).where(
+            XComModel.run_id == self.run_id,
+            XComModel.task_id == "clip",
+            XComModel.key == key,
+            XComModel.map_index == map_index,
+        )
+        with create_session() as session:
+            return read_value(session.scalars(wanted).one_or_none())
+
     def put(self, value: Any, *, map_index: int = 0, key: str = "return_value") -> None:
         """Write an XCom, as a worker does for a task."""
         from airflow.models.xcom import XComModel

@@ -9,7 +9,7 @@ from airflow.sdk import DAG, Asset
 
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
-from support.runs import run, states, xcom
+from support.runs import extras, run, states, xcom
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
 
 FILMS = Asset(name="films", uri="x-films://all")
-
-
-def extras(task_id: str) -> list[dict[str, Any]]:
-    from airflow.models.asset import AssetEvent
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    with create_session() as session:
-        found = session.scalars(select(AssetEvent).where(AssetEvent.source_task_id == task_id))
-        return [dict(event.extra) for event in found]
 
 
 def test_a_reference_to_an_asset_gets_the_details_of_the_video(

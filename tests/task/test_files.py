@@ -318,13 +318,14 @@ def test_files_at_an_earlier_place_are_returned_after_their_hour(
     assert fast_emulator.bill["charged"] == 1
 
 
+@pytest.mark.parametrize("name", ["", "fox.mp4"], ids=["directory", "file"])
 def test_trouble_with_a_videos_description_loses_no_video(
-    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the API server is away")
 
-    task = clip(save_to=f"{tmp_path}/", deferrable=True)
+    task = clip(save_to=f"{tmp_path}/{name}", deferrable=True)
     later(fast_emulator)
     away = partial(monkeypatch.setattr, type(task.ti), "xcom_pull", broken)
     assert task.result(between=away)["files"]

@@ -36,6 +36,8 @@ def the_operator_knows_its_parameters(context: Context, place: ObjectStoragePath
     )
     assert_type(operator.execute(context), dict[str, Any])
     VacePredictionOperator(task_id="clip", input="a fox", save_to="s3://bucket/")
+    VacePredictionOperator(task_id="clip", input="a fox", save_to="s3://bucket/a.mp4", reuse="saved")
+    VacePredictionOperator(task_id="clip", input={}, reuse="save")  # type: ignore[arg-type]
     VacePredictionOperator(task_id="clip", input={}, save_in="anywhere")  # type: ignore[arg-type]
     VacePredictionOperator(task_id="clip", input={}, on_orphaned_intent="retry")  # type: ignore[arg-type]
     VacePredictionOperator(task_id="clip", input={}, timeout="600")  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ def test_a_task_instance_shows_its_own_card_only(site: Site) -> None:
 
 RUN_ROUTES = [
     "/runs/{dag_id}/{run_id}/videos",
+    "/runs/{dag_id}/{run_id}/pages/{instance}/{page}",
     "/runs/{dag_id}/{run_id}/progress/{instance}",
     "/runs/{dag_id}/{run_id}/outputs/{instance}/{number}",
     "/runs/{dag_id}/{run_id}/files/{instance}/{number}",
@@ -42,13 +43,14 @@ RUN_ROUTES = [
 
 def filled(site: Site, route: str) -> str:
     run_id = quote(site.run_id, safe="")
-    return route.format(dag_id=DAG_ID, run_id=run_id, instance=saved(site)["instance"], number=0)
+    return route.format(dag_id=DAG_ID, run_id=run_id, instance=saved(site)["instance"], number=0, page=0)
 
 
 def test_the_list_of_tested_routes_is_complete() -> None:
-    from airflow_vace.ui.routes import new_app
+    from airflow_vace.ui.routes import SCRIPTS, new_app
 
-    assert [route.path for route in new_app().routes] == ["/tab.js", *RUN_ROUTES]  # type: ignore[attr-defined]
+    paths = [route.path for route in new_app().routes]  # type: ignore[attr-defined]
+    assert paths == [*(f"/{name}" for name in SCRIPTS), *RUN_ROUTES]
 
 
 @pytest.mark.parametrize("route", RUN_ROUTES)
@@ -59,8 +61,9 @@ def test_each_route_refuses_users_who_may_not_read_the_dag(site: Site, route: st
         assert site.get(f"{path}?dag_id=open", user).status_code == 403
         assert site.get(path.replace(DAG_ID, "%76ace_campaign"), user).status_code == 403
     assert site.get(path, None).status_code == 401
-    # The route to a signed output is for videos that are not saved.
-    assert site.get(path, "admin").status_code == (404 if "/outputs/" in route else 200)
+    # The route to a signed output is for videos that are not saved, and a page is for a batch.
+    is_absent = "/outputs/" in route or "/pages/" in route
+    assert site.get(path, "admin").status_code == (404 if is_absent else 200)
 
 
 @pytest.mark.parametrize("route", RUN_ROUTES)
@@ -73,9 +76,10 @@ def test_a_permission_for_one_dag_opens_no_other(site: Site, route: str) -> None
         assert answer.status_code in (403, 404), answer.text
 
 
-def test_the_script_needs_a_login(site: Site) -> None:
-    assert site.get("/tab.js", None).status_code == 401
-    answer = site.get("/tab.js", OUTSIDER)
+@pytest.mark.parametrize("name", ["tab.js", "cards.js", "batch.js"])
+def test_each_script_needs_a_login(site: Site, name: str) -> None:
+    assert site.get(f"/{name}", None).status_code == 401
+    answer = site.get(f"/{name}", OUTSIDER)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/javascript")
 
@@ -91,4 +95,5 @@ def test_numbers_beyond_the_databases_integers_are_refused(site: Site) -> None:
     huge = "9" * 30
     assert site.get(f"{site.run}/videos?map_index={huge}").status_code == 422
     assert site.get(f"{site.run}/progress/{huge}").status_code == 422
+    assert site.get(f"{site.run}/pages/{site.instance(map_index=0)}/{huge}").status_code == 422
     assert site.get(f"{site.run}/files/{huge}/0").status_code == 422
