@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from airflow_vace.core.steps import Call
 
 T = TypeVar("T")
+
+# `dag.test()` removes Airflow's channel during each request, so requests of a process's threads take turns.
+airflow_requests = threading.RLock()
 
 
 class ConnectionHook(HttpHook):
@@ -77,7 +81,8 @@ class ConnectionHook(HttpHook):
         """
         if self._known_settings is None:
             with _named_lookup_errors(self.vace_conn_id):
-                connection = self.get_connection(self.vace_conn_id)
+                with airflow_requests:
+                    connection = self.get_connection(self.vace_conn_id)
                 extra = connection.extra_dejson
             self._known_settings = self._read_settings(connection, extra)
         return self._known_settings
@@ -104,7 +109,8 @@ class ConnectionHook(HttpHook):
             from airflow.sdk.log import mask_secret
 
             for secret in secrets:
-                mask_secret(secret)
+                with airflow_requests:
+                    mask_secret(secret)
         return settings
 
     @property
@@ -267,4 +273,5 @@ def mask_secrets_in(texts: Iterable[str]) -> None:
     shortest = conf.getint("logging", "min_length_masked_secret", fallback=5)
     for secret in sorted({secret for text in texts for secret in secrets_in(text)}):
         if len(secret) >= shortest:
-            mask_secret(secret)
+            with airflow_requests:
+                mask_secret(secret)

@@ -1,8 +1,9 @@
 """A batch against mapped tasks in a whole Airflow on PostgreSQL, with a vendor limited as Replicate is.
 
-Run with `uv run --group cluster python benchmarks/batch.py`; PostgreSQL's programs must be installed. All ways
-run one after another in the same Airflow. Processor time counts all processes of Airflow, ended ones included,
-minus the use of an idle Airflow in the same time. Seconds of a slot are the running tasks, summed over time.
+Run with `uv run --group cluster python benchmarks/batch.py`; PostgreSQL's programs must be installed. All
+ways run one after another in the same Airflow. Processor time counts all processes of Airflow, ended ones
+included, minus the use of an idle Airflow in the same time. Seconds of a slot are the running tasks, summed
+over time.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ with DAG("store", schedule=None, params={"sizes": [], "calls": 1, "pids": []}):
                 before, start = used(params["pids"]), time.monotonic()
                 for _ in range(params["calls"]):
                     store.set("value", "x" * (1024 * size)) if call == "set" else store.get("value")
-                wall = (time.monotonic() - start) / params["calls"]
-                found.append([size, call, 1000 * wall, 1000 * (used(params["pids"]) - before) / params["calls"]])
+                wall, cpu = time.monotonic() - start, used(params["pids"]) - before
+                found.append([size, call, *(1000 * spent / params["calls"] for spent in (wall, cpu))])
         return found
 
     measure()
@@ -142,6 +143,11 @@ def answer_of(vendor: Vendor, name: str) -> Any:
     return requests.get(f"{vendor.url}/_emulator/{name}", timeout=120).json()
 
 
+def wait_for_end(airflow: Airflow, dag_id: str, run_id: str) -> None:
+    """Return after the end of a run."""
+    until(lambda: airflow.run_state(dag_id, run_id) in ("success", "failed"), 3600, every=2.0)
+
+
 def measured(stage: Stage, way: str, count: int) -> tuple[Any, ...]:
     """Run `count` clips in a way; return a row of the table."""
     airflow = stage.airflow
@@ -150,20 +156,20 @@ def measured(stage: Stage, way: str, count: int) -> tuple[Any, ...]:
     run_id, before, start = f"n{count}", seconds_used(airflow), time.monotonic()
     with Slots(stage.database) as slots:
         airflow.trigger(way, run_id, count=count, name=way)
-        until(lambda: airflow.run_state(way, run_id) in ("success", "failed"), 3600, every=2.0)
+        wait_for_end(airflow, way, run_id)
     wall = time.monotonic() - start
     used = seconds_used(airflow) - before
     seen = answer_of(vendor, "requests")[asked:]
     creates = [each for each in seen if each["method"] == "POST" and each["path"].endswith("/predictions")]
     accepted = answer_of(vendor, "bill")["predictions"][paid:]
-    moments = sorted(moment_of(each["created_at"]) for each in accepted)
+    moments = sorted(filter(None, (parse_time(each["created_at"]) for each in accepted)))
     saved = len(list((stage.videos / way / run_id).rglob("*.mp4")))
     return (
         way,
         count,
         f"{saved}, {len(accepted)} billed",
         f"{wall:.0f}",
-        f"{moments[-1] - moments[0]:.1f}",
+        f"{(moments[-1] - moments[0]).total_seconds():.1f}",
         f"{used:.1f}",
         f"{used - stage.idle * wall:.1f}",
         f"{(used - stage.idle * wall) / count:.3f}",
@@ -173,21 +179,12 @@ def measured(stage: Stage, way: str, count: int) -> tuple[Any, ...]:
     )
 
 
-def moment_of(text: str) -> float:
-    """Return the Unix time of an ISO 8601 time."""
-    found = parse_time(text)
-    assert found is not None
-    return found.timestamp()
-
-
 def store_costs(stage: Stage) -> None:
     """Measure a write and a read of Airflow's task state store, from a task."""
     pids = [process.pid for process in tree(stage.airflow.parts["api-server"].pid)]
     stage.airflow.trigger("store", "store", sizes=SIZES, calls=CALLS, pids=pids)
-    until(lambda: stage.airflow.run_state("store", "store") in ("success", "failed"), 300)
-    found = json.loads(json.dumps(stage.airflow.xcom("store", "store", "measure")))
-    if isinstance(found, str):
-        found = json.loads(found)
+    wait_for_end(stage.airflow, "store", "store")
+    found = stage.airflow.xcom("store", "store", "measure")
     rows = [(f"{size} KiB", call, f"{wall:.1f}", f"{cpu:.1f}") for size, call, wall, cpu in found]
     print(table(("value", "call", "ms", "ms of the API server's CPU"), rows), flush=True)
 
@@ -198,11 +195,11 @@ def warm_up(airflow: Airflow, vendors: dict[str, Vendor]) -> None:
     body = {"input": {"prompt": "warm up", "frame_num": 5}}
     for vendor in vendors.values():
         path = "/replicate/v1/models/prunaai/vace-14b/predictions"
-        assert requests.post(vendor.url + path, json=body, headers=bearer, timeout=10).ok
+        requests.post(vendor.url + path, json=body, headers=bearer, timeout=10).raise_for_status()
     for way in ("mapped", "batch"):
         airflow.trigger(way, "warm", count=2, name="warm")
     for way in ("mapped", "batch"):
-        until(lambda way=way: airflow.run_state(way, "warm") in ("success", "failed"), 900)
+        wait_for_end(airflow, way, "warm")
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Peak memory of a batch's task and of a batch's trigger, for 100 and for 10,000 items.
 
-Run with `uv run python benchmarks/batch_memory.py`; some minutes. Each measurement is a separate process without
-the rest of Airflow: the operator over HTTP against the emulator, with videos on disk and records in files, and
-the trigger in one event loop against `vendor.py`.
+Run with `uv run python benchmarks/batch_memory.py`; some minutes. Each measurement is a separate process
+without the rest of Airflow: the operator over HTTP against the emulator, with videos on disk and records in
+files, and the trigger in one event loop against `vendor.py`.
 """
 
 from __future__ import annotations
@@ -95,9 +95,8 @@ def measured(part: str, count: int, connection: dict[str, Any]) -> float:
         start = time.monotonic()
         found = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     peak, ended = found.stdout.splitlines()[-1].split()
-    print(
-        f"{part:8} {count:6} items  {float(peak):7.1f} MiB  {ended} ended  {time.monotonic() - start:.0f} s"
-    )
+    wall = time.monotonic() - start
+    print(f"{part:8} {count:6} items  {float(peak):7.1f} MiB  {ended} ended  {wall:.0f} s", flush=True)
     return float(peak)
 
 

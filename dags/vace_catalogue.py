@@ -1,8 +1,8 @@
 """A clip for each row of a CSV file, all in one task; a failed clip does not affect the rest.
 
-`vace_catalogue.csv` beside this file is a sample: the columns of the model's inputs (`prompt`, `seed`) are sent, an
-empty cell is "not given", and the other columns (`sku`, `price`) stand in the manifest beside the result. The
-key `sku` names each file, as in `TR-101.mp4`.
+`vace_catalogue.csv` beside this file is a sample. The columns of the model's inputs (`prompt`, `seed`) are
+sent, an empty cell is "not given", and the other columns (`sku`, `price`) stand in the manifest beside the
+result. The key `sku` names each file, as in `TR-101.mp4`.
 
 With `reuse="saved"` a further run pays for new and changed rows only: the file of an equal row is the result.
 Each run is an event of the asset `vace_catalogue_videos`, with counts and manifest.
@@ -44,7 +44,7 @@ def summary(batch: dict[str, Any]) -> dict[str, str | None]:
             type="string",
             pattern=r"\.(csv|jsonl|ndjson)$",
             title="Catalogue",
-            description="Path of a CSV or JSON Lines file with the columns sku and prompt, local or in a store.",
+            description="Path of a CSV or JSON Lines file with sku and prompt, local or in a store.",
         ),
         "save_to": Param(
             "~/vace-videos/catalogue/",
