@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from functools import cached_property
@@ -35,8 +36,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# `dag.test()` removes Airflow's channel during each request, so requests of a process's threads take turns.
-airflow_requests = threading.RLock()
+_channel = threading.RLock()
+_takes_turns = False
+
+
+def note_channel() -> None:
+    """Detect the kind of Airflow's channel, in the main thread of a task, before further threads start."""
+    global _takes_turns  # noqa: PLW0603 - a process has one channel
+    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
+    channel = getattr(runner, "SUPERVISOR_COMMS", None)
+    _takes_turns = type(channel).__name__ == "InProcessSupervisorComms"
+
+
+def airflow_turn() -> contextlib.AbstractContextManager[Any]:
+    """Return the context of a request to Airflow by one of several threads.
+
+    `dag.test()` removes the channel during each request, so two requests at a time would lose the channel.
+    Elsewhere Airflow itself lets requests follow one another.
+    """
+    return _channel if _takes_turns else contextlib.nullcontext()
 
 
 class ConnectionHook(HttpHook):
@@ -81,7 +99,7 @@ class ConnectionHook(HttpHook):
         """
         if self._known_settings is None:
             with _named_lookup_errors(self.vace_conn_id):
-                with airflow_requests:
+                with airflow_turn():
                     connection = self.get_connection(self.vace_conn_id)
                 extra = connection.extra_dejson
             self._known_settings = self._read_settings(connection, extra)
@@ -109,7 +127,7 @@ class ConnectionHook(HttpHook):
             from airflow.sdk.log import mask_secret
 
             for secret in secrets:
-                with airflow_requests:
+                with airflow_turn():
                     mask_secret(secret)
         return settings
 
@@ -273,5 +291,5 @@ def mask_secrets_in(texts: Iterable[str]) -> None:
     shortest = conf.getint("logging", "min_length_masked_secret", fallback=5)
     for secret in sorted({secret for text in texts for secret in secrets_in(text)}):
         if len(secret) >= shortest:
-            with airflow_requests:
+            with airflow_turn():
                 mask_secret(secret)

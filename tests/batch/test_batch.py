@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,37 +46,6 @@ def test_each_item_is_billed_once_saved_and_listed(
         (file,) = row["files"]
         saved = tmp_path / f"{row['key']}.mp4"
         assert (file["uri"], file["size"]) == (saved.as_uri(), saved.stat().st_size)
-
-
-class OneLineStore(Store):
-    """A state store behind a channel for one request at a time, as in `dag.test()`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.channel = Lock()
-        self.collisions: list[str] = []
-
-    def _meet(self, call: str) -> None:
-        if not self.channel.acquire(blocking=False):
-            self.collisions.append(call)
-            return
-        # A request takes time, and threads that take no turns would meet here.
-        Event().wait(0.002)
-        self.channel.release()
-
-
-def test_requests_to_airflow_follow_one_another(vendor: Emulator, tmp_path: Path) -> None:
-    store = OneLineStore()
-    run = batch(tmp_path, store)
-    push = run.ti.xcom_push
-
-    def pushed(key: str, value: Any) -> None:
-        store._meet("xcom_push")
-        push(key, value)
-
-    run.ti.xcom_push = pushed  # type: ignore[method-assign]
-    assert run.result()["counts"]["succeeded"] == billed(vendor) == 20
-    assert store.collisions == []
 
 
 # --- attempts --------------------------------------------------------------------------------------

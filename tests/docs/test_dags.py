@@ -135,6 +135,17 @@ def test_a_further_run_of_the_catalogue_pays_for_changed_rows_only(
     assert [event["counts"]["succeeded"] for event in events] == [len(keys), 1]
 
 
+@pytest.mark.usefixtures("fast_emulator")
+def test_a_batch_of_forty_ends_in_a_test_of_a_dag(tmp_path: Path) -> None:
+    catalogue = tmp_path / "products.jsonl"
+    rows = [{"sku": f"TR-{number}", "prompt": "a fox", "frame_num": 5} for number in range(40)]
+    catalogue.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = run("vace_catalogue", catalogue=str(catalogue), save_to=f"{tmp_path}/videos/")
+    # `dag.test()` serves requests of all threads in one process.
+    assert str(found.state) == "success"
+    assert xcom(found, "clips")["counts"]["succeeded"] == 40
+
+
 def test_a_failed_clip_does_not_affect_the_rest_of_the_catalogue(
     fast_emulator: Emulator, tmp_path: Path
 ) -> None:
