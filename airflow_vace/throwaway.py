@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -76,20 +77,38 @@ def run_airflow(arguments: list[str], environment: dict[str, str], log: Path) ->
 @contextlib.contextmanager
 def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Start a program in a new process group, and end the whole group after the block."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # Airflow starts many processes, and a signal to the first one alone would orphan the rest.
-            start_new_session=True,
-        )
-    try:
+    with contextlib.ExitStack() as stack:
+        # An interrupt inside of Popen would leave a process behind that nobody knows.
+        with log.open("ab") as output, _late_interrupts():
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Airflow starts many processes, and a signal to the first one alone would orphan the rest.
+                start_new_session=True,
+            )
+            stack.callback(end_group, process)
         yield process
+
+
+@contextlib.contextmanager
+def _late_interrupts() -> Iterator[None]:
+    """Deliver SIGINT and SIGTERM after the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: arrived.append(number)) for number in signals]
+    try:
+        yield
     finally:
-        end_group(process)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler or signal.SIG_DFL)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 def end_group(process: subprocess.Popen[bytes], patience: float = _END_GRACE_SECONDS) -> None:

@@ -62,8 +62,7 @@ class Submission:
     :param reachable: replaces paths in an input by URLs, immediately before the create, since URLs may expire
     :param saved: returns the files of a prediction's id at their final places, None without files
     :param attempt: Airflow's numbers of the attempt (default: unknown)
-    :param reusable: returns the order with the digest for manifests, and the saved success of an equal order
-        of any task, None without one
+    :param reusable: returns the order with its digest, and the saved success of an equal order, or None
     """
 
     def __init__(  # noqa: PLR0913 - the parts of an attempt
@@ -112,9 +111,8 @@ class Submission:
     def prediction_of(self, order_since: Callable[[Record | None], Order]) -> tuple[Prediction, float]:
         """Return the order's prediction, existing or new, and the deadline in seconds since the epoch.
 
-        An existing prediction keeps the deadline of its submission, unless the timeout was raised since. The
-        ledger comes before saved files of other tasks, because a prediction in the ledger is paid for and
-        may run; saved files come before an intent.
+        An existing prediction keeps the deadline of its submission, unless the timeout was raised since. A
+        prediction in the ledger is paid for and may run, so a saved file of another task comes second.
 
         :param order_since: makes the order; connection defaults come from the given record, if any
         :raises LedgerError: if the record is unreadable; nothing was submitted
@@ -132,7 +130,9 @@ class Submission:
                 case Submit():
                     order, known, saved = self._renewed(order_since, order, record)
                     if saved is not None:
-                        return self._reuse(saved, step, record)
+                        self._creator.cancel_replaced(step, record, "A saved file is the result, at no cost.")
+                        self.prediction, self.is_own = saved, False
+                        return saved, self.hook.wall_clock()
                     version = self._creator.latest_version(order, known)
                     sent = self.reachable(order.values)
                     self._creator.cancel_replaced(step, record)
@@ -208,12 +208,6 @@ class Submission:
         # run would then get the video of the old file.
         self.order, saved = self.reusable(order)
         return self.order, before, saved
-
-    def _reuse(self, saved: Prediction, step: Submit, record: Record | None) -> tuple[Prediction, float]:
-        """Return a saved success and the present time as deadline; the ledger stays as it is."""
-        self._creator.cancel_replaced(step, record, "A saved file is the result, at no cost.")
-        self.prediction, self.is_own = saved, False
-        return saved, self.hook.wall_clock()
 
     def _confirmed_now(self) -> float:
         return self.hook.clock.confirmed(self.hook.wall_clock())

@@ -14,7 +14,7 @@ from airflow_vace.core import calls
 from airflow_vace.core.retry import failure_of
 from airflow_vace.exceptions import VaceError
 from support.faces import FOX
-from support.odd_servers import ODD_SERVERS, BrokenKeepAlive, OddServer, early, settings_of
+from support.odd_servers import ODD_SERVERS, BrokenKeepAlive, OddServer, early, settings_of, timeout_for
 
 if TYPE_CHECKING:
     from airflow_vace.client.settings import Settings
@@ -137,7 +137,7 @@ def test_each_expected_outcome_belongs_to_a_server() -> None:
 @pytest.mark.parametrize("name", ODD_SERVERS)
 def test_a_poll_has_the_same_outcome_in_worker_and_triggerer(name: str) -> None:
     with OddServer(ODD_SERVERS[name]) as url:
-        worker, triggerer = both("get", url)
+        worker, triggerer = both("get", url, timeout=timeout_for(name))
     assert worker.failure == EXPECTED.get(name, "READ")
     assert triggerer == worker
 
@@ -146,7 +146,7 @@ def test_a_poll_has_the_same_outcome_in_worker_and_triggerer(name: str) -> None:
 def test_a_create_is_equally_certain_in_worker_and_triggerer(name: str) -> None:
     server = OddServer(ODD_SERVERS[name])
     with server as url:
-        worker, triggerer = both("create", url)
+        worker, triggerer = both("create", url, timeout=timeout_for(name))
     expected = EXPECTED.get(name, "READ")
     assert worker.failure == ("SUBMISSION_UNKNOWN" if expected in UNCLEAR else expected)
     assert triggerer == worker
