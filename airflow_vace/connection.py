@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -33,6 +35,26 @@ if TYPE_CHECKING:
     from airflow_vace.core.steps import Call
 
 T = TypeVar("T")
+
+_channel = threading.RLock()
+_takes_turns = False
+
+
+def note_channel() -> None:
+    """Detect the kind of Airflow's channel, in the main thread of a task, before further threads start."""
+    global _takes_turns  # noqa: PLW0603 - a process has one channel
+    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
+    channel = getattr(runner, "SUPERVISOR_COMMS", None)
+    _takes_turns = type(channel).__name__ == "InProcessSupervisorComms"
+
+
+def airflow_turn() -> contextlib.AbstractContextManager[Any]:
+    """Return the context of a request to Airflow by one of several threads.
+
+    `dag.test()` removes the channel during each request, so two requests at a time would lose the channel.
+    Elsewhere Airflow itself lets requests follow one another.
+    """
+    return _channel if _takes_turns else contextlib.nullcontext()
 
 
 class ConnectionHook(HttpHook):
@@ -77,7 +99,8 @@ class ConnectionHook(HttpHook):
         """
         if self._known_settings is None:
             with _named_lookup_errors(self.vace_conn_id):
-                connection = self.get_connection(self.vace_conn_id)
+                with airflow_turn():
+                    connection = self.get_connection(self.vace_conn_id)
                 extra = connection.extra_dejson
             self._known_settings = self._read_settings(connection, extra)
         return self._known_settings
@@ -104,7 +127,8 @@ class ConnectionHook(HttpHook):
             from airflow.sdk.log import mask_secret
 
             for secret in secrets:
-                mask_secret(secret)
+                with airflow_turn():
+                    mask_secret(secret)
         return settings
 
     @property
@@ -267,4 +291,5 @@ def mask_secrets_in(texts: Iterable[str]) -> None:
     shortest = conf.getint("logging", "min_length_masked_secret", fallback=5)
     for secret in sorted({secret for text in texts for secret in secrets_in(text)}):
         if len(secret) >= shortest:
-            mask_secret(secret)
+            with airflow_turn():
+                mask_secret(secret)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_vace.connection import airflow_turn
 from airflow_vace.exceptions import LedgerError, VaceTransportError
 from airflow_vace.submission.ledger import IntentLostError, Ledger
 from airflow_vace.submission.record import Record
@@ -224,7 +225,8 @@ class Chunks:
 
     def _get(self, key: str) -> dict[str, Any] | None:
         try:
-            data = self._store.get(key)
+            with airflow_turn():
+                data = self._store.get(key)
         except Exception as error:  # Airflow's API server and custom state back-ends raise any type
             raise LedgerError(
                 f"The records of this batch could not be read ({type(error).__name__}: {error}). Nothing was"
@@ -245,7 +247,8 @@ class Chunks:
             # A task may be cleared after months, and a lost record would allow a second bill.
             retention = NEVER_EXPIRE
         try:
-            self._store.set(key, value, retention=retention)
+            with airflow_turn():
+                self._store.set(key, value, retention=retention)
         except Exception as error:  # any type, as in `_get`
             raise LedgerError(
                 f"The state of this batch could not be recorded ({type(error).__name__}: {error})"

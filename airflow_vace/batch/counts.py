@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.batch.items import State
+from airflow_vace.connection import airflow_turn
 from airflow_vace.redaction import without_secrets
 from airflow_vace.task.view import VIEW_KEY
 
@@ -116,7 +117,8 @@ class View:
 
     def _push(self, key: str, value: dict[str, Any]) -> None:
         if self._pushed.get(key) != value:
-            self._ti.xcom_push(key, value)
+            with airflow_turn():
+                self._ti.xcom_push(key, value)
             self._pushed[key] = value
 
     def _head(self, manifest: str | None, error: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from airflow_vace.batch.items import Item, State
 from airflow_vace.batch.manifest import write_manifest
 from airflow_vace.batch.rows import read_rows, refuse_bad_rows
 from airflow_vace.batch.work import Work
+from airflow_vace.connection import note_channel
 from airflow_vace.core.names import split_reference
 from airflow_vace.exceptions import BatchFailed, VaceInputError
 from airflow_vace.storage.destination import Destination
@@ -55,6 +56,7 @@ class BatchJob:
         :raises AirflowFailException: for a bad row, source or directory
         :raises LedgerError: if the records are out of reach
         """
+        note_channel()
         with translated():
             items = _items_of(task)
             check_directory(task, context.get("ti"))

@@ -93,9 +93,9 @@ class Work:
 
     def look_at(self, keys: Sequence[str]) -> None:
         """Poll the items whose waits in the triggerer have ended."""
-        for key in keys:
-            if key in self.open:
-                self._jobs.finish(self._by_key[key], self.open[key], was_deferred=True)
+        # Neighbours lie in one chunk of records, so their threads share its writes.
+        for key in sorted(self.open.keys() & set(keys), key=lambda key: self._by_key[key].position):
+            self._jobs.finish(self._by_key[key], self.open[key], was_deferred=True)
 
     def run(self, *, may_leave: bool) -> bool:
         """Submit, wait and save; return True if all items have ended, False to wait elsewhere.

@@ -113,6 +113,50 @@ def test_a_campaign_without_any_clip_fails(fast_emulator: Emulator, tmp_path: Pa
     assert states(found)["summary", -1] == "failed"
 
 
+def test_a_further_run_of_the_catalogue_pays_for_changed_rows_only(
+    fast_emulator: Emulator, tmp_path: Path, airflow_db: str
+) -> None:
+    catalogue, videos = tmp_path / "products.csv", tmp_path / "videos"
+    lines = (DAGS / "vace_catalogue.csv").read_text().splitlines()
+    catalogue.write_text("\n".join(lines))
+    first = run("vace_catalogue", catalogue=str(catalogue), save_to=f"{videos}/")
+    assert states(first) == {("clips", -1): "success", ("summary", -1): "success"}
+    keys = [line.partition(",")[0] for line in lines[1:]]
+    assert xcom(first, "summary") == {key: (videos / f"{key}.mp4").as_uri() for key in keys}
+    assert fast_emulator.bill["charged"] == len(keys)
+    catalogue.write_text("\n".join([*lines[:-1], lines[-1].replace("close-up", "from afar")]))
+    second = run("vace_catalogue", catalogue=str(catalogue), save_to=f"{videos}/")
+    counts = xcom(second, "clips")["counts"]
+    assert (counts["succeeded"], counts["reused"]) == (1, len(keys) - 1)
+    assert fast_emulator.bill["charged"] == len(keys) + 1
+    with sqlite3.connect(airflow_db) as database:
+        rows = database.execute("SELECT extra FROM asset_event WHERE source_dag_id = 'vace_catalogue'")
+        events = [json.loads(extra) for (extra,) in rows]
+    assert [event["counts"]["succeeded"] for event in events] == [len(keys), 1]
+
+
+@pytest.mark.usefixtures("fast_emulator")
+def test_a_batch_of_forty_ends_in_a_test_of_a_dag(tmp_path: Path) -> None:
+    catalogue = tmp_path / "products.jsonl"
+    rows = [{"sku": f"TR-{number}", "prompt": "a fox", "frame_num": 5} for number in range(40)]
+    catalogue.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = run("vace_catalogue", catalogue=str(catalogue), save_to=f"{tmp_path}/videos/")
+    # `dag.test()` serves requests of all threads in one process.
+    assert str(found.state) == "success"
+    assert xcom(found, "clips")["counts"]["succeeded"] == 40
+
+
+def test_a_failed_clip_does_not_affect_the_rest_of_the_catalogue(
+    fast_emulator: Emulator, tmp_path: Path
+) -> None:
+    fast_emulator.faults.add(method="POST", skip=1, outcome={"status": "failed", "error": "E1001 memory"})
+    found = run("vace_catalogue", save_to=f"{tmp_path}/")
+    assert str(found.state) == "success"
+    clips = xcom(found, "summary")
+    assert len(clips) == 6
+    assert sum(uri is None for uri in clips.values()) == 1
+
+
 def test_each_video_of_a_restyled_library_is_an_asset_event(
     fast_emulator: Emulator, tmp_path: Path, airflow_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,7 +232,7 @@ def test_the_ui_has_dags_and_a_connection_and_ends_on_ctrl_c(tmp_path: Path) -> 
         )
         files = (
             *("vace_campaign", "vace_campaign_taskflow", "vace_restyle_library", "vace_restyled_catalog"),
-            *("vace_review", "vace_text_to_video"),
+            *("vace_catalogue", "vace_review", "vace_text_to_video"),
         )
         until = time.monotonic() + 60
         while ask("/dags")["total_entries"] < len(files) and time.monotonic() < until:
