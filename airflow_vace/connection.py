@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from functools import cached_property
@@ -40,12 +39,10 @@ _channel = threading.RLock()
 _takes_turns = False
 
 
-def note_channel() -> None:
-    """Detect the kind of Airflow's channel, in the main thread of a task, before further threads start."""
+def let_threads_take_turns(is_needed: bool) -> None:  # noqa: FBT001 - the only parameter
+    """Let the threads of this process send their requests to Airflow one after another, see below."""
     global _takes_turns  # noqa: PLW0603 - a process has one channel
-    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
-    channel = getattr(runner, "SUPERVISOR_COMMS", None)
-    _takes_turns = type(channel).__name__ == "InProcessSupervisorComms"
+    _takes_turns = is_needed
 
 
 def airflow_turn() -> contextlib.AbstractContextManager[Any]:

@@ -12,12 +12,13 @@ from airflow_vace.batch.items import Item, State
 from airflow_vace.batch.manifest import write_manifest
 from airflow_vace.batch.rows import read_rows, refuse_bad_rows
 from airflow_vace.batch.work import Work
-from airflow_vace.connection import note_channel
+from airflow_vace.connection import let_threads_take_turns
 from airflow_vace.core.names import split_reference
 from airflow_vace.exceptions import BatchFailed, VaceInputError
 from airflow_vace.storage.destination import Destination
 from airflow_vace.storage.lineage import report_output
 from airflow_vace.storage.masking import mask_signatures
+from airflow_vace.task.airflow_internals import loses_channel_in_threads
 from airflow_vace.task.errors import translated
 from airflow_vace.task.state import is_test_of_a_task
 from airflow_vace.task.submitting import warn_of_lost_state
@@ -56,7 +57,7 @@ class BatchJob:
         :raises AirflowFailException: for a bad row, source or directory
         :raises LedgerError: if the records are out of reach
         """
-        note_channel()
+        let_threads_take_turns(loses_channel_in_threads())
         with translated():
             items = _items_of(task)
             check_directory(task, context.get("ti"))

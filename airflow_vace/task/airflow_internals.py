@@ -31,6 +31,14 @@ def request_states(message: GetTaskStates) -> Any:
     return SUPERVISOR_COMMS.send(message)
 
 
+def loses_channel_in_threads() -> bool:
+    """Return True in `dag.test()`, which removes the supervisor's channel during each request."""
+    from airflow.sdk.execution_time import task_runner
+
+    channel = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    return type(channel).__name__ == "InProcessSupervisorComms"
+
+
 async def arequest_states(message: GetTaskStates) -> Any:
     """Await :func:`request_states`."""
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS

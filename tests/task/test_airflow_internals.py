@@ -49,6 +49,15 @@ def test_a_request_for_states_goes_over_this_connection(monkeypatch: pytest.Monk
     assert response.task_states == {}
 
 
+def test_a_test_of_a_dag_has_a_channel_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms
+
+    assert not internals.loses_channel_in_threads()
+    channel = InProcessSupervisorComms(SimpleNamespace())  # type: ignore[arg-type]
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", channel, raising=False)
+    assert internals.loses_channel_in_threads()
+
+
 # --- XCom ------------------------------------------------------------------------------------------
 
 
