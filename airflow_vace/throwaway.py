@@ -107,8 +107,8 @@ def _late_interrupts() -> Iterator[None]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler or signal.SIG_DFL)
-        for number in arrived:
-            signal.raise_signal(number)
+        for one in arrived:
+            signal.raise_signal(one)
 
 
 def end_group(process: subprocess.Popen[bytes], patience: float = _END_GRACE_SECONDS) -> None:

@@ -53,7 +53,8 @@ def test_a_test_of_a_dag_has_a_channel_of_its_own(monkeypatch: pytest.MonkeyPatc
     from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms
 
     assert not internals.loses_channel_in_threads()
-    channel = InProcessSupervisorComms(SimpleNamespace())  # type: ignore[arg-type]
+    supervisor: Any = SimpleNamespace()
+    channel = InProcessSupervisorComms(supervisor=supervisor)
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", channel, raising=False)
     assert internals.loses_channel_in_threads()
 
