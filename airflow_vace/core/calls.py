@@ -95,14 +95,9 @@ def create(
         yield Note(f"The model may refuse this: {warning}", is_warning=True)
     chosen_version = yield from version_to_send(target, model, version, timing=timing)
     version = chosen_version.version
-    attempts = CreateAttempts(
-        turn=target.creates.turn(),
-        timing=timing,
-        now=now,
-        before_resend=before_resend,
-        while_waiting=while_waiting,
-    )
-    with closing(attempts):
+    turn = target.creates.turn()
+    checks = {"before_resend": before_resend, "while_waiting": while_waiting}
+    with closing(CreateAttempts(turn=turn, timing=timing, now=now, **checks)) as attempts:
         while True:
             yield from attempts.begin()
             # The queue may be long, so each request states the seconds that are left.
@@ -112,13 +107,14 @@ def create(
                 response = yield from sent(request)
                 created = read_prediction(target.api, request, response)
             except VaceError as error:
-                if not (yield from attempts.pause_after(error)):
-                    failure = read_failed_create(error)
-                    if version is None and target.api.backend.needs_version and is_not_found(error):
-                        failure = version_needed(model, chosen_version.failure or error)
-                    raise failure from (None if failure is error else error)
+                if (yield from attempts.pause_after(error)):
+                    continue
+                failure = read_failed_create(error)
+                if version is None and target.api.backend.needs_version and is_not_found(error):
+                    failure = version_needed(model, chosen_version.failure or error)
+                raise failure from (None if failure is error else error)
             else:
-                attempts.turn.accepted(read_allowance(response))
+                turn.accepted(read_allowance(response))
                 # Payload and manifest show the version of the video, and some servers omit it.
                 return created if created.version else replace(created, version=version)
 
