@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.batch.items import State
@@ -98,7 +100,8 @@ class View:
         self._conn_id = vace_conn_id
         self._items = items
         self._log = log
-        self._pushed: dict[str, Any] = {}
+        # Digests of the values as pushed, since the pages of a large batch take megabytes.
+        self._pushed: dict[str, str] = {}
 
     def push(self, manifest: str | None = None, error: BaseException | None = None) -> None:
         """Push the head, and all pages that have changed since the last push of this process."""
@@ -116,10 +119,11 @@ class View:
             self._log.warning("The video tab will not show this: %s", trouble)
 
     def _push(self, key: str, value: dict[str, Any]) -> None:
-        if self._pushed.get(key) != value:
+        digest = sha256(json.dumps(value, default=str).encode()).hexdigest()
+        if self._pushed.get(key) != digest:
             with airflow_turn():
                 self._ti.xcom_push(key, value)
-            self._pushed[key] = value
+            self._pushed[key] = digest
 
     def _head(self, manifest: str | None, error: str | None) -> dict[str, Any]:
         return {

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
 
-# Creates and saves at a time: a vendor takes ten creates a second, each with a latency of half a second.
+# Creates at a time, and saves at a time: a vendor takes ten creates a second, each with a latency of half a
+# second.
 THREADS = 8
 MAX_ERROR_LENGTH = 500
 
@@ -102,7 +103,9 @@ class Jobs:
         self._local = threading.local()
         # By the item's key, with the run from the start of the job.
         self._runs: dict[str, OperatorRun | None] = {}
-        self._pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="vace-batch")
+        # Saves have threads of their own, because a thousand saves in a queue would hold up all creates.
+        self._submitters = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="vace-batch-submit")
+        self._savers = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="vace-batch-save")
 
     def __contains__(self, key: str) -> bool:
         return key in self._runs
@@ -113,14 +116,14 @@ class Jobs:
     def submit(self, item: Item) -> None:
         """Begin to submit an item, or to go on with its prediction of an earlier attempt."""
         self.submitting.add(item.key)
-        self._start(item, partial(self._submitted, item))
+        self._start(self._submitters, item, partial(self._submitted, item))
 
     def finish(self, item: Item, latest: Running, *, was_deferred: bool = False) -> None:
         """Begin to poll a prediction, and to save a success.
 
         :param was_deferred: the triggerer has confirmed the end of the wait
         """
-        self._start(item, partial(self._finished, item, latest, was_deferred=was_deferred))
+        self._start(self._savers, item, partial(self._finished, item, latest, was_deferred=was_deferred))
 
     def end(self, key: str) -> None:
         """Forget a job whose outcome was reported."""
@@ -140,13 +143,14 @@ class Jobs:
     def close(self) -> None:
         """Stop, and wait until the creates under way are recorded."""
         self.stop()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._submitters, self._savers):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     # --- in the threads ----------------------------------------------------------------------------
 
-    def _start(self, item: Item, job: Callable[[], Outcome]) -> None:
+    def _start(self, pool: ThreadPoolExecutor, item: Item, job: Callable[[], Outcome]) -> None:
         self._runs[item.key] = None
-        self._pool.submit(self._do, item, job)
+        pool.submit(self._do, item, job)
 
     def _do(self, item: Item, job: Callable[[], Outcome]) -> None:
         try:
