@@ -13,6 +13,7 @@
     ├── VaceProtocolError       The response is not a prediction: see `body`.
     ├── SubmissionUnknown       The create may be accepted and billed: check before a resubmit.
     ├── LedgerError             The record of earlier submissions is unavailable: retry the task.
+    ├── BatchFailed             Too few items of a batch succeeded: retry the task.
     └── PredictionError         The prediction ended without a video: see `prediction`.
         ├── PredictionFailed    The model or its host failed: retry if `worth_another_run`.
         ├── PredictionCanceled  A person, a deadline or the server stopped the prediction.
@@ -26,6 +27,7 @@ consequence for the bill and the remedy. Evidence is in attributes.
 from __future__ import annotations
 
 __all__ = (
+    "BatchFailed",
     "LedgerError",
     "PredictionCanceled",
     "PredictionError",
