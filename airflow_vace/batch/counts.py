@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_vace.batch.items import State
 from airflow_vace.connection import airflow_turn
 from airflow_vace.redaction import without_secrets
-from airflow_vace.task.view import VIEW_KEY
+from airflow_vace.task.view import VIEW_KEY, page_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from airflow_vace.batch.items import Item
 
 PAGE_SIZE = 60
-PAGE_KEY = f"{VIEW_KEY}_page_{{:04d}}"
 
 _LETTERS = {
     State.SUCCEEDED: "s",
@@ -113,7 +112,7 @@ class View:
         try:
             for number, start in enumerate(range(0, len(self._items), PAGE_SIZE)):
                 page = [self._shown(item, redact) for item in self._items[start : start + PAGE_SIZE]]
-                self._push(PAGE_KEY.format(number), {"items": page})
+                self._push(page_key(number), {"items": page})
             self._push(VIEW_KEY, self._head(manifest, text))
         except Exception as trouble:  # noqa: BLE001 - the view is optional, and Airflow may raise any error
             self._log.warning("The video tab will not show this: %s", trouble)

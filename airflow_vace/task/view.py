@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from airflow_vace.task.run import TaskRun
 
 VIEW_KEY = "vace_view"
+# A batch has a head under the key of the view, and its items in pages under these keys.
+PAGE_PREFIX = f"{VIEW_KEY}_page_"
 _MAX_ERROR_LENGTH = 2000
+
+
+def page_key(page: int) -> str:
+    """Return the key of a batch's page, by number from 0."""
+    return f"{PAGE_PREFIX}{page:04d}"
 
 
 def view_of(

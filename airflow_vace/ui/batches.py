@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from airflow_vace.ui.cards import Asked, Source
 
-PAGE_PREFIX = "vace_view_page_"
 # The letters of `states` in the head, in the order of the chips.
 OUTCOMES = {
     "s": "succeeded",
@@ -70,11 +69,6 @@ class Head:
     manifest: str | None
     error: str | None
     stamps: tuple[int | None, ...] = ()
-
-
-def page_key(page: int) -> str:
-    """Return the XCom key of a page, counted from 0."""
-    return f"{PAGE_PREFIX}{page:04d}"
 
 
 def heads_and_others(tasks: Iterable[Task]) -> tuple[list[Head], list[Task]]:

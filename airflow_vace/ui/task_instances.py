@@ -9,9 +9,9 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from sqlalchemy import and_, or_, select, tuple_
 
+from airflow_vace.task.view import PAGE_PREFIX, page_key
 from airflow_vace.task.view import VIEW_KEY as VIEW
 from airflow_vace.ui import OPERATOR_NAMES
-from airflow_vace.ui.batches import PAGE_PREFIX, page_key
 from airflow_vace.ui.cards import RESULT, Task
 from airflow_vace.ui.xcoms import StoredValues, Unread, address_of, read_value
 

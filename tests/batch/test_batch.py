@@ -86,10 +86,10 @@ def test_a_retry_repeats_no_failure_that_no_run_can_improve(
 def test_a_row_that_is_inserted_shifts_no_other(
     vendor: Emulator, tmp_path: Path, *, deferrable: bool
 ) -> None:
-    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 5} for number in range(5)]
+    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 1} for number in range(5)]
     run = batch(tmp_path, Store(), deferrable=deferrable, inputs=rows, key="sku")
     run.result()
-    rows.insert(0, {"sku": "TR-new", "prompt": "an owl", "frame_num": 5})
+    rows.insert(0, {"sku": "TR-new", "prompt": "an owl", "frame_num": 1})
     result = run.cleared().result()
     assert billed(vendor) == 6
     assert [row["key"] for row in rows_of(result)] == ["TR-new", *(f"TR-{number}" for number in range(5))]
@@ -97,7 +97,7 @@ def test_a_row_that_is_inserted_shifts_no_other(
 
 
 def test_a_clear_submits_a_key_with_another_input_only(vendor: Emulator, tmp_path: Path) -> None:
-    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 5} for number in range(5)]
+    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 1} for number in range(5)]
     run = batch(tmp_path, Store(), inputs=rows, key="sku")
     first = {row["key"]: row["id"] for row in rows_of(run.result())}
     rows[2]["prompt"] = "an owl"
@@ -125,7 +125,7 @@ def test_a_share_of_successes_is_enough_where_the_author_says_so(vendor: Emulato
 
 
 def test_bad_rows_are_named_before_anything_is_paid(vendor: Emulator, tmp_path: Path) -> None:
-    rows = [{"prompt": "a fox", "frame_num": 5}, {"prompt": "a fox", "frame_num": "many"}, {"prompt": ""}]
+    rows = [{"prompt": "a fox", "frame_num": 1}, {"prompt": "a fox", "frame_num": "many"}, {"prompt": ""}]
     with pytest.raises(AirflowFailException) as caught:
         batch(tmp_path, Store(), inputs=rows).result()
     assert "frame_num" in str(caught.value)
@@ -134,7 +134,7 @@ def test_bad_rows_are_named_before_anything_is_paid(vendor: Emulator, tmp_path: 
 
 
 def test_bad_rows_are_skipped_where_the_author_says_so(vendor: Emulator, tmp_path: Path) -> None:
-    rows = [{"prompt": "a fox", "frame_num": 5}, {"prompt": "a fox", "frame_num": "many"}]
+    rows = [{"prompt": "a fox", "frame_num": 1}, {"prompt": "a fox", "frame_num": "many"}]
     result = batch(tmp_path, Store(), inputs=rows, on_bad_input="skip").result()
     assert (result["counts"]["succeeded"], result["counts"]["skipped"]) == (1, 1)
     assert [row["status"] for row in rows_of(result)] == ["succeeded", "skipped"]
@@ -166,7 +166,7 @@ def test_parameters_that_cannot_work_fail_in_the_dag_file(tmp_path: Path, wrong:
 
 def test_the_view_shows_each_item_in_pages(vendor: Emulator, tmp_path: Path) -> None:
     vendor.faults.add(method="POST", outcome={"status": "failed", "error": "NSFW content"}, times=1)
-    rows = [{"prompt": f"fox {number}", "frame_num": 5} for number in range(61)]
+    rows = [{"prompt": f"fox {number}", "frame_num": 1} for number in range(61)]
     run = batch(tmp_path, Store(), inputs=rows, min_success=0.5)
     result = run.result()
     head = run.ti.xcoms["vace_view"]["batch"]
@@ -216,7 +216,7 @@ def test_a_second_run_pays_for_changed_inputs_only(
 ) -> None:
     if save_in == "triggerer" and not deferrable:
         pytest.skip("a worker has no trigger that saves")
-    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 5} for number in range(20)]
+    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 1} for number in range(20)]
     given: dict[str, Any] = {"inputs": rows, "key": "sku", "deferrable": deferrable, "save_in": save_in}
     batch(tmp_path, Store(), reuse="saved", **given).result()
     for number in (3, 7, 11):
@@ -232,7 +232,7 @@ def test_a_second_run_pays_for_changed_inputs_only(
 def test_a_clear_with_other_inputs_submits_all_of_them(
     vendor: Emulator, tmp_path: Path, *, deferrable: bool
 ) -> None:
-    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 5} for number in range(12)]
+    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 1} for number in range(12)]
     run = batch(tmp_path, Store(), inputs=rows, key="sku", deferrable=deferrable, max_in_flight=4)
     first = {row["id"] for row in rows_of(run.result())}
     for row in rows:

@@ -21,7 +21,7 @@ MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "tri
 
 def batch(folder: Path, store: Store | None = None, **kwargs: Any) -> Run:
     """Return a task with 20 items, which saves to a folder."""
-    rows = [{"prompt": f"fox {number}", "frame_num": 5} for number in range(20)]
+    rows = [{"prompt": f"fox {number}", "frame_num": 1} for number in range(20)]
     given: dict[str, Any] = {"inputs": rows, "save_to": f"{folder}/", **kwargs}
     return Run(lambda: VaceBatchOperator(task_id="t", **given), store)
 

@@ -29,19 +29,23 @@ def test_since_airflow_3_4_the_tab_is_on_our_tasks_only() -> None:
 
 
 def test_the_tab_is_scoped_to_the_names_of_our_tasks() -> None:
-    from airflow_vace.decorators import vace_task
-    from airflow_vace.operators import VacePredictionOperator
+    from airflow_vace.decorators import vace_batch_task, vace_task
+    from airflow_vace.operators import VaceBatchOperator, VacePredictionOperator
     from airflow_vace.sensors import VacePredictionSensor
 
     def clip() -> str:
         return "a fox"
 
+    def clips() -> list[str]:
+        return ["a fox"]
+
     with DAG("names", schedule=None):
         decorated: Any = vace_task(clip)().operator  # type: ignore[attr-defined]
         made = VacePredictionOperator(task_id="a", input={"prompt": "b"})
         waited = VacePredictionSensor(task_id="b", prediction=made.output)
-    batches = {"VaceBatchOperator", "@task.vace_batch"}
-    assert {one.operator_name for one in (decorated, made, waited)} == set(OPERATOR_NAMES) - batches
+        many = VaceBatchOperator(task_id="c", inputs=["b"], save_to="/data/")
+        rows: Any = vace_batch_task(save_to="/data/")(clips)().operator
+    assert {one.operator_name for one in (decorated, made, waited, many, rows)} == set(OPERATOR_NAMES)
 
 
 def test_the_url_of_the_script_is_below_airflows_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
