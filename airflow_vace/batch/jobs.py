@@ -51,10 +51,15 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The error of an item; `was_submitted` is False if no prediction exists."""
+    """The error of an item.
+
+    `was_submitted` is False if no prediction exists, or none is known. `is_old` is True for the unknown
+    create of an earlier attempt: this attempt has sent nothing.
+    """
 
     error: Exception
     was_submitted: bool
+    is_old: bool = False
 
     @property
     def cause(self) -> BaseException:
@@ -215,8 +220,14 @@ class Jobs:
 
     def _recorded(self, item: Item, error: Exception) -> Failed:
         """Record the error of an item for later processes."""
-        record = self._chunks.entry(item.key).record
-        failed = Failed(error, was_submitted=record is not None and record.phase is not Phase.INTENT)
+        entry = self._chunks.entry(item.key)
+        record, is_of_attempt = entry.record, entry.attempt == self._chunks.attempt
+        is_intent = record is not None and record.phase is Phase.INTENT
+        failed = Failed(
+            error,
+            was_submitted=record is not None and not is_intent,
+            is_old=is_intent and not is_of_attempt,
+        )
         # The reason for these lies in the account or in the records, so a later process tries the item again.
         if not isinstance(failed.cause, LedgerError | VaceAuthError | VaceBillingError):
             entry = Entry(record=record, error=failed.text, may_retry=failed.may_retry)

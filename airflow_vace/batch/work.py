@@ -228,6 +228,8 @@ class Work:
         else:
             item.state = State.CANCELED if isinstance(cause, PredictionCanceled) else State.FAILED
         self.task.log.warning("%s: %s", item.key, item.error)
+        if failed.is_old:
+            return
         if failed.was_submitted:
             self._refusals = 0
             return

@@ -86,6 +86,22 @@ def test_an_unknown_item_blocks_no_other_and_is_not_repeated(
     assert billed(gateway) == 20
 
 
+def test_many_unknown_items_of_an_earlier_attempt_stop_no_other(gateway: Emulator, tmp_path: Path) -> None:
+    rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 1} for number in range(20)]
+    run = batch(tmp_path, Store(), inputs=rows[:12], key="sku")
+    gateway.faults.add("accepted_then_reset", times=None)
+    with pytest.raises(AirflowFailException, match="unknown"):
+        run.result()
+    gateway.faults.clear()
+    unknown = billed(gateway)
+    assert unknown >= 8
+    again = batch(tmp_path, run.context["task_state_store"], inputs=rows, key="sku", min_success=1)
+    again.ti.try_number = 2
+    counts = again.result()["counts"]
+    assert (counts["unknown"], counts["succeeded"]) == (unknown, 20 - unknown)
+    assert billed(gateway) == 20
+
+
 def test_an_unknown_item_is_submitted_again_where_the_author_says_so(
     gateway: Emulator, tmp_path: Path
 ) -> None:
