@@ -115,10 +115,11 @@ def test_an_author_may_choose_to_pay_twice(server: Emulator, capfd: pytest.Captu
 
 
 def test_a_create_that_comes_through_late_is_waited_for(
-    server: Emulator, connect: Callable[[str], None]
+    server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
 ) -> None:
-    connect(server.connection_to(backend="replicate", timeout=0.1))
-    server.faults.add(method="POST", delay=0.3)
+    scale_waits(monkeypatch, 1.0, lost_create_lookup_seconds=30.0)
+    connect(server.connection_to(backend="replicate", timeout=1))
+    server.faults.add(method="POST", delay=2.0)
     payload = task().result()
     (found,) = server.world.runs.values()
     assert payload["id"] == found.id
@@ -176,10 +177,10 @@ def test_a_late_second_create_of_the_same_intent_is_canceled(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
 ) -> None:
     scale_waits(monkeypatch, 0.01, lost_create_lookup_seconds=0.0, intent_grace_seconds=0.0)
-    connect(server.connection_to(backend="replicate", timeout=0.1))
-    server.faults.add(method="POST", delay=0.6)
-    server.faults.add(method="POST", delay=0.5)
-    server.faults.add(method="POST", delay=0.4)
+    connect(server.connection_to(backend="replicate", timeout=1))
+    # All three creates outlast the attempt.
+    for delay in (7.0, 6.0, 5.0):
+        server.faults.add(method="POST", delay=delay)
     run = task()
     with pytest.raises(SubmissionUnknown):
         run.result()
@@ -272,8 +273,8 @@ def test_a_lost_create_stays_known_when_the_next_one_meets_a_limit(
     server: Emulator, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], None]
 ) -> None:
     scale_waits(monkeypatch, 0.01, lost_create_lookup_seconds=0.0, intent_grace_seconds=0.0)
-    connect(server.connection_to(backend="replicate", timeout=0.1))
-    server.faults.add(method="POST", delay=0.5)
+    connect(server.connection_to(backend="replicate", timeout=1))
+    server.faults.add(method="POST", delay=5.0)
     server.faults.add(method="POST", times=LIMITED, status=429, body={"detail": "slow down"})
     run = task()
     with pytest.raises(VaceRateLimited):
