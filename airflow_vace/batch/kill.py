@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
+from airflow_vace.redaction import excerpt
 from airflow_vace.submission.decision import Attempt
 from airflow_vace.task.kill import AfterState, OnKill, decide_by_state, decide_on_kill
 from airflow_vace.task.state import UNKNOWN, aread_state, is_ended, read_state
@@ -65,7 +66,11 @@ def cancel_all(hook: VaceHook, predictions: Sequence[Prediction]) -> int:
     """Cancel predictions, several at a time; return the number of accepted cancels."""
 
     def cancel(prediction: Prediction) -> bool:
-        return hook.fresh().stop_prediction(prediction) is not None
+        try:
+            return hook.fresh().stop_prediction(prediction) is not None
+        except Exception as error:  # noqa: BLE001 - the other cancels must not depend on this one
+            hook.log.warning("Prediction %s is not canceled: %s", prediction.id, excerpt(str(error)))
+            return False
 
     with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="vace-cancel") as pool:
         return sum(pool.map(cancel, predictions))
@@ -91,14 +96,12 @@ def _cancel_if_ended(task: VaceBatchOperator, ti: Any, running: Sequence[Predict
     task.log.info("%d predictions are not canceled: the task is %s", len(running), state)
 
 
-async def acancel_if_ended(
-    ti: Any, references: Sequence[str], vace_conn_id: str, log: Any, hook: VaceHook
-) -> None:
+async def acancel_if_ended(ti: Any, references: Sequence[str], log: Any, hook: VaceHook) -> None:
     """Cancel a deferred batch's predictions if a person has ended the task.
 
     :param ti: the task instance, None outside of Airflow
     :param references: ids of the predictions
-    :param hook: a hook of the connection `vace_conn_id`
+    :param hook: a hook of the connection
     """
     import asyncio
 
@@ -114,10 +117,10 @@ async def acancel_if_ended(
         return
     slots = asyncio.Semaphore(_THREADS)
 
-    async def cancel(reference: str) -> None:
+    async def cancel(reference: str) -> bool:
         async with slots:
-            await hook.astop_prediction(read_known(reference))
+            return await hook.astop_prediction(read_known(reference)) is not None
 
     async with hook:
-        await asyncio.gather(*(cancel(reference) for reference in references), return_exceptions=True)
-    log.info("%d predictions of connection %s were canceled", len(references), vace_conn_id)
+        outcomes = await asyncio.gather(*map(cancel, references), return_exceptions=True)
+    log.warning("%d of %d predictions are canceled", outcomes.count(True), len(references))

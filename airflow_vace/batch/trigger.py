@@ -158,7 +158,7 @@ class VaceBatchTrigger(BaseTrigger):
 
         references = [item[1] for item in self.items]
         hook = VaceHook(self.vace_conn_id)
-        work = acancel_if_ended(self.task_instance, references, self.vace_conn_id, self.log, hook)
+        work = acancel_if_ended(self.task_instance, references, self.log, hook)
         task = asyncio.create_task(work)
         _cancels.add(task)
         task.add_done_callback(_cancels.discard)

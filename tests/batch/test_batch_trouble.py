@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
+from airflow_vace.batch.trigger import VaceBatchTrigger
 from airflow_vace.exceptions import BatchFailed, LedgerError
 from support.batches import MODES, batch, billed, rows_of
 from support.interrupts import interrupting, raising
@@ -266,3 +268,38 @@ def test_an_item_past_its_deadline_is_canceled(
     with pytest.raises(AirflowFailException, match="0 of 20 items succeeded"):
         run.result()
     assert statuses(running) == Counter(canceled=20)
+
+
+@pytest.mark.parametrize(("state", "canceled"), [("failed", True), ("deferred", False)])
+def test_the_end_of_a_deferred_batch_cancels_all_open_items(
+    running: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    state: str,
+    *,
+    canceled: bool,
+) -> None:
+    run = batch(tmp_path, Store(), deferrable=True)
+
+    async def asend(_: object) -> Any:
+        return SimpleNamespace(task_states={"r": {"t": state}})
+
+    def kill() -> None:
+        comms = SimpleNamespace(asend=asend)
+        monkeypatch.setattr("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", comms, raising=False)
+        trigger = VaceBatchTrigger(**run.rows[-1])
+        ti: Any = run.ti
+        trigger.task_instance = ti
+        asyncio.run(trigger.on_kill())
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        run.result(between=kill)
+    assert statuses(running) == Counter({"canceled" if canceled else "starting": 20})
+    if canceled:
+        assert "20 of 20 predictions are canceled" in capfd.readouterr().out
+
+
+class KilledError(Exception):
+    """The end of a test's task by a person."""
