@@ -74,6 +74,12 @@ class Site:
         with create_session() as session:
             return read_value(session.scalars(wanted).one_or_none())
 
+    def clear(self, *, map_index: int = 0) -> None:
+        """Delete all XComs of a clip."""
+        from airflow.models.xcom import XComModel
+
+        XComModel.clear(dag_id=DAG_ID, task_id="clip", run_id=self.run_id, map_index=map_index)
+
     def put(self, value: Any, *, map_index: int = 0, key: str = "return_value") -> None:
         """Write an XCom, as a worker does for a task."""
         from airflow.models.xcom import XComModel

@@ -179,10 +179,6 @@ def test_items_beyond_the_page_size_are_not_shown() -> None:
 @pytest.fixture
 def batch(site: Site) -> Iterator[str]:
     """Write the XComs of a batch of 130 items for the first clip, whose file all items share."""
-    from airflow.models.xcom import XComModel
-    from airflow.utils.session import create_session
-    from sqlalchemy import delete
-
     (film, *_) = sorted(site.roots.rglob("*.mp4"))
     states = "s" * 100 + "f" * 20 + "w" * 10
     kept = {key: site.value(key) for key in ("vace_view", "return_value")}
@@ -191,9 +187,7 @@ def batch(site: Site) -> Iterator[str]:
     site.put(head_of_batch(states), key="vace_view")
     site.put({"counts": {"succeeded": 100}, "manifest": None, "cost": None})
     yield states
-    with create_session() as session:
-        own = (XComModel.run_id == site.run_id, XComModel.task_id == "clip", XComModel.map_index == 0)
-        session.execute(delete(XComModel).where(*own))
+    site.clear()
     for key, value in kept.items():
         # A failed clip has a view, but no result.
         if value is not None:
