@@ -25,15 +25,16 @@ pytestmark = [
     pytest.mark.skipif("VACE_STORES" not in os.environ, reason="VACE_STORES is not set: takes a minute"),
     pytest.mark.skipif(bool(MISSING), reason=f"the dependency group stores brings {', '.join(MISSING)}"),
 ]
-FOLDER = "s3://store@clips/2026-11-28"
+# Airflow keeps an opened store by the id of its connection, so an id of another module's server fails.
+FOLDER = "s3://rows@clips/2026-11-28"
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
     with S3() as server:
-        os.environ["AIRFLOW_CONN_STORE"] = server.connection
+        os.environ["AIRFLOW_CONN_ROWS"] = server.connection
         yield server
-        del os.environ["AIRFLOW_CONN_STORE"]
+        del os.environ["AIRFLOW_CONN_ROWS"]
 
 
 def test_rows_of_more_than_one_block_are_read(s3: S3) -> None:
@@ -58,7 +59,7 @@ def test_a_manifest_is_read_from_the_address_in_the_result(s3: S3) -> None:
 def test_a_missing_file_or_bucket_is_named(s3: S3, path: str) -> None:
     assert s3.url
     with pytest.raises(VaceInputError, match=f"{path}'|no list and no file"):
-        read_rows(f"s3://store@{path}", key=None, model=DEFAULT_MODEL, check=lambda _: None)
+        read_rows(f"s3://rows@{path}", key=None, model=DEFAULT_MODEL, check=lambda _: None)
 
 
 def test_an_unknown_connection_is_named() -> None:
