@@ -341,7 +341,7 @@ def settings_of(url: str, **extra: object) -> Settings:
 
 def timeout_for(name: str) -> float:
     """Return a time-out in seconds; only a server that sends nothing more lets it pass."""
-    return 1.0 if name.startswith("silence") else 30.0
+    return 2.0 if name.startswith("silence") else 30.0
 
 
 class OddServer:
