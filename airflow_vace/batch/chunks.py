@@ -18,7 +18,7 @@ from airflow_vace.submission.ledger import IntentLostError, Ledger
 from airflow_vace.submission.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from datetime import timedelta
 
 # Airflow warns of values over 64 KiB, and an item with one file takes about 1.5 KiB.
@@ -160,15 +160,11 @@ class Chunks:
         """
         chunk = self._places[name]
         with chunk.writing:
-            data = self._get(chunk.key)
-        entry = _items_of(data or {}).get(name) or {}
-        if (data or {}).get("owner") != self._owner or (entry.get("record") or {}).get(
-            "nonce"
-        ) != record.nonce:
+            data = self._get(chunk.key) or {}
+        entry = _items_of(data).get(name) or {}
+        nonce = (entry.get("record") or {}).get("nonce")
+        if data.get("owner") != self._owner or nonce != record.nonce:
             raise _lost()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
 
     # --- the store ---------------------------------------------------------------------------------
 
@@ -295,9 +291,9 @@ class ItemLedger(Ledger):
 
     def intend(self, record: Record, before: Record | None) -> None:
         del before  # a failed write brings the earlier entry back by itself
-        # No later attempt could read the intent, so a batch without such a store writes none.
         if not self._chunks.takes_intents:
             raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
+        # No later attempt could read the intent, so a batch without such a store writes none.
         if not self.is_durable:
             return
         self._chunks.put(self._name, Entry(record=record), is_verified=True)

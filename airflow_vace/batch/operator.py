@@ -156,8 +156,8 @@ class VaceBatchOperator(WaitingOperator):
         except AirflowTaskTimeout as error:
             self.on_kill()
             raise AirflowFailException(
-                "execution_timeout ended the batch, and its open predictions are canceled. Use the operator's"
-                " own timeout, which counts for each item."
+                "execution_timeout ended the batch. Its open predictions are canceled unless"
+                " cancel_on_kill=False. Use the operator's own timeout, which counts for each item."
             ) from error
         except (VaceError, OSError, AirflowFailException, AirflowSensorTimeout) as error:
             if self._job is not None:

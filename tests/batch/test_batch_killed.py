@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TESTS = Path(__file__).parent.parent
-# Each kill starts a process anew, which takes seconds, so a longer run sets another number.
+# A process starts again after each kill, in some seconds, so a longer run sets another number.
 KILLS = int(os.environ.get("VACE_KILLS", "2"))
 
 # Earlier versions have no state store.

@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 
 from airflow_vace.batch.trigger import VaceBatchTrigger
 from airflow_vace.exceptions import BatchFailed, LedgerError
+from conftest import scale_waits
 from support.batches import MODES, batch, billed, rows_of
 from support.interrupts import interrupting, raising
 from support.tasks import Store
@@ -166,7 +167,11 @@ def test_a_failed_write_submits_nothing_for_its_items(replicate: Emulator, tmp_p
     assert billed(replicate) == 20
 
 
-def test_an_attempt_that_was_given_up_submits_nothing_more(replicate: Emulator, tmp_path: Path) -> None:
+def test_an_attempt_that_was_given_up_submits_nothing_more(
+    replicate: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Creates under way at the takeover arrive within this time on a busy machine too.
+    scale_waits(monkeypatch, 1.0, intent_grace_seconds=5.0, lost_create_lookup_seconds=5.0)
     store = Store()
     first, second = batch(tmp_path, store), batch(tmp_path, store)
     second.ti.try_number = 2
