@@ -13,7 +13,9 @@
     ├── VaceProtocolError       The response is not a prediction: see `body`.
     ├── SubmissionUnknown       The create may be accepted and billed: check before a resubmit.
     ├── LedgerError             The record of earlier submissions is unavailable: retry the task.
+    ├── BudgetExceeded          A create would pass a cap: raise the cap, or stop.
     ├── BatchFailed             Too few items of a batch succeeded: retry the task.
+    ├── VideoRejected           The saved video has problems: look at the video, or pay for another one.
     └── PredictionError         The prediction ended without a video: see `prediction`.
         ├── PredictionFailed    The model or its host failed: retry if `worth_another_run`.
         ├── PredictionCanceled  A person, a deadline or the server stopped the prediction.
@@ -28,6 +30,7 @@ from __future__ import annotations
 
 __all__ = (
     "BatchFailed",
+    "BudgetExceeded",
     "LedgerError",
     "PredictionCanceled",
     "PredictionError",
@@ -44,12 +47,14 @@ __all__ = (
     "VaceProtocolError",
     "VaceRateLimited",
     "VaceTransportError",
+    "VideoRejected",
 )
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from decimal import Decimal
 
     from airflow_vace.prediction import Prediction
 
@@ -116,8 +121,9 @@ class VaceConnectionMissing(VaceTransportError):  # noqa: N818 - named like its 
 
     def __init__(self, conn_id: str) -> None:
         super().__init__(
-            f"The connection {conn_id!r} does not exist: correct vace_conn_id, or create the connection,"
-            " of type vace, and run the task again. Nothing was sent.",
+            f"The connection {conn_id!r} does not exist: correct vace_conn_id, or add the connection:"
+            f" airflow connections add {conn_id} --conn-type vace --conn-host https://HOST --conn-port 443"
+            " --conn-password KEY. Nothing was sent.",
             sent=False,
         )
         self.conn_id = conn_id
@@ -217,8 +223,61 @@ class LedgerError(VaceError):
     """
 
 
+class BudgetExceeded(VaceError):  # noqa: N818 - named like its neighbours
+    """Raised before a create that would pass `max_cost`, or the cap of the DAG run; nothing was submitted.
+
+    A retry cannot help: raise the cap. All amounts are in the currency of the price.
+
+    :param spent: cost of ended predictions
+    :param reserved: greatest expected cost of predictions that run, or may run
+    :param wanted: greatest expected cost of the refused create
+    :param cap: the limit
+    """
+
+    def __init__(
+        self, message: str, *, spent: Decimal, reserved: Decimal, wanted: Decimal, cap: Decimal
+    ) -> None:
+        super().__init__(message)
+        self.spent = spent
+        self.reserved = reserved
+        self.wanted = wanted
+        self.cap = cap
+
+    @property
+    def may_fit_later(self) -> bool:
+        """Return True if the create fits as soon as predictions that run cost less than reserved."""
+        return self.reserved > 0 and self.spent + self.wanted <= self.cap
+
+
 class BatchFailed(VaceError):  # noqa: N818 - named like the ends of a prediction
     """Raised if too few items of a batch have succeeded: a retry submits the failed items again."""
+
+
+class VideoRejected(VaceError):  # noqa: N818 - named like the ends of a prediction
+    """Raised for a video with problems, which is billed and saved, see `files`.
+
+    With `checks="fail"` a retry cannot help, since the same video is the result. With `checks="regenerate"`
+    the last allowed clip has problems too, or a cap has no room for another one.
+
+    :param prediction: the last success, with saved files
+    :param problems: a sentence for each problem of its video, with the value and the limit
+    :param rejected: all rejected clips of the task, each `{"id", "seed", "uri", "problems"}`, and `cost` if
+        known; empty with `checks="fail"`
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        prediction: Prediction,
+        problems: Sequence[str],
+        rejected: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.prediction = prediction
+        self.problems = tuple(problems)
+        self.rejected = tuple(rejected)
+        self.files = prediction.files
 
 
 class PredictionError(VaceError):

@@ -65,13 +65,18 @@ class Prediction:
     :param created_at: ISO 8601 text, verbatim; likewise `started_at` and `completed_at`
     :param metrics: durations in seconds by name, such as `predict_time`
     :param data_removed: True if the server reports the files as deleted
-    :param files: saved files, each `{"uri", "size", "sha256", "content_type"}`
+    :param files: saved files, each `{"uri", "size", "sha256", "content_type"}`, and of a video `facts` if
+        checked, see :mod:`airflow_vace.storage.checks`, and `poster`, the address of a JPEG
     :param input: verbatim JSON
     :param logs: text, None if absent
     :param seed: seed of the run, None if unknown
     :param label: description of the task's video, None without a label
     :param map_index: index of the mapped task, None without mapping
+    :param cost: `{"amount", "currency", "basis"}` of the task's prediction, None if nobody has asked for it;
+        see :mod:`airflow_vace.core.pricing`
     :param reused: True for a saved result of an earlier order, which this task has not paid for
+    :param rejected: earlier clips of the task whose videos have problems, each `{"id", "seed", "uri",
+        "problems"}` and `cost` if known
     """
 
     id: str
@@ -95,6 +100,8 @@ class Prediction:
     label: str | None = None
     map_index: int | None = None
     reused: bool = False
+    cost: dict[str, Any] | None = None
+    rejected: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def from_json(cls, data: object) -> Self:
@@ -132,6 +139,8 @@ class Prediction:
             label=_text(data.get("label")),
             map_index=first_count(data.get("map_index")),
             reused=data.get("reused") is True,
+            cost=_read_cost(data.get("cost")),
+            rejected=_read_rejected(data.get("rejected")),
         )
 
     def payload(self) -> dict[str, Any]:
@@ -162,6 +171,8 @@ class Prediction:
             "status_word": self.status_word,
             "upstream_id": self.upstream_id,
             "reused": self.reused,
+            "cost": self.cost,
+            "rejected": self.rejected,
         }
         return payload | {name: value for name, value in optional.items() if value}
 
@@ -185,6 +196,8 @@ class Prediction:
             seed=self.seed if newer.seed is None else newer.seed,
             label=newer.label or self.label,
             map_index=self.map_index if newer.map_index is None else newer.map_index,
+            cost=newer.cost or self.cost,
+            rejected=newer.rejected or self.rejected,
         )
 
     @cached_property
@@ -352,6 +365,16 @@ def _read_error(value: object) -> str | None:
     elif not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False)
     return excerpt(value, _MAX_ERROR_LENGTH) or None
+
+
+def _read_cost(value: object) -> dict[str, Any] | None:
+    """Return the cost in a payload; a vendor's member of the same name has another form."""
+    return value if isinstance(value, dict) and {"amount", "currency", "basis"} <= value.keys() else None
+
+
+def _read_rejected(value: object) -> list[dict[str, Any]]:
+    """Return the rejected clips in a payload; a vendor's member of the same name has another form."""
+    return [item for item in _list(value) if isinstance(item, dict) and {"id", "problems"} <= item.keys()]
 
 
 def _text(value: object) -> str | None:
