@@ -14,15 +14,18 @@ from airflow.providers.http.hooks.http import HttpHook
 from requests.auth import AuthBase
 
 from airflow_vace.client.client import AsyncVaceClient, Surroundings, VaceClient, open_session
+from airflow_vace.client.extras import from_json, misspelt_names, unusable_extra
 from airflow_vace.client.failures import shown_cause
 from airflow_vace.client.settings import Settings
 from airflow_vace.core import calls
 from airflow_vace.core.clock import Clock
 from airflow_vace.core.credentials import secrets_of
+from airflow_vace.core.pricing import Pricing
 from airflow_vace.core.timing import Timing
 from airflow_vace.core.versions import chosen
-from airflow_vace.exceptions import VaceConnectionMissing, VaceTransportError
+from airflow_vace.exceptions import VaceConnectionMissing, VaceInputError, VaceTransportError
 from airflow_vace.inputs import normalize_input
+from airflow_vace.observability.metrics import RequestMeter
 from airflow_vace.redaction import secrets_in
 
 if TYPE_CHECKING:
@@ -35,6 +38,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# The types of connections with a host and a password, as people use them for HTTP APIs.
+_USABLE_TYPES = ("vace", "http", "https", "generic")
+
+_warned: set[str] = set()
 _channel = threading.RLock()
 _takes_turns = False
 
@@ -43,6 +50,13 @@ def let_threads_take_turns(is_needed: bool) -> None:  # noqa: FBT001 - the only 
     """Let the threads of this process send their requests to Airflow one after another, see below."""
     global _takes_turns  # noqa: PLW0603 - a process has one channel
     _takes_turns = is_needed
+
+
+def _warn_once(log: Any, sentence: str) -> None:
+    """Log a warning once in a process, since pollers read a connection again and again."""
+    if sentence not in _warned:
+        _warned.add(sentence)
+        log.warning("%s", sentence)
 
 
 def airflow_turn() -> contextlib.AbstractContextManager[Any]:
@@ -75,6 +89,8 @@ class ConnectionHook(HttpHook):
         self.vace_conn_id = vace_conn_id
         self.clock = Clock(tolerance=self.timing.clock_tolerance_seconds)
         self._known_settings: Settings | None = None
+        self._known_pricing: Pricing | None = None
+        self._misspelt: list[str] = []
         self._given_log: Any = None
 
     @property
@@ -83,8 +99,16 @@ class ConnectionHook(HttpHook):
         return self._given_log or super().log
 
     def test_connection(self) -> tuple[bool, str]:
-        """Check address and key by a request for an impossible prediction, free of charge."""
-        return self._run(calls.probe())
+        """Check address and key by a request for an impossible prediction, at no cost, and the prices."""
+        is_good, message = self._run(calls.probe())
+        # The form has the connection in sight, and Airflow gives it a random id here.
+        message = message.replace(_unusable(self.vace_conn_id), "")
+        if is_good:
+            try:
+                _ = self.pricing
+            except VaceInputError as error:
+                return False, f"Not usable: {error}"
+        return is_good, ". ".join([message, *self._misspelt])
 
     @property
     def settings(self) -> Settings:
@@ -100,6 +124,9 @@ class ConnectionHook(HttpHook):
                     connection = self.get_connection(self.vace_conn_id)
                 extra = connection.extra_dejson
             self._known_settings = self._read_settings(connection, extra)
+            self._misspelt = misspelt_names(extra)
+            for sentence in self._misspelt:
+                _warn_once(self.log, f"{self.vace_conn_id!r}: {sentence}")
         return self._known_settings
 
     async def asettings(self) -> Settings:
@@ -112,7 +139,7 @@ class ConnectionHook(HttpHook):
         return self._known_settings
 
     def _read_settings(self, connection: Any, extra: Any) -> Settings:
-        settings = Settings.of(connection, extra, timing=self.timing)
+        settings = _settings_of(connection, extra, self.timing, self.vace_conn_id)
         # Airflow masks the password as stored, so the key without a line end would stay readable; and no
         # value of an extra whose name looks harmless.
         secrets = [
@@ -127,6 +154,21 @@ class ConnectionHook(HttpHook):
                 with airflow_turn():
                     mask_secret(secret)
         return settings
+
+    @property
+    def pricing(self) -> Pricing:
+        """The prices in the connection's extra `prices`, else in `[vace] prices`.
+
+        :raises VaceInputError: for a table that is no table of prices
+        """
+        if self._known_pricing is None:
+            table, place = self.settings.prices, "the connection's extra 'prices'"
+            if not table:
+                from airflow.providers.common.compat.sdk import conf
+
+                table, place = conf.get("vace", "prices", fallback=""), "[vace] prices"
+            self._known_pricing = Pricing.read(table, place)
+        return self._known_pricing
 
     @property
     def lists_predictions(self) -> bool:
@@ -197,7 +239,13 @@ class ConnectionHook(HttpHook):
 
     @property
     def _around(self) -> Surroundings:
-        return Surroundings(clock=self.clock, now=self.wall_clock, log=self.log, mask=mask_secrets_in)
+        return Surroundings(
+            clock=self.clock,
+            now=self.wall_clock,
+            log=self.log,
+            mask=mask_secrets_in,
+            meter=RequestMeter(),
+        )
 
     async def __aenter__(self) -> Self:
         await self._async_client.__aenter__()
@@ -263,13 +311,45 @@ class _KeyForOwnOrigin(AuthBase):
         return request
 
 
+def _settings_of(connection: Any, extra: Any, timing: Timing, conn_id: str) -> Settings:
+    """Return the settings of a connection, or raise an error that names the connection.
+
+    :raises VaceInputError: for a connection of another type, and for the first unusable field
+    """
+    kind = (connection.conn_type or "vace").lower()
+    if kind not in _USABLE_TYPES:
+        raise VaceInputError(
+            f"The connection {conn_id!r} is of the type {kind!r}, not 'vace': correct vace_conn_id, or add a"
+            " connection of the type 'vace'. Nothing was sent.",
+            field="vace_conn_id",
+            value=conn_id,
+            remedy="name a connection of the type 'vace'",
+        )
+    try:
+        # Airflow returns an empty object for a text that is no JSON.
+        if not extra and isinstance(
+            from_json((getattr(connection, "extra", None) or "").strip() or "{}"), str
+        ):
+            raise unusable_extra()
+        return Settings.of(connection, extra, timing=timing)
+    except VaceInputError as error:
+        raise VaceInputError(
+            f"{_unusable(conn_id)}{error}", field=error.field, value=error.value, remedy=error.remedy
+        ) from None
+
+
+def _unusable(conn_id: str) -> str:
+    return f"The connection {conn_id!r} is not usable. "
+
+
 @contextlib.contextmanager
 def _named_lookup_errors(conn_id: str) -> Iterator[None]:
     """Name the connection in a secrets back-end's error: nothing was sent, and another attempt may work."""
     try:
         yield
     except AirflowNotFoundException:
-        raise
+        # Airflow's own text names no remedy.
+        raise AirflowNotFoundException(str(VaceConnectionMissing(conn_id))) from None
     except Exception as error:  # noqa: BLE001 - secrets back-ends are third-party code and raise anything
         raise VaceTransportError(
             f"The connection {conn_id!r} could not be read ({type(error).__name__}); nothing was sent",

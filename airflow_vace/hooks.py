@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("VaceHook",)
 
 import contextlib
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.connection import ConnectionHook
@@ -15,10 +16,12 @@ from airflow_vace.prediction import Prediction
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from datetime import datetime
     from typing import BinaryIO
 
     from airflow_vace.client.downloads import Download
     from airflow_vace.core.responses import Page
+    from airflow_vace.core.spend import Spend
     from airflow_vace.core.wait import Final, PollAgain
 
 
@@ -205,6 +208,22 @@ class VaceHook(ConnectionHook):
         listing = calls.Listing(created_after, timing=self.timing)
         while not listing.is_over:
             yield self._run(listing.next_page())
+
+    def account_spend(self, since: datetime) -> Spend:
+        """Return count, predict seconds and cost of the account's predictions, where the back-end lists.
+
+        The sum contains predictions of other users of the account too; costs are by the prices of
+        :attr:`pricing`.
+
+        :param since: start, with a time zone; UTC without one
+        :raises VaceInputError: if the back-end has no list, or for an unusable table of prices
+        :raises VaceError: one of the tree in :mod:`airflow_vace.exceptions`
+        """
+        from airflow_vace.core.spend import Spend
+
+        charge = self.pricing.charge
+        start = since if since.tzinfo else since.replace(tzinfo=UTC)
+        return Spend.of(self.list_predictions(start.isoformat()), charge)
 
     # --- files -------------------------------------------------------------------------------------
 

@@ -41,6 +41,10 @@ class VaceInput(TypedDict, total=False):
 # Authors write 1280x720, with a letter or a multiplication sign; the model accepts 1280*720 only.
 _SIZE = re.compile(r"\s*(\d+)\s*[*xX\u00d7]\s*(\d+)\s*")
 _MAX_REFERENCE_IMAGES = 3
+# https://github.com/Wan-Video/Wan2.1/blob/main/wan/configs/shared_config.py: `text_len`.
+_MAX_PROMPT_TOKENS = 512
+# English text of this length has more tokens than that.
+_LONG_PROMPT = 4000
 
 
 def normalize_input(
@@ -105,8 +109,23 @@ def read_input(input: object) -> dict[str, Any]:  # noqa: A002 - the API's own w
     if is_record(given):
         given = _plain("input", given)
     if not isinstance(given, Mapping):
-        raise _error("input", input, "is not an object", "give a dict such as {'prompt': '...'}")
+        raise _no_dict(input, given)
     return {str(name): _plain(str(name), value) for name, value in given.items()}
+
+
+def _no_dict(shown: object, given: object) -> VaceInputError:
+    remedy = "give a dict, such as input={'prompt': 'a red fox runs through snow'}"
+    if isinstance(given, list | tuple):
+        remedy += "; for one video per item use .expand(input=...) or VaceBatchOperator"
+    elif is_absent(given):
+        remedy += f"; {_WHERE_FROM}"
+    return VaceInputError(
+        f"The parameter input is {_shown(shown)}, which is no dict; {remedy}. Nothing was sent, nothing is"
+        " billed.",
+        field="input",
+        value=shown,
+        remedy=remedy,
+    )
 
 
 def _plain(name: str, value: object) -> Any:
@@ -141,8 +160,11 @@ def _shown(value: object) -> str:
 
 
 def _wrong_type(field: InputField, value: object, wanted: str) -> VaceInputError:
-    default = "" if field.default is None else f", or leave it out for {field.default!r}"
-    return _error(field.name, value, f"must be {wanted}", f"give {wanted}{default}")
+    default = (
+        "" if field.default is None else f", or leave {field.name} out for the default {field.default!r}"
+    )
+    usable = f"one of {', '.join(map(repr, field.values))}" if field.values else wanted
+    return _error(field.name, value, f"must be {wanted}", f"give {usable}{default}")
 
 
 def _read_str(field: InputField, value: object) -> str:
@@ -159,10 +181,8 @@ def _read_str(field: InputField, value: object) -> str:
     return next((known for known in field.values if known.lower() == text.lower()), text)
 
 
-_ABSENT_PROMPT = (
-    "describe the content of the video; where another task returns the prompt, give xcom_pull the task_ids"
-    " (and map_indexes) of this task"
-)
+_WHERE_FROM = "if a template renders it, check the task_ids (and map_indexes) of xcom_pull"
+_ABSENT_PROMPT = f"describe the content of the video, such as 'a red fox runs through snow'; {_WHERE_FROM}"
 
 
 def _read_prompt(value: object) -> str:
@@ -180,7 +200,9 @@ def _read_prompt_of_any_model(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        remedy = "give one text; a list of prompts needs a task for each: `.expand(input=...)`"
+        remedy = "give one text, such as 'a red fox runs through snow'"
+        if isinstance(value, list | tuple):
+            remedy = "give one text; for one video per prompt use .expand(input=...) or VaceBatchOperator"
         raise _error("prompt", value, "must be text", remedy)
     return value
 
@@ -217,11 +239,13 @@ def _read_url(field: InputField, value: object) -> str:
         url = f"file://{PurePath(url)}"
     if is_path(url) or is_fetchable(url):
         return url
+    if is_fetchable(re.sub(r"\s", "%20", url)):
+        raise _error(field.name, value, "is a URL with a blank", "write %20 in place of each blank")
     raise _error(
         field.name,
         value,
         "is not a URL that the back-end can fetch",
-        f"give {_REACHABLE}, or the path of a file in a store, such as s3://bucket/clip.mp4",
+        f"give {_REACHABLE}, or the path of a file, such as s3://bucket/clip.mp4 or /data/clip.mp4",
     )
 
 
@@ -280,6 +304,11 @@ def _doubts(field: InputField, value: Any) -> list[str]:
     """Return warnings about a well-formed value outside of the reported values."""
     # Reports may be outdated, and a refused input costs nothing, so the server decides.
     doubts = []
+    if field.name == "prompt" and len(value) > _LONG_PROMPT:
+        doubts.append(
+            f"prompt has {len(value)} characters, and the model reads {_MAX_PROMPT_TOKENS} tokens, about the"
+            " first 2000 characters: shorten it"
+        )
     if field.values and value not in field.values:
         doubts.append(f"{field.name}={_shown(value)} is none of {', '.join(map(repr, field.values))}")
     if field.low is not None and value < field.low:

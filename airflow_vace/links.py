@@ -1,10 +1,11 @@
-"""Links from a task to the prediction: page at the vendor, and output."""
+"""Links from a task to the prediction: page at the vendor, and video."""
 
 from __future__ import annotations
 
 __all__ = ("PredictionOutputLink", "PredictionPageLink")
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
@@ -25,31 +26,59 @@ class PredictionPageLink(BaseOperatorLink):
 
     name = "Prediction"
 
-    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
         prediction = _prediction_of(operator)
-        return self.of(prediction) if prediction else ""
+        return self.of(prediction, ti_key) if prediction else ""
 
     @staticmethod
-    def of(prediction: Prediction) -> str:
+    def of(prediction: Prediction, ti: Any = None) -> str:
+        del ti
         return _web(prediction.urls.get("web"))
 
 
 class PredictionOutputLink(BaseOperatorLink):
-    """Address of the video at the vendor; empty for a signed address.
+    """The saved video in Airflow; before a save, the video's address at the vendor.
 
-    Airflow keeps links in a database, where a signature must not stand. The vendor deletes the file after an
-    hour.
+    A saved video below `[vace] video_roots` is sent by the API server; for another one the link leads to the
+    tab *Videos* of the run. The vendor deletes its file after an hour, and a signed address there gives no
+    link: Airflow keeps links in a database, where a signature must not stand.
     """
 
     name = "Video"
 
-    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
         prediction = _prediction_of(operator)
-        return self.of(prediction) if prediction else ""
+        return self.of(prediction, ti_key) if prediction else ""
 
     @staticmethod
-    def of(prediction: Prediction) -> str:
+    def of(prediction: Prediction, ti: Any = None) -> str:
+        """Return the address, relative to Airflow's for a saved video; empty without one.
+
+        :param ti: task instance with `id`, `dag_id` and `run_id`; None gives no link to a saved video
+        """
+        if prediction.files:
+            return _saved(prediction.files[0], ti) if ti is not None else ""
         return _web(next(iter(prediction.output_urls), None))
+
+
+def _saved(file: dict[str, Any], ti: Any) -> str:
+    """Return the path of a saved file at the API server, see :mod:`airflow_vace.ui.routes`."""
+    from airflow.providers.common.compat.sdk import conf
+
+    # Airflow may be served below a prefix, and the browser knows the host better than a worker.
+    prefix = urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
+    dag_id, run_id = quote(ti.dag_id, safe=""), quote(ti.run_id, safe="")
+    instance = getattr(ti, "id", None)
+    roots = conf.get("vace", "video_roots", fallback="") or ""
+    if instance is not None and _is_below(roots, str(file.get("uri"))):
+        return f"{prefix}/vace/runs/{dag_id}/{run_id}/files/{instance}/0"
+    return f"{prefix}/dags/{dag_id}/runs/{run_id}/plugin/vace_videos"
+
+
+def _is_below(roots: str, uri: str) -> bool:
+    """Return True if an address begins with one of the roots; the route itself resolves symbolic links."""
+    places = [root.strip().removeprefix("file://").rstrip("/") for root in roots.split(",") if root.strip()]
+    return uri.removeprefix("file://").startswith(tuple(f"{place}/" for place in places))
 
 
 def _web(url: str | None) -> str:

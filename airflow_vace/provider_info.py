@@ -7,15 +7,32 @@ from typing import Any
 # The configuration section `[vace]`.
 _CONFIG: dict[str, Any] = {
     "vace": {
-        "description": "Settings of the video tab of airflow-provider-vace.",
+        "description": "Prices, a cap, and settings of the video tab of airflow-provider-vace.",
         "options": {
             "video_roots": {
-                "description": "Directories and places in stores, with commas between them, whose"
-                " videos the API server hands out to users who may read the XComs of their DAG."
+                "description": "Directories and places in stores, with commas between them, from which the"
+                " screens of Airflow's UI play videos, for users who may read the XComs of the DAG."
                 " Name the connection of a store before its bucket. None by default.\n",
                 "version_added": "0.1.0",
                 "type": "string",
                 "example": "/data/clips/, s3://aws_default@my-bucket/clips/",
+                "default": "",
+            },
+            "prices": {
+                "description": "Prices by model as JSON, for connections without prices of their own:"
+                " per_run, per_second of predict_time, or both; in USD unless a currency is given. None by"
+                " default.\n",
+                "version_added": "0.1.0",
+                "type": "string",
+                "example": '{"prunaai/vace-14b": {"per_run": 0.40}}',
+                "default": "",
+            },
+            "max_cost_per_dag_run": {
+                "description": "Greatest sum of the costs of all predictions of a DAG run, in the currency of"
+                " the prices; a create that would pass the sum is not sent. No limit by default.\n",
+                "version_added": "0.1.0",
+                "type": "string",
+                "example": "25",
                 "default": "",
             },
             "task_tab": {
@@ -33,10 +50,10 @@ _CONFIG: dict[str, Any] = {
 # Labels and hints of Airflow's own fields in the form of a connection.
 _FIELD_BEHAVIOUR: dict[str, Any] = {
     "hidden-fields": ["schema", "login"],
-    "relabeling": {"host": "Base URL", "password": "API key"},
+    "relabeling": {"host": "Base URL (required)", "password": "API key (required)"},
     "placeholders": {
         "host": "https://gateway.example, https://api.replicate.com or https://api.pruna.ai",
-        "password": "the key that the vendor gave you",
+        "password": "the key of your account at the vendor",
         "port": "443 for https; Airflow's Test button needs it",
     },
 }
@@ -45,7 +62,7 @@ _FIELD_BEHAVIOUR: dict[str, Any] = {
 _EXTRA_FIELDS: dict[str, Any] = {
     "backend": {
         "label": "Back-end",
-        "description": "Which API is spoken; chosen by the host if empty.",
+        "description": "Optional. The kind of API at the base URL. Empty: chosen by the host.",
         "schema": {
             "type": ["string", "null"],
             "enum": ["gateway", "replicate", "pruna", None],
@@ -59,36 +76,37 @@ _EXTRA_FIELDS: dict[str, Any] = {
     },
     "api_prefix": {
         "label": "API prefix",
-        "description": "Path below the base URL; the back-end's own if empty.",
+        "description": "Optional. The path between base URL and /predictions, such as /v1. Empty: the usual"
+        " path of the back-end.",
         "schema": {"type": ["string", "null"]},
     },
     "headers": {
         "label": "Further headers",
-        "description": "For a gateway with two keys: an object such as"
-        ' {"cf-aig-authorization": "Bearer KEY"}. Sent to the base URL\'s origin only.',
+        "description": "Optional. For a gateway that needs a second key: a JSON object such as"
+        ' {"cf-aig-authorization": "Bearer KEY"}. Only the server of the base URL gets the headers.',
         "schema": {"type": ["string", "null"], "format": "password"},
     },
     "model": {
         "label": "Model",
-        "description": "owner/name, or owner/name:version, for tasks that name none;"
-        " prunaai/vace-14b if empty.",
+        "description": "Optional. The model for tasks that name none: owner/name, or owner/name:version."
+        " Empty: prunaai/vace-14b.",
         "schema": {"type": ["string", "null"]},
     },
     "version": {
         "label": "Version",
-        "description": "Id of a version for tasks that name none; the latest if empty.",
+        "description": "Optional. The model's version for tasks that name none. Empty: the latest one.",
         "schema": {"type": ["string", "null"]},
     },
     "input_roots": {
         "label": "Input directories",
-        "description": "Local directories, with commas between them, that tasks may send"
-        " files from; none if empty.",
+        "description": "Optional. Directories on the workers from which tasks may send files, with commas"
+        " between them. Empty: tasks send no local files.",
         "schema": {"type": ["string", "null"]},
     },
     "lists": {
         "label": "Lists predictions",
-        "description": "Whether GET .../predictions lists them, as Replicate does and other"
-        " back-ends do not: then many waits take few requests.",
+        "description": "Optional. true if GET .../predictions returns a list, so many waits take few"
+        " requests. Empty: true for Replicate, false for other back-ends.",
         "schema": {
             "type": ["string", "null"],
             "enum": ["true", "false", None],
@@ -97,30 +115,49 @@ _EXTRA_FIELDS: dict[str, Any] = {
     },
     "timeout": {
         "label": "Time-out",
-        "description": "Seconds that one request may take; 30 if empty.",
+        "description": "Optional. Seconds that one request may take. Empty: 30.",
         "schema": {"type": ["number", "null"]},
     },
     "max_output_mb": {
         "label": "Largest output",
-        "description": "Megabytes (of a million bytes) that one saved output may have, so"
-        " that none fills a worker's disk; 256 if empty. A larger one is paid for, but not"
-        " saved: raise this, and clear the task within the hour.",
+        "description": "Optional. Greatest size of one saved file in megabytes (millions of bytes), which"
+        " protects the worker's disk. Empty: 256. A larger file is paid for and not saved; raise the limit"
+        " and clear the task within the hour.",
         "schema": {"type": ["number", "null"]},
+    },
+    "prices": {
+        "label": "Prices",
+        "description": 'Optional. Your prices by model, such as {"prunaai/vace-14b": {"per_run": 0.40}},'
+        ' or with "per_second"; in USD unless a currency is given. Costs and caps need prices. Empty:'
+        " costs are unknown.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "dry_run": {
+        "label": "Dry run",
+        "description": "Optional. true to submit nothing with this connection: tasks check input, files,"
+        " save_to and cost, log what they would submit, and are skipped. Empty: false.",
+        "schema": {
+            "type": ["string", "null"],
+            "enum": ["true", "false", None],
+            "values_display": {"null": "no"},
+        },
     },
     "verify": {
         "label": "Verify TLS",
-        "description": "true, false, or the path of a CA bundle; true if empty.",
+        "description": "Optional. true, false, or the path of a file with the certificates of your authority."
+        " Empty: true.",
         "schema": {"type": ["string", "null"]},
     },
     "proxies": {
         "label": "Proxies",
-        "description": "URL of a proxy, or an object such as"
-        ' {"https": "http://proxy:3128"}; the environment\'s if empty.',
+        "description": "Optional. URL of a proxy, or a JSON object such as"
+        ' {"https": "http://proxy:3128"}. Empty: the proxy of the environment.',
         "schema": {"type": ["string", "null"]},
     },
     "cert": {
         "label": "Client certificate",
-        "description": "Path of a PEM file, or two with a comma between: certificate, key.",
+        "description": "Optional. Path of a PEM file, or two paths with a comma between: certificate, key."
+        " Empty: none.",
         "schema": {"type": ["string", "null"]},
     },
 }

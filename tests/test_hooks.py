@@ -6,11 +6,14 @@ import asyncio
 import json
 import os
 import time
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_vace.core.timing import Timing
 from airflow_vace.emulator import Emulator
@@ -97,6 +100,26 @@ def test_predictions_are_listed_over_all_pages(
     assert [p.id for p in call("list", created_after=middle)] == [p.id for p in found[:100]]
 
 
+def test_an_accounts_spend_is_counted_over_all_pages(slow: Emulator, connect: Callable[[str], None]) -> None:
+    connect(slow.connection_to(lists=True, prices={"prunaai/vace-14b": {"per_run": 0.40}}))
+    now = time.time()
+    models = ["a/b", *["prunaai/vace-14b"] * 101, "no/price"]
+    for number, model in enumerate(models):
+        created = now if number else now - 3600
+        slow.world.create({"prompt": f"fox {number}"}, model=model, version=None, now=created)
+    start = datetime.fromtimestamp(now - 60, UTC)
+    spend = VaceHook().account_spend(start)
+    assert (spend.count, spend.unpriced) == (102, 1)
+    assert spend.amounts == {"USD": Decimal("40.40")}
+    assert VaceHook().account_spend(start.replace(tzinfo=None)) == spend
+
+
+def test_a_back_end_without_a_list_has_no_spend(slow: Emulator, connect: Callable[[str], None]) -> None:
+    connect(slow.connection)
+    with pytest.raises(VaceInputError, match="documents no list"):
+        VaceHook().account_spend(datetime.now(UTC))
+
+
 def test_a_server_that_ignores_created_after_is_filtered_here(
     call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,14 +192,58 @@ def test_a_connection_that_cannot_work_names_its_field(
     assert emulator.requests == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "said", "field"),
+    [
+        ({"host": ""}, "'mine' is not usable. The connection has no host: put the server's base URL", "host"),
+        ({"password": ""}, "'mine' is not usable. The connection has no API key: put the key", "password"),
+        ({"extra": {"timeout": "soon"}}, "'mine' is not usable. The connection's extra 'timeout'", "timeout"),
+        (
+            {"conn_type": "postgres"},
+            "'mine' is of the type 'postgres', not 'vace': correct vace_conn_id",
+            "vace_conn_id",
+        ),
+    ],
+)
+def test_an_unusable_connection_is_named_with_the_remedy(
+    slow: Emulator, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], said: str, field: str
+) -> None:
+    given = json.loads(slow.connection) | fields
+    monkeypatch.setenv("AIRFLOW_CONN_MINE", json.dumps(given))
+    with pytest.raises(VaceInputError) as caught:
+        VaceHook("mine").create_prediction(FOX)
+    assert said in str(caught.value)
+    assert caught.value.field == field
+    assert slow.requests == []
+    # The Test button shows the message beside the form, where Airflow's random id says nothing.
+    is_good, message = VaceHook("mine").test_connection()
+    assert not is_good
+    assert message.startswith("Not usable: The connection")
+    assert ("'mine'" in message) == (field == "vace_conn_id")
+
+
+@pytest.mark.parametrize("kind", ["http", "generic"])
+def test_a_connection_of_a_general_type_is_used(
+    slow: Emulator, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MINE", json.dumps(json.loads(slow.connection) | {"conn_type": kind}))
+    assert VaceHook("mine").create_prediction(FOX).id in slow.world.runs
+
+
+@pytest.mark.parametrize("way", ["settings", "create"])
+def test_a_missing_connection_is_named_with_the_command_that_adds_it(way: str) -> None:
+    hook = VaceHook("no_such")
+    with pytest.raises(AirflowNotFoundException, match="airflow connections add no_such --conn-type vace"):
+        _ = hook.settings if way == "settings" else hook.create_prediction(FOX)
+
+
 def test_the_connections_model_and_version_are_the_defaults(
     call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_VACE_DEFAULT", slow.connection_to(version="5129", model="prunaai/vace-14b")
-    )
-    assert call("create", FOX).version == "5129"
-    assert call("create", FOX, version="other").version == "other"
+    own, other = "5129" * 16, "ab" * 32
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", slow.connection_to(version=own, model="prunaai/vace-14b"))
+    assert call("create", FOX).version == own
+    assert call("create", FOX, version=other).version == other
     with pytest.raises(VaceAPIError, match="no channel"):
         call("create", FOX, model="somebody/else")
 
@@ -434,7 +501,7 @@ def test_a_failed_test_of_a_connection_says_which_part_failed(
         ({"host": "http://127.0.0.1:1"}, "Not reached", "Connection refused"),
         ({"host": "https://no-such-host.invalid"}, "Not reached", "its host is not known"),
         ({"host": ""}, "Not usable", "base URL"),
-        ({"extra": {"backend": "runway"}}, "Not usable", "known are gateway"),
+        ({"extra": {"backend": "runway"}}, "Not usable", "must be gateway"),
     ):
         monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", json.dumps(good | change))
         status, message = VaceHook().test_connection()

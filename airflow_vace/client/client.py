@@ -20,6 +20,7 @@ from airflow_vace.client.addresses import refuse_private
 from airflow_vace.client.asynchronous import AsyncClient
 from airflow_vace.client.blocking import Session, read_whole, send, streamed
 from airflow_vace.client.downloads import Download
+from airflow_vace.client.meter import NO_METER
 from airflow_vace.core.clock import Clock
 from airflow_vace.core.errors import read_error
 from airflow_vace.core.origins import address_of, header_text
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     import requests
 
+    from airflow_vace.client.meter import Meter
     from airflow_vace.client.settings import Settings
     from airflow_vace.core.requests import Response
     from airflow_vace.core.steps import Call, Step
@@ -58,19 +60,26 @@ class Surroundings:
     :param clock: compares this machine's clock with the server's
     :param now: returns seconds since the epoch, by this machine's clock
     :param mask: hides the secrets in texts from all logs
+    :param meter: receives the numbers of requests
     """
 
     clock: Clock = field(default_factory=Clock)
     now: Callable[[], float] = time.time
     log: Any = field(default_factory=lambda: logging.getLogger(__name__))
     mask: Callable[[Iterable[str]], None] = _mask_nothing
+    meter: Meter = NO_METER
 
     def write(self, note: Note) -> None:
         """Write a call's note to the log."""
         self.log.log(logging.WARNING if note.is_warning else logging.INFO, "%s", note.text)
 
-    def note_clock(self, response: Response) -> None:
-        """Compare the server's clock with this machine's."""
+    def note_sent(self, settings: Settings, request: Request) -> None:
+        """Count a request."""
+        self.meter.sent(settings.api.backend.name, request.verb)
+
+    def note_answer(self, settings: Settings, request: Request, response: Response) -> None:
+        """Count a response, and compare the server's clock with this machine's."""
+        self.meter.answered(settings.api.backend.name, request.verb, response.status_code)
         self.clock.note(served_at(response), self.now())
 
 
@@ -134,8 +143,9 @@ class VaceClient:
         settings = self._connect()
         if request.verb == "create":
             self.is_create_open = True
+        self._around.note_sent(settings, request)
         response = send(self._session, settings.for_request(request), request)
-        self._around.note_clock(response)
+        self._around.note_answer(settings, request, response)
         return response
 
     @cached_property
@@ -255,8 +265,9 @@ class AsyncVaceClient:
 
     async def _send(self, request: Request) -> Response:
         async with self._session() as client:
+            self._around.note_sent(client.settings, request)
             response = await client.send(request)
-        self._around.note_clock(response)
+            self._around.note_answer(client.settings, request, response)
         return response
 
     async def __aenter__(self) -> Self:

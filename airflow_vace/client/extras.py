@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ from airflow_vace.plain import id_text, is_absent
 from airflow_vace.redaction import excerpt
 
 Extra = Mapping[str, Any]
+
+EXTRAS = (
+    *("backend", "api_prefix", "model", "version", "timeout", "max_output_mb", "prices", "lists", "headers"),
+    *("verify", "cert", "proxies", "input_roots", "dry_run"),
+)
+# The similarity of `time_out` and `timeout`. Other programs may keep other names in the same extra.
+_SIMILAR = 0.8
 
 
 def unusable(name: str, value: object, wanted: str) -> VaceInputError:
@@ -33,6 +41,33 @@ def unusable(name: str, value: object, wanted: str) -> VaceInputError:
         field=name,
         value=value,
         remedy=wanted,
+    )
+
+
+def misspelt_names(extra: Extra) -> list[str]:
+    """Return a sentence for each name in the extra that is nearly the name of a field, and has no effect.
+
+    :raises VaceInputError: for a name that is nearly `dry_run`, since each task would pay
+    """
+    found = []
+    for name in extra:
+        near = get_close_matches(str(name).lower(), EXTRAS, n=1, cutoff=_SIMILAR)
+        if near and name not in EXTRAS:
+            if near[0] == "dry_run":
+                raise unusable(str(name), extra[name], "spelt 'dry_run'")
+            shown = excerpt(repr(name), 60)
+            found.append(f"The connection's extra {shown} has no effect; did you mean {near[0]!r}?")
+    return found
+
+
+def unusable_extra() -> VaceInputError:
+    """Return the error for an extra that is no JSON object; it is not shown, since it may hold a key."""
+    remedy = 'give a JSON object, such as {"backend": "replicate"}, or leave the field empty'
+    return VaceInputError(
+        f"The connection's field Extra is no JSON object; {remedy}. Nothing was sent.",
+        field="extra",
+        value="***",
+        remedy=remedy,
     )
 
 
@@ -89,7 +124,7 @@ def read_verify(extra: Extra, name: str) -> bool | str:
         # A missing bundle would fail each request later, and resemble an invalid certificate of the server.
         if isinstance(meant, bool) or Path(meant).exists():
             return meant
-    raise unusable(name, value, "true, false or the path of a CA bundle that is there")
+    raise unusable(name, value, "true, false or the path of an existing CA bundle")
 
 
 def read_cert(extra: Extra, name: str) -> str | tuple[str, str] | None:
@@ -105,7 +140,9 @@ def read_cert(extra: Extra, name: str) -> str | tuple[str, str] | None:
         and all(isinstance(path, str) and Path(path).is_file() for path in paths)
     ):
         return paths[0] if len(paths) == 1 else (paths[0], paths[1])
-    raise unusable(name, value, "the path of a file, or two with a comma between: certificate and key")
+    raise unusable(
+        name, value, "the path of an existing file, or two with a comma between: certificate and key"
+    )
 
 
 def read_directories(extra: Extra, name: str) -> tuple[str, ...]:

@@ -62,7 +62,9 @@ def failure(request: Request, error: Exception, settings: Settings, flight: Flig
     sent = flight.is_sent and refusal is None and not speaks_tls
     host = urlsplit(request.url).hostname
     if any(isinstance(link, NameResolutionError | socket.gaierror) for link in chain):
-        reason = "its host is not known"
+        reason = _with_remedy(
+            "its host is not known", "check the spelling of the connection's host", request, settings
+        )
     elif speaks_tls:
         reason = f"{host} speaks TLS: write https:// in the host"
     elif refusal is not None:
@@ -71,7 +73,8 @@ def failure(request: Request, error: Exception, settings: Settings, flight: Flig
         reason = f"{host} refused the TLS handshake{remedy if is_required else ''}"
     else:
         hint = None if sent or is_plain else _without_tls(request, chain, settings, flight)
-        reason = hint or "the server was not reached"
+        remedy = "check the connection's host and port, and that the server runs"
+        reason = hint or _with_remedy("the server was not reached", remedy, request, settings)
     reason = "no response came" if sent else f"{reason}; nothing was sent"
     return VaceTransportError(f"{request.shown}: {reason} ({_innermost(error, request)})", sent=sent)
 
@@ -118,6 +121,11 @@ def _late(request: Request, flight: Flight, hint: str | None = None) -> VaceTran
     else:
         reason = f"the response was incomplete {duration}"
     return VaceTransportError(f"{request.shown}: {reason}", sent=flight.is_sent)
+
+
+def _with_remedy(problem: str, remedy: str, request: Request, settings: Settings) -> str:
+    """Return a problem, with a remedy in the connection if the URL has the connection's host."""
+    return f"{problem}; {remedy}" if settings.api.is_own_host(request.url) else problem
 
 
 def _refuses_handshake(error: BaseException) -> bool:

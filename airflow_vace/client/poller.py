@@ -15,9 +15,12 @@ import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_vace.client.client import Surroundings
+from airflow_vace.client.meter import NO_METER
 from airflow_vace.client.poll_loop import PollLoop
 from airflow_vace.client.polls import LogLines, Member
 from airflow_vace.client.shared import SharedConnection
+from airflow_vace.core.clock import Clock
 from airflow_vace.core.references import read_known
 from airflow_vace.core.schedule import Experience
 from airflow_vace.core.timing import Timing
@@ -29,6 +32,7 @@ from airflow_vace.redaction import without_data
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from airflow_vace.client.meter import Meter
     from airflow_vace.client.settings import Settings
     from airflow_vace.client.shared import Connect
     from airflow_vace.core.wait import Decision
@@ -43,12 +47,14 @@ class WaitOptions:
     :param poll_interval: bound in seconds on how late the end is noticed
     :param write: writes a line in the caller's context; True as second argument for a warning
     :param is_deadline_local: the deadline counts by this machine's clock, and not by the server's
+    :param noticed: receives the last state, and start and end of the wait by the server's clock
     """
 
     write: Callable[[str, bool], None]
     deadline: float | None = None
     poll_interval: float | None = None
     is_deadline_local: bool = False
+    noticed: Callable[[Prediction, float, float], None] | None = None
 
     def new_wait(self, prediction: object, experience: Experience, timing: Timing) -> Wait:
         """Return the wait for a prediction; a status in a payload is taken as logged before."""
@@ -71,7 +77,7 @@ class Poller:
     :param connect: awaits the connection's settings, read again with each call; raises
         :class:`~airflow_vace.exceptions.VaceConnectionMissing` if Airflow knows no such connection
     :param experience: run times that earlier waits have learned
-    :param now: returns seconds since the epoch, by this machine's clock
+    :param around: the clocks, and the receiver of the numbers of requests and waits
     """
 
     def __init__(
@@ -81,17 +87,17 @@ class Poller:
         experience: Experience,
         *,
         timing: Timing = Timing(),
-        now: Callable[[], float] = time.time,
+        around: Surroundings,
     ) -> None:
         self.conn_id = conn_id
         self.experience = experience
         self.guests = 0
         self._timing = timing
-        self._now = now
+        self._around = around
         self._members: dict[str, set[Member]] = {}
         self._lines = LogLines()
         self._background: set[asyncio.Task[None]] = set()
-        self._connection = SharedConnection(conn_id, connect, timing, self._spawn, now)
+        self._connection = SharedConnection(conn_id, connect, timing, self._spawn, around)
         self._polls = PollLoop(self._connection, timing, self._spawn)
         # The empty context keeps lines of the poller out of the log of the first task that joins.
         loop, empty = asyncio.get_running_loop(), contextvars.Context()
@@ -106,6 +112,10 @@ class Poller:
         """The latest settings of the connection, None before the first look-up."""
         return self._connection.settings
 
+    def now(self) -> float:
+        """Return the server's time in seconds since the epoch, as far as the clock confirms it."""
+        return self._around.clock.confirmed(self._around.now())
+
     async def wait_until_final(self, prediction: object, options: WaitOptions) -> Prediction:
         """Wait until a prediction is terminal, or the wait has to end, and return the last known state.
 
@@ -118,12 +128,15 @@ class Poller:
         wait = options.new_wait(prediction, self.experience, self._timing)
         member = Member(wait, options.write, is_local=options.is_deadline_local)
         self._members.setdefault(wait.prediction.id, set()).add(member)
-        self._polls.waits = len(self._members)
+        self._count_waits()
         self._polls.put(member, 0.0)
+        since = self.now()
         try:
             await member.over
         finally:
             self._remove(member)
+        if options.noticed is not None:
+            options.noticed(wait.prediction, since, self.now())
         member.write_lines()
         # Replaced entries of the queue may still hold the wait, so it is reduced in place.
         wait.prediction = _reduced(wait.prediction)
@@ -135,13 +148,17 @@ class Poller:
         if not same:
             self._members.pop(member.wait.prediction.id, None)
             self._connection.pace.forget(member.wait.prediction.id)
-        self._polls.waits = len(self._members)
+        self._count_waits()
         member.over.cancel()
         poll, member.poll = member.poll, None
         if poll is not None:
             # A task that is canceled before its first step never runs its own `finally`.
             poll.cancel()
             self._polls.free(poll)
+
+    def _count_waits(self) -> None:
+        self._polls.waits = len(self._members)
+        self._around.meter.waits(len(self._members))
 
     async def close(self) -> None:
         """Stop all polls and close the session."""
@@ -216,7 +233,7 @@ class Poller:
 
     def _time(self, member: Member) -> float:
         """Return the time by the clock of the wait's deadline."""
-        return self._now() if member.is_local else self._connection.clock.confirmed(self._now())
+        return self._around.now() if member.is_local else self.now()
 
     # --- many polls with one page ------------------------------------------------------------------
 
@@ -287,6 +304,7 @@ def join(
     *,
     timing: Timing = Timing(),
     now: Callable[[], float] = time.time,
+    meter: Meter = NO_METER,
 ) -> Poller:
     """Return this event loop's poller of a connection; the first caller makes the poller. See :func:`leave`.
 
@@ -297,7 +315,8 @@ def join(
     poller = pollers.get(conn_id)
     if poller is None or poller.is_over:
         experience = _experiences.setdefault(loop, {}).setdefault(conn_id, Experience())
-        poller = pollers[conn_id] = Poller(conn_id, connect, experience, timing=timing, now=now)
+        around = Surroundings(clock=Clock(tolerance=timing.clock_tolerance_seconds), now=now, meter=meter)
+        poller = pollers[conn_id] = Poller(conn_id, connect, experience, timing=timing, around=around)
     poller.guests += 1
     return poller
 

@@ -22,6 +22,7 @@ from airflow_vace.client.extras import (
     read_text,
     read_verify,
     unusable,
+    unusable_extra,
 )
 from airflow_vace.client.proxies import proxy_for, read_proxies
 from airflow_vace.core.base_urls import base_url_of, model_in
@@ -69,6 +70,8 @@ class Settings:
     :param cert: path of a client certificate, or paths of certificate and key
     :param input_roots: absolute local directories with files for inputs
     :param max_output_bytes: size limit for a saved output
+    :param prices: the table of prices as a person wrote it, None without one
+    :param is_dry_run: True if no create may be sent
     :param timing: limits in seconds; set by the hook
     """
 
@@ -81,7 +84,10 @@ class Settings:
     cert: str | tuple[str, str] | None
     input_roots: tuple[str, ...] = ()
     max_output_bytes: int = int(DEFAULT_MAX_OUTPUT_MB * _BYTES_PER_MB)
+    is_dry_run: bool = False
     timing: Timing = field(default=Timing(), repr=False)
+    # Read by the hook, so that a bad table ends no wait for a prediction that is paid already.
+    prices: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, connection: Connection, extra: Mapping[str, Any], *, timing: Timing = Timing()) -> Settings:
@@ -93,7 +99,7 @@ class Settings:
         """
         # The extra is parsed JSON from a person, so it may be a list; hide the value, which may hold a key.
         if not isinstance(extra, Mapping):
-            raise unusable("extra", "***", "an object such as {}")
+            raise unusable_extra()
         backend = read_text(extra, "backend")
         base_url = base_url_of(connection.host, connection.schema, connection.port)
         model, version = _read_model(extra, base_url)
@@ -113,7 +119,7 @@ class Settings:
                 "timeout",
                 default=DEFAULT_TIMEOUT,
                 below=_SECONDS_PER_DAY,
-                wanted="a number of seconds such as 30",
+                wanted="a positive number of seconds, less than a day, such as 30",
             ),
             verify=read_verify(extra, "verify"),
             proxies=read_proxies(extra, "proxies"),
@@ -124,10 +130,12 @@ class Settings:
                     extra,
                     "max_output_mb",
                     default=DEFAULT_MAX_OUTPUT_MB,
-                    wanted="a number of megabytes such as 256",
+                    wanted="a positive number of megabytes such as 256",
                 )
             ),
+            is_dry_run=bool(read_flag(extra, "dry_run")),
             timing=timing,
+            prices=extra.get("prices"),
         )
 
     def for_request(self, request: Request) -> Settings:

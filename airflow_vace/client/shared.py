@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow_vace.client.asynchronous import AsyncClient
 from airflow_vace.client.polls import MAX_POLLS, MAX_SLOW_POLLS
-from airflow_vace.core.clock import Clock
 from airflow_vace.core.rate_limit import Pace
-from airflow_vace.core.response_times import served_at
 from airflow_vace.core.responses import read_list, read_prediction
 from airflow_vace.core.retry import verdict_of
 from airflow_vace.exceptions import (
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from typing import Any
 
+    from airflow_vace.client.client import Surroundings
     from airflow_vace.client.polls import Member
     from airflow_vace.client.settings import Settings
     from airflow_vace.core.requests import Request, Response
@@ -49,7 +48,7 @@ class SharedConnection:
 
     :param connect: awaits the connection's settings, read again with each call
     :param spawn: starts a background task
-    :param now: returns seconds since the epoch, by this machine's clock
+    :param around: the clock, and the receiver of the numbers of requests
     """
 
     def __init__(
@@ -58,16 +57,16 @@ class SharedConnection:
         connect: Connect,
         timing: Timing,
         spawn: Spawn,
-        now: Callable[[], float],
+        around: Surroundings,
     ) -> None:
         self.conn_id = conn_id
         self._client: AsyncClient | None = None
         self.pace = Pace(timing=timing)
-        self.clock = Clock(tolerance=timing.clock_tolerance_seconds)
+        self.clock = around.clock
         self._connect = connect
         self._timing = timing
         self._spawn = spawn
-        self._now = now
+        self._around = around
         # Requests in flight for each session: a replaced session is closed after its last one.
         self._uses: Counter[AsyncClient] = Counter()
         self._reading: asyncio.Task[None] | None = None
@@ -125,13 +124,15 @@ class SharedConnection:
         request = member.request(settings)
         with self._budgeted(member.wait):
             response = await self._send(client, request)
-            self.clock.note(served_at(response), self._now())
             return read_prediction(settings.api, request, response, member.wait.prediction)
 
     async def _send(self, client: AsyncClient, request: Request) -> Response:
         self._uses[client] += 1
+        self._around.note_sent(client.settings, request)
         try:
-            return await client.send(request)
+            response = await client.send(request)
+            self._around.note_answer(client.settings, request, response)
+            return response
         finally:
             self._uses[client] -= 1
             if client is not self._client and not self._uses[client]:

@@ -109,7 +109,7 @@ def model_in(base_url: str) -> str | None:
 def _chosen_backend(name: str | None, host: str, *, is_cloudflare: bool) -> Backend:
     if name and name not in BACKENDS:
         raise VaceInputError(
-            f"The connection's extra 'backend' is {excerpt(name)!r}; known are {', '.join(BACKENDS)}",
+            f"The connection's extra 'backend' is {excerpt(name)!r}; it must be {' or '.join(BACKENDS)}.",
             field="backend",
             value=name,
             remedy=f"one of {', '.join(BACKENDS)}, or leave it out",

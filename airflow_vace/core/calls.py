@@ -95,6 +95,8 @@ def create(
         yield Note(f"The model may refuse this: {warning}", is_warning=True)
     chosen_version = yield from version_to_send(target, model, version, timing=timing)
     version = chosen_version.version
+    if target.is_dry_run:
+        raise _refused_by_dry_run()
     turn = target.creates.turn()
     checks = {"before_resend": before_resend, "while_waiting": while_waiting}
     with closing(CreateAttempts(turn=turn, timing=timing, now=now, **checks)) as attempts:
@@ -117,6 +119,17 @@ def create(
                 turn.accepted(read_allowance(response))
                 # Payload and manifest show the version of the video, and some servers omit it.
                 return created if created.version else replace(created, version=version)
+
+
+def _refused_by_dry_run() -> VaceInputError:
+    remedy = "remove dry_run from the connection's extra to submit"
+    return VaceInputError(
+        f"The connection's extra 'dry_run' is true, so the create was not sent; {remedy}. Nothing was"
+        " submitted, nothing is billed.",
+        field="dry_run",
+        value=True,
+        remedy=remedy,
+    )
 
 
 def latest_version(model: str, *, timing: Timing) -> Call[str | None]:

@@ -149,7 +149,7 @@ class CreateBudget:
         if delay < self._timing.create_notice_seconds or now < self._announced_until or is_recent:
             return None
         self._noticed_at = now
-        return f"The account's rate limit delays this create by about {delay:.0f} s"
+        return f"The account's rate limit delays this prediction by about {delay:.0f} s"
 
     def _delay(self, place: int, now: float) -> float:
         if now < self._held_until:

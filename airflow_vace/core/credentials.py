@@ -68,8 +68,11 @@ def read_key(password: str | None, headers: Headers, key_header: str) -> str:
     if not key and headers:
         return ""
     remedy = "put the API key into the connection's password"
-    problem = "has no usable API key: put it into the password field, one line of ASCII"
-    if key and (key[0] in _QUOTES or key[-1] in _QUOTES):
+    problem = "has an API key with a blank, a line break or a character outside of ASCII inside: copy the key"
+    problem += " again, and put it alone, in one line, into the password field"
+    if not key:
+        problem = "has no API key: put the key that the vendor gave you into the password field"
+    elif key[0] in _QUOTES or key[-1] in _QUOTES:
         remedy = "remove the quotes around the API key"
         problem = "has an API key in quotes: remove the quotes around the key in the password field"
     elif _PLACEHOLDER.fullmatch(key):

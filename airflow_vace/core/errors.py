@@ -20,6 +20,8 @@ from airflow_vace.exceptions import (
 from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow_vace.core.requests import Api, Request, Response
 
 # `insufficient_user_quota`, `pre_consume_token_quota_failed` (new-api), `InsufficientBalance`,
@@ -38,18 +40,42 @@ _STATUS_BY_CODE = {
     ),
     403: re.compile(r"forbidden|(?:access|permission)_?denied|permission_?error"),
 }
+# A size or a mode, and no address.
+_SHORT_TEXT = re.compile(r"[^:/@]{0,40}")
 _INNER_STATUSES = range(400, 600)
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{0,200})", re.IGNORECASE)
 # A title stands near the start of a page, and a page may be megabytes long.
 _MAX_TITLE_SEARCH = 5000
 
-_FIX_INPUT = "The input or version was refused: fix the named fields and run again."
+_FIX_INPUT = "The server refused the input or the version: correct the values that it names, and run again."
 _REMEDIES = {
     400: _FIX_INPUT,
-    404: "Not known there: check model, version, id and the connection's api_prefix; a prediction may"
-    " belong to another account, or be deleted, and a gateway knows its own ids only, not the vendor's.",
+    404: "The server does not know the model or the version: check both, and the connection's api_prefix.",
     413: "The request is too large: give a URL instead of a data: URL.",
     422: _FIX_INPUT,
+}
+_UNKNOWN_PREDICTION = (
+    "The server does not know the prediction: check the id and the connection's api_prefix. The prediction"
+    " may belong to another account, or be deleted; a gateway knows its own ids only, not the vendor's."
+)
+_NO_CHANNEL = (
+    "The gateway has no channel to a vendor of this model: check the model's name, or ask the"
+    " gateway's operator. Nothing is billed."
+)
+NOT_THE_API = (
+    "A website or a proxy has answered in place of the API: check the connection's host, port and api_prefix."
+)
+# Phrases of new-api and one-api, the longest first: https://github.com/QuantumNous/new-api
+_TRANSLATIONS = {
+    "无可用渠道": "no channel is available",
+    "用户额度不足": "the user's quota is exhausted",
+    "额度不足": "the quota is exhausted",
+    "余额不足": "the balance is too low",
+    "欠费": "the account is in arrears",
+    "无效的令牌": "the key is invalid",
+    "令牌已过期": "the key has expired",
+    "任务不存在": "the task does not exist",
+    "请求过于频繁": "too many requests",
 }
 
 
@@ -85,16 +111,20 @@ def read_error(
     envelope = _read_envelope(text)
     detail = excerpt(_detail_for_people(api, response, text) or envelope.detail, 500) or "no reason given"
     kind, remedy = _kind_of(status, envelope, detail)
-    if remedy == _FIX_INPUT and request.prediction_id:
-        remedy = _REMEDIES[404]
+    if request.prediction_id and remedy in (_FIX_INPUT, _REMEDIES[404]):
+        remedy = _UNKNOWN_PREDICTION
+    if is_html(response, text) and 400 <= status < 500 and kind in (VaceAPIError, VaceAuthError):
+        remedy = NOT_THE_API
     is_free = request.verb == "create" and 400 <= status < 500 and not may_be_accepted(status)
     bill = " Nothing is billed." if is_free else ""
     about = f"prediction {request.prediction_id}: " if request.prediction_id else ""
     problems = envelope.invalid_fields.items()
     fields = "".join(f" {name}: {problem}." for name, problem in problems if problem not in detail)
+    fields += _sent_values(request, envelope.invalid_fields)
     code = f" [{envelope.code}]" if envelope.code and envelope.code != detail else ""
     inside = f", inside of a {response.status_code}" if inner_status else ""
-    refusal = f"{about}{request.shown} was refused with {status}{code}{inside}: {detail.rstrip('.')}.{fields}"
+    reason = f"{detail.rstrip('.')}{_in_english(detail)}"
+    refusal = f"{about}{request.shown} was refused with {status}{code}{inside}: {reason}.{fields}"
     return kind(
         f"{refusal} {remedy}{bill}",
         status_code=status,
@@ -137,6 +167,18 @@ def read_detail(text: str) -> str:
     return _read_envelope(text).detail
 
 
+def _sent_values(request: Request, invalid_fields: Mapping[str, str]) -> str:
+    """Return the short values of refused inputs, "" without any; never a URL, which may be signed."""
+    body = json_object_of(request.body.decode()) if isinstance(request.body, bytes) else None
+    given = (body or {}).get("input")
+    values = {}
+    for name in invalid_fields:
+        value = given.get(name.removeprefix("input.")) if isinstance(given, dict) else None
+        if isinstance(value, int | float) or (isinstance(value, str) and _SHORT_TEXT.fullmatch(value)):
+            values[name.removeprefix("input.")] = value
+    return f" Sent: {', '.join(f'{name}={value!r}' for name, value in values.items())}." if values else ""
+
+
 def _detail_for_people(api: Api, response: Response, text: str) -> str | None:
     """Return a summary of a redirect or web page, None for an API's body."""
     if 300 <= response.status_code < 400:
@@ -154,26 +196,33 @@ def _kind_of(status: int, envelope: _Envelope, detail: str) -> tuple[type[VaceAP
     # 422 may repeat the prompt, and that of a 429 may be about a quota of requests.
     has_no_credit = _says_no_credit(*envelope.codes, "" if status in (422, 429) else detail)
     if status == 402 or (has_no_credit and 400 <= status < 500):
-        return VaceBillingError, "The account has no money left: top it up."
+        return VaceBillingError, "The account has no credit left: top it up at the vendor, and run again."
     if status == 401:
-        return VaceAuthError, "The key was not accepted: check the connection's password and host."
+        return VaceAuthError, "The API key was not accepted: check the connection's password and host."
     if status == 403:
         return (
             VaceAuthError,
-            "The key may not do this: check its permissions, allowed addresses and models.",
+            "The API key lacks a permission: check its permissions, its allowed addresses and its models.",
         )
     if status == 429:
         return VaceRateLimited, "Too many requests: wait, and use a pool to send fewer at once."
     if status in _REMEDIES:
         return VaceAPIError, _REMEDIES[status]
     if says_no_channel(status, envelope.code, detail):
-        return (
-            VaceAPIError,
-            "The gateway has no channel for this model: check its name. Nothing is billed.",
-        )
+        return VaceAPIError, _NO_CHANNEL
     if 300 <= status < 400:
         return VaceAPIError, "Put the server's final address into the connection's host."
     return VaceAPIError, "The server, or a proxy in front of it, is in trouble."
+
+
+def _in_english(detail: str) -> str:
+    """Return the meaning of a gateway's Chinese phrases in brackets, "" for another text."""
+    meanings: list[str] = []
+    for phrase, meaning in _TRANSLATIONS.items():
+        if phrase in detail:
+            detail = detail.replace(phrase, "")
+            meanings.append(meaning)
+    return f" (in English: {'; '.join(meanings)})" if meanings else ""
 
 
 def _says_no_credit(*texts: str) -> bool:

@@ -61,16 +61,16 @@ def check_model(model: str, version: str | None) -> None:
     """Check the parts of a create that become parts of its path."""
     if not _MODEL.fullmatch(model) or ".." in model:
         raise VaceInputError(
-            f"model is {excerpt(repr(model))}; it must be of the form 'owner/name', such as"
-            f" {DEFAULT_MODEL!r}. Nothing was sent, nothing is billed.",
+            f"model is {excerpt(repr(model))}; give it as 'owner/name', such as {DEFAULT_MODEL!r}, in the"
+            " task or in the connection's extra. Nothing was sent, nothing is billed.",
             field="model",
             value=model,
             remedy="owner/name",
         )
     if version and not is_version(version):
         raise VaceInputError(
-            f"version is {excerpt(repr(version))}; it must be a version's id, or be left out."
-            " Nothing was sent, nothing is billed.",
+            f"version is {excerpt(repr(version))}; give the id of a version of the model, from its page, or"
+            " leave version out. Nothing was sent, nothing is billed.",
             field="version",
             value=version,
             remedy="the id of a version, or nothing",

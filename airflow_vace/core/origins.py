@@ -121,9 +121,18 @@ def check_base_url(base_url: str) -> str:
     """
     origin = _origin_of(base_url)
     if origin is None or urlsplit(base_url).query or urlsplit(base_url).fragment:
+        if not base_url:
+            raise VaceInputError(
+                "The connection has no host: put the server's base URL into the field Host, such as"
+                " https://api.replicate.com or https://gateway.example. Nothing was sent.",
+                field="host",
+                value="",
+                remedy="give the server's base URL",
+            )
         raise VaceInputError(
-            f"The connection's host makes no usable address: {excerpt(base_url)!r}. Give the server's"
-            " base URL, such as https://api.replicate.com or https://gateway.example",
+            f"The connection's host is no usable address: {excerpt(base_url)!r}. Give the server's base URL"
+            " without blanks, with http:// or https://, and a port of at most 65535, such as"
+            " https://api.replicate.com or https://gateway.example:8443. Nothing was sent.",
             field="host",
             value=excerpt(base_url),
             remedy="give the server's base URL",

@@ -12,6 +12,8 @@ from airflow_vace.exceptions import (
 )
 from airflow_vace.prediction import Prediction, PredictionStatus
 
+_OUT_OF_MEMORY = "E1001"
+
 
 def timed_out(prediction: Prediction, error: VaceError | None = None) -> PredictionTimeout:
     """Return the error for a prediction without a terminal status at the deadline."""
@@ -32,15 +34,15 @@ def read_end(prediction: Prediction, now: float | None = None) -> Prediction:
     :raises PredictionExpired: if it succeeded and its files have been deleted since
     :raises VaceProtocolError: if it succeeded without any output
     """
-    said = f": {prediction.error}" if prediction.error else " without saying why"
+    said = f": {prediction.error.rstrip('.')}" if prediction.error else ", without a reason"
     word = f" (in the server's words {prediction.status_word!r})" if prediction.status_word else ""
     match prediction.status:
         case PredictionStatus.FAILED:
-            advice = "Change the input before running it again."
-            if prediction.worth_another_run:
-                advice = "The same input may well succeed in another run."
-            elif not prediction.error:
-                # Such a failure says nothing against the input.
+            advice = "Change the input before another run."
+            if prediction.error_code == _OUT_OF_MEMORY or "out of memory" in (prediction.error or "").lower():
+                advice = "The model ran out of memory: choose a smaller size or fewer frames (frame_num)."
+            elif prediction.worth_another_run or not prediction.error:
+                # A failure without a reason says nothing against the input.
                 advice = "Another run with the same input may succeed."
             raise PredictionFailed(
                 f"Prediction {prediction.id} failed{word}{said}. {prediction.bill} {advice}",

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.ids import is_id
 from airflow_vace.inputs import literal
-from airflow_vace.plain import id_text
+from airflow_vace.plain import id_text, is_absent
 from airflow_vace.prediction import Prediction
 from airflow_vace.redaction import excerpt
 
@@ -70,9 +70,13 @@ def read_reference(prediction: object) -> tuple[str, str | None]:
             return identifier, url if isinstance(url, str) else None
         if isinstance(url, str) and identifier is None:
             return read_reference(url)
+    # A template without a value is the usual reason.
+    where = ""
+    if is_absent(prediction):
+        where = " If a template renders it, check the task_ids (and map_indexes) of xcom_pull."
     raise VaceInputError(
         f"prediction is {excerpt(repr(prediction), 200)}, which is no prediction. Give the payload that"
-        " VacePredictionOperator returns (`submit.output`), a prediction's id, or its urls.get.",
+        f" VacePredictionOperator returns (`submit.output`), a prediction's id, or its urls.get.{where}",
         field="prediction",
         value=prediction,
         remedy="give a payload, an id or a urls.get",

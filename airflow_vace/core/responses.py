@@ -22,7 +22,7 @@ from airflow_vace.core.envelopes import (
     find_polled,
     find_results,
 )
-from airflow_vace.core.errors import error_inside, read_detail, read_error
+from airflow_vace.core.errors import NOT_THE_API, error_inside, read_detail, read_error
 from airflow_vace.core.identity import contradiction
 from airflow_vace.exceptions import VaceProtocolError
 from airflow_vace.prediction import Prediction
@@ -205,10 +205,11 @@ def _unexpected(request: Request, response: Response, text: str) -> VaceProtocol
     kind = "an HTML page" if is_html(response, text) else "an unexpected response"
     content = excerpt(read_detail(text) or text, 300) or "an empty body"
     about = f" for prediction {request.prediction_id}" if request.prediction_id else ""
+    remedy = f" {NOT_THE_API}" if is_html(response, text) else ""
     bill = " No prediction came back; check the vendor's list of predictions before paying again."
     return VaceProtocolError(
         f"{request.shown}{about} was answered with {response.status_code} and {kind} instead of a"
-        f" prediction: {content}.{bill if request.verb == 'create' else ''}",
+        f" prediction: {content}.{remedy}{bill if request.verb == 'create' else ''}",
         status_code=response.status_code,
         body=excerpt(text, 300),
         is_truncated=not is_html(response, text) and is_truncated(text),

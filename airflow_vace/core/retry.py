@@ -13,6 +13,7 @@ from typing import Literal
 
 from airflow_vace.core.timing import Timing
 from airflow_vace.exceptions import (
+    BudgetExceeded,
     LedgerError,
     SubmissionUnknown,
     VaceAPIError,
@@ -135,7 +136,7 @@ def verdict_of(error: BaseException, call: CallName) -> Verdict:
 def failure_of(error: BaseException) -> Failure:
     """Return the class of an error."""
     match error:
-        case VaceInputError():
+        case VaceInputError() | BudgetExceeded():
             return Failure.INVALID
         case VaceConnectionMissing():
             return Failure.NO_CONNECTION
@@ -271,9 +272,9 @@ def read_failed_create(error: VaceError) -> VaceError:
     if not verdict_of(error, "create").may_be_billed or failure_of(error) is Failure.UNREADABLE:
         return error
     return SubmissionUnknown(
-        "The create got no clear answer, so a prediction may be running, and be billed, whose id nobody"
-        f" knows. It is not sent again by itself. Look into the vendor's list of predictions, then run"
-        f" the task again if there is none. What came: {error}",
+        "The request for a new prediction got no clear answer. A prediction may be running under an unknown"
+        " id, and be billed. The request is not sent again by itself: check the vendor's list of"
+        f" predictions, and run the task again if the prediction is not there. The answer: {error}",
         status_code=getattr(error, "status_code", None),
     )
 

@@ -40,6 +40,9 @@ class Target(Protocol):
     def version(self) -> str | None: ...
 
     @property
+    def is_dry_run(self) -> bool: ...
+
+    @property
     def creates(self) -> Turns: ...
 
 

@@ -110,6 +110,10 @@ class Timing:
     # A server may ask for more time than lies between two pokes of a sensor.
     max_poke_hold_seconds: float = 60.0
 
+    # Reconciliation: requests to Airflow's REST API.
+    max_airflow_attempts: int = 3
+    max_airflow_seconds: float = 60.0
+
     # Videos tab: one poll serves all browsers for this long, and a signature stays valid for longer.
     progress_refresh_seconds: float = 5.0
     signed_url_refresh_seconds: float = 60.0

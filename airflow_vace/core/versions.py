@@ -86,7 +86,7 @@ def version_to_send(target: Target, model: str, version: str | None, *, timing: 
         if not is_not_found(error) and failure_of(error) is not Failure.NO_ANSWER:
             raise version_needed(model, error) from error
         yield Note(
-            f"No version of {model} could be looked up, so the create names none: {error}", is_warning=True
+            f"No version of {model} could be looked up, so the request names none: {error}", is_warning=True
         )
         return Sendable(failure=error)
     if latest.is_official:

@@ -50,6 +50,7 @@ def scenario(name: str) -> dict[str, list[str | None]]:
             raise AssertionError(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", RUNS)
 @pytest.mark.parametrize(
     "name",
@@ -66,6 +67,7 @@ def test_all_waits_end_in_time_beside_troubled_ones(name: str, seed: int) -> Non
     assert set(ends) == set(WAITS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", RUNS)
 def test_a_wait_with_all_kinds_of_trouble_takes_only_its_own_time(seed: int) -> None:
     random.seed(seed)
@@ -100,6 +102,7 @@ def test_a_server_that_goes_down_is_probed_singly_and_noticed_when_back(
     assert max(ends.values()) < 65 + (poll_interval or 10) + 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["429", "429 with 1"])
 @pytest.mark.parametrize(("waits", "limit"), [(200, 50.0), (60, 20.0)])
 def test_the_limit_of_an_account_is_learned_from_refusals(kind: str, waits: int, limit: float) -> None:

@@ -196,7 +196,7 @@ def test_unusable_headers_are_refused_without_their_value(given: object, named: 
 
 
 def test_a_missing_password_without_headers_is_refused() -> None:
-    with pytest.raises(VaceInputError, match="no usable API key"):
+    with pytest.raises(VaceInputError, match="no API key"):
         settings(None, password=None)
 
 

@@ -103,6 +103,7 @@ HOSTILE: dict[str, tuple[Callable[[], Any], type[VaceError] | tuple[type[VaceErr
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_response_costs_bounded_time_and_memory(
     call: Call,
@@ -127,6 +128,7 @@ def test_a_response_over_the_size_limit_is_cut_off(call: Call, connect: Callable
             call("get", "abc")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "more",
     [

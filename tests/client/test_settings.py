@@ -82,7 +82,10 @@ def test_the_size_limit_of_outputs_is_in_megabytes(given: object, size: int) -> 
 @pytest.mark.parametrize("given", [0, -1, True, "much", "nan", "inf", [256], {"mb": 1}, 10**400])
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("max_output_mb", "a number of megabytes such as 256"), ("timeout", "a number of seconds such as 30")],
+    [
+        ("max_output_mb", "positive number of megabytes such as 256"),
+        ("timeout", "less than a day, such as 30"),
+    ],
 )
 def test_an_invalid_number_is_refused_by_name(name: str, wanted: str, given: object) -> None:
     with pytest.raises(VaceInputError, match=wanted) as caught:

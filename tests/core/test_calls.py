@@ -45,6 +45,7 @@ class Target:
     api: Api = field(default_factory=lambda: Api.at("https://api.replicate.com", "key" * 5))
     model: str = "prunaai/vace-14b"
     version: str | None = "5129"
+    is_dry_run: bool = False
     creates: Creates = field(default_factory=lambda: Creates(CreateBudget()))
 
 
@@ -121,6 +122,13 @@ def test_a_create_is_one_request() -> None:
     driver = Driver(known("starting"))
     assert driver.create().id == "abc"
     assert driver.verbs == ["create"]
+
+
+def test_a_target_for_dry_runs_gets_no_create() -> None:
+    driver = Driver(target=Target(is_dry_run=True))
+    with pytest.raises(VaceInputError, match="extra 'dry_run' is true, so the create was not sent"):
+        driver.create()
+    assert driver.verbs == []
 
 
 def test_a_create_tells_the_server_its_deadline() -> None:

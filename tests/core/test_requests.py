@@ -171,7 +171,7 @@ def test_an_invalid_key_is_refused_and_not_shown(key: str | None) -> None:
 
 
 def test_an_unknown_back_end_is_refused() -> None:
-    with pytest.raises(VaceInputError, match="gateway, replicate, pruna") as caught:
+    with pytest.raises(VaceInputError, match="gateway or replicate or pruna") as caught:
         Api.at("https://g.example", KEY, backend="openai")
     assert caught.value.field == "backend"
     assert set(BACKENDS) == {"gateway", "replicate", "pruna"}

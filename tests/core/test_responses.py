@@ -263,14 +263,14 @@ def test_invalid_fields_are_named() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "kind", "said"),
     [
-        (400, {"detail": "x"}, VaceAPIError, "check model, version, id"),
-        (422, {"detail": "x"}, VaceAPIError, "check model, version, id"),
+        (400, {"detail": "x"}, VaceAPIError, "check the id"),
+        (422, {"detail": "x"}, VaceAPIError, "check the id"),
         (401, {"detail": "x"}, VaceAuthError, "check the connection's password"),
         (402, {"detail": "x"}, VaceBillingError, "top it up"),
         (403, {"error": {"message": "x", "code": "insufficient_user_quota"}}, VaceBillingError, "top it up"),
         (400, {"error": {"message": "x", "code": "insufficient_balance"}}, VaceBillingError, "top it up"),
         (403, {"detail": "x"}, VaceAuthError, "permissions"),
-        (404, {"detail": "x"}, VaceAPIError, "check model, version, id"),
+        (404, {"detail": "x"}, VaceAPIError, "check the id"),
         (413, "", VaceAPIError, "too large"),
         (429, {"detail": "x"}, VaceRateLimited, "use a pool"),
         (503, {"error": {"message": "x", "code": "model_not_found"}}, VaceAPIError, "no channel"),
@@ -292,7 +292,27 @@ def test_each_status_has_its_class_and_its_remedy(
 
 def test_a_refused_create_asks_for_another_input() -> None:
     for status in (400, 422):
-        assert "fix the named fields" in str(error_of(status, {"detail": "x"}, CREATE))
+        assert "correct the values that it names" in str(error_of(status, {"detail": "x"}, CREATE))
+
+
+def test_an_unknown_model_is_refused_with_its_own_remedy() -> None:
+    assert "does not know the model or the version" in str(error_of(404, {"detail": "x"}, CREATE))
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("当前分组 default 下对于模型 a/b 无可用渠道", "no channel is available"),
+        ("用户额度不足, 余额不足", "the user's quota is exhausted; the balance is too low"),
+        ("无效的令牌", "the key is invalid"),
+    ],
+)
+def test_a_gateways_chinese_has_a_translation(said: str, meaning: str) -> None:
+    error = error_of(403, {"error": {"message": said, "code": "x"}}, CREATE)
+    assert f"{said} (in English: {meaning})." in str(error)
+    # The server's own words stay evidence.
+    assert error.detail == said
+    assert "in English" not in str(error_of(403, {"error": {"message": "分组"}}, CREATE))
 
 
 def test_an_echoed_key_does_not_reach_a_message() -> None:

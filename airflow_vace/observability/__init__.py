@@ -1,0 +1,1 @@
+"""Metrics, spans and lineage of tasks, by Airflow's own set-up."""
