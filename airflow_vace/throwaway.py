@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,6 +64,18 @@ def environment_for(home: Path) -> dict[str, str]:
     }
 
 
+def find_airflow(environment: dict[str, str]) -> None:
+    """Check that `airflow standalone` can start its parts, which it starts by name.
+
+    :raises DemoError: if the program `airflow` is not on the path
+    """
+    if shutil.which("airflow", path=environment["PATH"]) is None:
+        raise DemoError(
+            f"the program `airflow` is neither in {Path(sys.executable).parent} nor on the PATH, and Airflow"
+            " starts its parts by this name; run the demo with the Python that has Airflow"
+        )
+
+
 def run_airflow(arguments: list[str], environment: dict[str, str], log: Path) -> None:
     """Run an `airflow` command to its end, with its output in the log.
 
@@ -95,12 +108,12 @@ def started(command: list[str], environment: dict[str, str], log: Path) -> Itera
 
 @contextlib.contextmanager
 def _late_interrupts() -> Iterator[None]:
-    """Deliver SIGINT and SIGTERM after the block."""
+    """Deliver SIGINT, SIGTERM and SIGHUP after the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     arrived: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, lambda number, _: arrived.append(number)) for number in signals]
     try:
         yield
@@ -133,12 +146,17 @@ def end_group(process: subprocess.Popen[bytes], patience: float = _END_GRACE_SEC
 def wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Block until all parts of Airflow are healthy.
 
-    :raises DemoError: if the process ends, or after five minutes
+    :raises DemoError: if the process or one of its parts ends, or after five minutes
     """
     until = time.monotonic() + _MAX_START_SECONDS
+    ended: set[int] = set()
     while time.monotonic() < until:
         if process.poll() is not None:
             raise DemoError(f"Airflow ended while it started:\n{tail_of(log)}")
+        # Airflow does not notice the end of a part, and reaps short-lived children between two looks.
+        before, ended = ended, _ended_children(process.pid)
+        if before & ended:
+            raise DemoError(f"a part of Airflow ended while it started:\n{tail_of(log)}")
         with (
             contextlib.suppress(urllib.error.URLError, OSError, ValueError),
             urllib.request.urlopen(f"{address}/api/v2/monitor/health", timeout=5) as response,  # noqa: S310
@@ -149,6 +167,16 @@ def wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path
                 return
         time.sleep(1)
     raise DemoError(f"Airflow was not healthy after five minutes:\n{tail_of(log)}")
+
+
+def _ended_children(pid: int) -> set[int]:
+    """Return the ids of a process's children that have ended and that nobody has reaped."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process(pid).children()
+        return {child.pid for child in children if child.status() == psutil.STATUS_ZOMBIE}
+    return set()
 
 
 def tail_of(log: Path) -> str:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_vace.emulator.chaos import chaos
 from airflow_vace.emulator.faults import Fault, faults_from_json
 from airflow_vace.emulator.gateways import PRESETS
+from airflow_vace.emulator.news import News
 from airflow_vace.emulator.world import DEFAULT_KEY, DEFAULT_PORT
+from airflow_vace.terminal import new_console, port_number
 
 if TYPE_CHECKING:
     from airflow_vace.emulator.server import Emulator
@@ -76,17 +78,6 @@ def _parser() -> argparse.ArgumentParser:
         "--state", type=Path, help="file that keeps accepted predictions, to continue after a restart"
     )
     return parser
-
-
-def port_number(text: str) -> int:
-    """Return a port; 0 means any free one.
-
-    :raises argparse.ArgumentTypeError: if the number is not between 0 and 65535
-    """
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
-    return number
 
 
 def _positive(text: str) -> float:
@@ -190,14 +181,20 @@ async def _serve(emulator: Emulator) -> None:
     await emulator.start()
     stop = asyncio.Event()
     # Handlers rather than KeyboardInterrupt, so files are deleted and the exit code is 0.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    print(f"Serving prunaai/vace-14b at {emulator.url}; paste this, and stop with Ctrl-C:")
-    # Flush: a program that starts this one waits for the line.
-    print(f"export AIRFLOW_CONN_VACE_DEFAULT='{emulator.connection}'", flush=True)
-    for name in _TRUST_VARIABLES if emulator.ca_file else ():
-        print(f"export {name}='{emulator.ca_file}'", flush=True)
+    news = News(new_console(), emulator)
+    trusted = _TRUST_VARIABLES if emulator.ca_file else ()
+    news.print_start(
+        {"AIRFLOW_CONN_VACE_DEFAULT": emulator.connection, **dict.fromkeys(trusted, str(emulator.ca_file))}
+    )
+    following = asyncio.create_task(news.follow())
     await stop.wait()
+    following.cancel()
+    news.print_end()
     await emulator.stop()
 
 

@@ -42,13 +42,22 @@ class Delivery:
         router.add_get("/_stream/{id}", self.stream)
 
     async def file(self, request: web.Request) -> web.StreamResponse:
+        """Send a prediction's file to a client, which needs the signature if the emulator signs URLs."""
+        is_signed = request.query.get("X-Signature") == self.emulator.signature
+        return await self._send(request, is_allowed=is_signed or not self.emulator.signature)
+
+    async def file_of_page(self, request: web.Request) -> web.StreamResponse:
+        """Send a prediction's file to a page."""
+        return await self._send(request, is_allowed=True)
+
+    async def _send(self, request: web.Request, *, is_allowed: bool) -> web.StreamResponse:
         """Send a prediction's file; the first request renders a video."""
         run, name = self.world.runs.get(request.match_info["id"]), request.match_info["name"]
         now = time.time()
         known = self.emulator.models.files.get(name)
         if run is None or run.status_at(now) != "succeeded" or self.world.is_gone(run, now):
             return web.Response(status=404, text="Not found")
-        if self.emulator.signature and request.query.get("X-Signature") != self.emulator.signature:
+        if not is_allowed:
             return web.Response(status=403, text="The signature is missing or wrong")
         if known is not None:
             return file_response(known, mimetypes.guess_type(name)[0] or "application/octet-stream")

@@ -19,6 +19,8 @@ _VENDOR = "https://api.replicate.com"
 # Start of an output that stands for a file of the emulator; bodies have the file's URL instead.
 OWN_FILE = "emulator-file:"
 VIDEO = f"{OWN_FILE}output.mp4"
+# Paths of the pages for people.
+PAGE_PATH = "/p/"
 
 
 class Face(NamedTuple):
@@ -142,7 +144,7 @@ def _urls_of(face: Face, run: Run) -> dict[str, str]:
         "get": get,
         "cancel": f"{get}/cancel",
         "stream": f"{stream}/{run.id}",
-        "web": f"https://replicate.com/p/{run.id}",
+        "web": f"{face.origin}{PAGE_PATH}{run.id}",
     }
 
 

@@ -12,23 +12,26 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Moment = Literal["before", "after"]
 RetryForm = Literal["seconds", "decimal", "date", "body", "text", "none"]
 _FORMS = get_args(RetryForm)
+VIDEO_DEFECTS = ("black", "frozen")
 
 LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in</body></html>"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Misbehaviour towards the next `times` requests with a matching method and path.
+    """Misbehaviour towards the next `times` requests with a matching method, path and input.
 
     Durations are seconds. Without the fault, the server sends the "correct response".
 
     :param method: HTTP method, `*` for any
     :param path: pattern with `*` for the path, such as `*/predictions/*`
+    :param input: members of the input of the request's prediction; a text may contain `*`, as in
+        `{"prompt": "*fox*"}`. A request without a prediction does not match
     :param times: number of requests that the fault hits, None for all
     :param skip: number of matching requests that pass unharmed first
     :param share: fraction of the matching requests that the fault hits, at random; repeatable by seed
@@ -45,11 +48,13 @@ class Fault:
     :param drop: members to remove from the correct response's JSON object
     :param clock: offset of the server's clock in the correct response's `Date`
     :param logs: number of lines to append to the correct response's logs
-    :param outcome: how a prediction created by this request ends: `{"status": "failed", "error": "..."}`
+    :param outcome: how a prediction created by this request ends: `{"status": "failed", "error": "..."}`, or
+        with a defective video: `{"video": "black"}` or `{"video": "frozen"}`
     """
 
     method: str = "*"
     path: str = "*"
+    input: dict[str, Any] = field(default_factory=dict)
     times: int | None = 1
     skip: int = 0
     share: float = 1.0
@@ -101,9 +106,15 @@ class Fault:
         """Return the JSON object for :meth:`from_json`."""
         return asdict(self)
 
-    def matches(self, method: str, path: str) -> bool:
-        """Return True if the fault is meant for this method and path."""
-        return self.method in ("*", method) and fnmatchcase(path, self.path)
+    def matches(self, method: str, path: str, input: Mapping[str, Any] | None = None) -> bool:  # noqa: A002 - the API's own word
+        """Return True if the fault is meant for this method, path and input.
+
+        :param input: input of the request's prediction, None for a request without one
+        """
+        if self.method not in ("*", method) or not fnmatchcase(path, self.path):
+            return False
+        given = input or {}
+        return all(name in given and _fits(given[name], wanted) for name, wanted in self.input.items())
 
     def encoded_body(self) -> bytes:
         """Return `body` as bytes: text in UTF-8, other values as JSON."""
@@ -120,6 +131,13 @@ def faults_from_json(data: object) -> list[Fault]:
     return [Fault.from_json(element) for element in (data if isinstance(data, list) else [data])]
 
 
+def _fits(value: object, wanted: object) -> bool:
+    """Return True if a member of an input is the wanted value, or a text that fits the wanted pattern."""
+    if isinstance(value, str) and isinstance(wanted, str):
+        return value == wanted or fnmatchcase(value, wanted)
+    return value == wanted
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
@@ -132,6 +150,7 @@ def _is_seconds(value: object) -> bool:
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "method": lambda value: isinstance(value, str),
     "path": lambda value: isinstance(value, str),
+    "input": lambda value: isinstance(value, dict),
     "times": lambda value: value is None or _is_count(value),
     "skip": _is_count,
     "share": lambda value: _is_seconds(value) and value <= 1,
@@ -148,7 +167,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "drop": lambda value: isinstance(value, list | tuple),
     "clock": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "logs": _is_count,
-    "outcome": lambda value: isinstance(value, dict),
+    "outcome": lambda value: isinstance(value, dict) and value.get("video") in (None, *VIDEO_DEFECTS),
 }
 
 # Presets match any path of their kind, so they work with each back-end's prefix.
@@ -182,6 +201,9 @@ PRESETS: dict[str, Fault] = {
         body={"error": {"message": "quota exhausted", "code": "insufficient_user_quota"}},
     ),
     "aborted": Fault(**_CREATE, outcome={"status": "aborted"}),
+    # Successes that only a look at the video distinguishes from good ones.
+    "black_video": Fault(**_CREATE, outcome={"video": "black"}),
+    "frozen_video": Fault(**_CREATE, outcome={"video": "frozen"}),
     "unknown_status": Fault(**_GET, patch={"status": "warming-up", "output": None}),
     "no_output": Fault(**_GET, patch={"status": "succeeded", "output": None}),
     "expired": Fault(**_GET, patch={"status": "succeeded", "output": None, "data_removed": True}),
@@ -252,11 +274,18 @@ class Faults:
         with self._lock:
             return list(self._waiting)
 
-    def next_for(self, method: str, path: str) -> Fault | None:
-        """Return the fault for this request, None if no fault matches, and count the hit."""
+    def needs_input(self) -> bool:
+        """Return True if one of the remaining faults looks at inputs."""
+        return any(fault.input for fault in self.waiting())
+
+    def next_for(self, method: str, path: str, input: Mapping[str, Any] | None = None) -> Fault | None:  # noqa: A002 - the API's own word
+        """Return the fault for this request, None if no fault matches, and count the hit.
+
+        :param input: see :meth:`Fault.matches`
+        """
         with self._lock:
             for place, fault in enumerate(self._waiting):
-                if not fault.matches(method, path):
+                if not fault.matches(method, path, input):
                     continue
                 if fault.skip:
                     self._waiting[place] = replace(fault, skip=fault.skip - 1)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from airflow_vace.core.backends import BACKENDS
 from airflow_vace.emulator.control import CONTROL_PATH
 from airflow_vace.emulator.damage import damaged, drop_connection
-from airflow_vace.emulator.dialects import face_of, not_found, refusal
+from airflow_vace.emulator.dialects import PAGE_PATH, face_of, not_found, refusal
 from airflow_vace.emulator.limits import Bucket, throttled
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 # A fault's `outcome`, on its way from the fault to the create that the fault meets.
 OUTCOME = web.RequestKey("outcome", dict)
 # Paths of a content network: real URLs of files need no key, so a client that sends one leaks it unnoticed.
-_OPEN_PATHS = (CONTROL_PATH, "/_delivery/", "/_stream/")
+_OPEN_PATHS = (CONTROL_PATH, PAGE_PATH, "/_delivery/", "/_stream/")
 _KEY_HEADERS = ("authorization", "apikey", "cookie")
 
 
@@ -59,7 +60,7 @@ class Middleware:
     async def log(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Record the request, and wake waiting tests after the response."""
         # Tests count the client's requests, so a request for the bill must not count.
-        if not request.path.startswith(CONTROL_PATH):
+        if not _is_own(request.path):
             self.emulator.note(
                 SeenRequest(
                     method=request.method,
@@ -77,13 +78,30 @@ class Middleware:
     @web.middleware
     async def misbehave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Apply the rate limit and the next matching fault."""
-        if request.path.startswith(CONTROL_PATH):
+        if _is_own(request.path):
             return await handler(request)
         if self._limit is not None and not self._limit.take():
             self.emulator.throttled += 1
             return throttled(face_of(request).backend)
-        fault = self.emulator.faults.next_for(request.method, request.path)
+        given = await self._input_of(request) if self.emulator.faults.needs_input() else None
+        fault = self.emulator.faults.next_for(request.method, request.path, given)
         return await (handler(request) if fault is None else self._respond(request, handler, fault))
+
+    async def _input_of(self, request: web.Request) -> dict[str, Any] | None:
+        """Return the input of the prediction that a request creates or names, None without one."""
+        named = request.match_info.get("id", "")
+        runs = self.emulator.world.runs
+        run = runs.get(named) or runs.get(self.emulator.dialect.upstream_id(named))
+        if run is not None:
+            return run.input
+        if request.method != "POST" or not request.path.endswith("/predictions"):
+            return None
+        try:
+            body = json.loads(await request.read())
+        except ValueError:
+            return None
+        given = body.get("input") if isinstance(body, dict) else None
+        return given if isinstance(given, dict) else None
 
     async def _respond(self, request: web.Request, handler: Handler, fault: Fault) -> web.StreamResponse:
         request[OUTCOME] = fault.outcome
@@ -112,7 +130,7 @@ class Middleware:
         """Apply the limits of the back-end; Replicate also reports the limits in each response."""
         backend = face_of(request).backend
         bucket = self.emulator.limits.bucket_of(request, backend)
-        if bucket is None or request.path.startswith(_OPEN_PATHS):
+        if bucket is None or _is_open(request.path):
             return await handler(request)
         if bucket.take():
             response = await handler(request)
@@ -130,7 +148,7 @@ class Middleware:
         try:
             return await handler(request)
         except web.HTTPClientError as error:
-            if request.path.startswith(_OPEN_PATHS):
+            if _is_open(request.path):
                 raise
             backend = face_of(request).backend
             if error.status == 404:
@@ -140,7 +158,7 @@ class Middleware:
     @web.middleware
     async def check_key(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse a request without the key; files and the control plane are open."""
-        if request.path.startswith(_OPEN_PATHS) or _is_signed_download(request):
+        if _is_open(request.path) or _is_signed_download(request):
             return await handler(request)
         # As Cloudflare AI Gateway refuses: its own key is checked before the vendor's.
         if any(request.headers.get(name) != value for name, value in self.emulator.headers.items()):
@@ -155,6 +173,15 @@ class Middleware:
             detail = "Invalid token" if given else "You did not pass an authentication token"
             return refusal(name, 401, detail, "Unauthenticated")
         return await handler(request)
+
+
+def _is_own(path: str) -> bool:
+    """Return True for the control plane and the pages, which are no part of the vendor."""
+    return path == "/" or path.startswith((CONTROL_PATH, PAGE_PATH))
+
+
+def _is_open(path: str) -> bool:
+    return path == "/" or path.startswith(_OPEN_PATHS)
 
 
 def _is_signed_download(request: web.Request) -> bool:

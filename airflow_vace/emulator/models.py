@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from airflow_vace.emulator.dialects import BackendName
+
 # Published on https://replicate.com/prunaai/vace-14b/versions.
 FIRST_VERSION = "51299232dc3d0946d5f5ed74935d85243e172698f747d291460db1e6ef3669fb"
 # Stands for all models that nobody declared.
@@ -143,12 +145,18 @@ class Models:
         found = self._published(named, identifier)
         if found is not None:
             return found, identifier
-        return refusal(
-            "replicate",
-            422,
-            "The specified version does not exist (or perhaps you don't have permission to use it?)",
-            "Invalid version or not permitted",
-        )
+        return _no_version("replicate", identifier)
+
+    def check_version(self, version: object, model: Model, backend: BackendName) -> web.Response | None:
+        """Return the refusal of a version by a back-end that names the model apart, None for a possible one.
+
+        :param version: member `version` of the body, None or empty for the latest
+        """
+        # A gateway may know more versions than the emulator, but none in another form.
+        is_possible = not version or version in model.versions
+        if is_possible or (isinstance(version, str) and _VERSION.fullmatch(version.rpartition(":")[2])):
+            return None
+        return _no_version(backend, version)
 
     def _published(self, named: str, identifier: str) -> Model | None:
         """Return the model of a version, None for an unknown version.
@@ -166,6 +174,15 @@ class Models:
             return None
         self.publish(identifier, other)
         return self.known[other]
+
+
+def _no_version(backend: BackendName, version: object) -> web.Response:
+    detail = "The specified version does not exist (or perhaps you don't have permission to use it?)"
+    if not _VERSION.fullmatch(str(version)):
+        detail += (
+            f": {version!r} is not the id of a version, which has 64 hex digits, such as {FIRST_VERSION}"
+        )
+    return refusal(backend, 422, detail, "Invalid version or not permitted")
 
 
 def _page(results: list[dict[str, Any]]) -> web.Response:

@@ -24,6 +24,7 @@ from airflow_vace.emulator.dialects import (
 )
 from airflow_vace.emulator.gateways import translation
 from airflow_vace.emulator.middleware import OUTCOME, Middleware
+from airflow_vace.emulator.pages import Pages
 from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.prediction import parse_time
 
@@ -70,7 +71,9 @@ class Service:
             self.emulator.uploads.add_routes(route, prefix)
             self.models.add_routes(route, prefix)
         route.add_get("/v1/predictions/status/{id}", self.get)
-        Delivery(self.emulator, self.folder).add_routes(route)
+        delivery = Delivery(self.emulator, self.folder)
+        delivery.add_routes(route)
+        Pages(self.emulator, delivery).add_routes(route)
         Control(self.emulator).add_routes(route)
         return app
 
@@ -121,7 +124,7 @@ class Service:
         name = named or (DEFAULT_MODEL if header == "vace" else header)
         model = self.models.named(name)
         if model is not None:
-            return model, version
+            return self.models.check_version(version, model, backend) or (model, version)
         # The gateway's real message: "no channel available".
         if backend == "gateway":
             return refusal(backend, 503, f"model {name} 无可用渠道", "model_not_found")

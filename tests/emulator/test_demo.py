@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import pytest
+from airflow.models.connection import Connection
 from requests import get
 
 from airflow_vace import demo, throwaway
+from airflow_vace.client.settings import Settings
+from airflow_vace.demo.ui import copy_dags, emulator_connection, make_library
+from airflow_vace.demo.watch import Sight, logged
 from airflow_vace.emulator import Emulator
+from support.terminals import plain, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,16 +48,21 @@ def copy_of(database: str) -> Callable[[dict[str, str], Path], None]:
 def start(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Run the demo as a program, which ends with the block."""
     command = [sys.executable, "-m", "airflow_vace.demo", *arguments]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background job ignores SIGINT, and its child processes inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
-        env=os.environ | {"COLUMNS": "200", **environment},
-    ) as process:
+    # A shell's background job ignores SIGINT, and its child processes inherit that, but no handler. A
+    # function between fork and exec could wait forever for a lock of another thread.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"COLUMNS": "200", **environment},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         try:
             yield process
         finally:
@@ -79,13 +89,15 @@ def test_the_demo_makes_a_video_and_leaves_no_other_files(tmp_path: Path) -> Non
         assert (stream.width, stream.height, stream.frames) == (480, 832, 81)
         assert stream.average_rate == 16
     for said in (
-        "'a cat [in brackets]', 480*832, seed 7, lightly",
-        path.stem,
-        str(path),
-        "480x832, 81 frames, 5.06 s at 16 fps",
-        "1 prediction, by the emulator: nothing to pay",
+        "a cat [in brackets]",
+        f"\n{path}\n",
+        "480x832, 81 frames, 5.06 s at 16 fps, seed 7, speed lightly",
+        "$0 (emulator); the real model about $0.40",
+        "  100 %, step 50 of 50, 0 s left",
+        f"✓ Prediction {path.stem.partition('-')[2]} has succeeded",
     ):
         assert said in out
+    assert "\x1b" not in out
     assert temporary_leftovers(temporary) == []
 
 
@@ -109,7 +121,7 @@ def test_with_a_connection_and_a_yes_it_pays_once(
         monkeypatch.setenv("AIRFLOW_CONN_MY_GATEWAY", emulator.connection)
         assert demo.main(["--conn-id", "my_gateway", "--yes", "--save-to", str(tmp_path)], setup) == 0
         assert emulator.bill["charged"] == 1
-    assert "1 prediction, some $0.40 at the vendor" in capsys.readouterr().out
+    assert "about $0.40 for 1 prediction; the vendor's bill decides" in capsys.readouterr().out
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -173,14 +185,96 @@ def test_an_early_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
     assert temporary_leftovers(tmp_path) == ["videos"]
 
 
+def test_an_early_ctrl_c_in_a_terminal_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    arguments = ("-m", "airflow_vace.demo", "--save-to", str(tmp_path / "videos"))
+    with terminal(*arguments, TMPDIR=str(tmp_path)) as running:
+        running.read_until("Preparing a throw-away Airflow")
+        running.press(b"\x03")
+        written = running.read_to_end()
+        assert running.process.returncode == 130
+    assert plain(written).startswith("vace-demo: a video by an Airflow DAG and the emulator, at no cost\n")
+    assert "✗ Preparing a throw-away Airflow (SQLite)" in plain(written)
+    assert "all that it started has ended" in plain(written)
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+    assert temporary_leftovers(tmp_path) == ["videos"]
+
+
+def test_a_closed_terminal_ends_all_processes(tmp_path: Path) -> None:
+    arguments = ("-m", "airflow_vace.demo", "--save-to", str(tmp_path / "videos"))
+    with terminal(*arguments, TMPDIR=str(tmp_path)) as running:
+        running.read_until("Preparing a throw-away Airflow")
+        while not list(tmp_path.glob("vace-demo-*/demo.log")):
+            assert running.process.poll() is None
+        running.hang_up()
+        running.process.wait(timeout=60)
+    assert temporary_leftovers(tmp_path) == ["videos"]
+
+
+def test_the_first_line_needs_neither_airflow_nor_an_http_client() -> None:
+    code = "import sys, airflow_vace.demo, rich.live; print({name.split('.')[0] for name in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not [name for name in ("'airflow'", "'aiohttp'", "'requests'") if name in found.stdout]
+
+
 def test_progress_of_a_real_back_end_is_read_from_the_log(tmp_path: Path) -> None:
     log = tmp_path / "demo.log"
-    assert demo._logged_progress(log) == ("Airflow starts", 0)
+    assert logged(log) is None
     log.write_text("Submitted prediction abc of prunaai/vace-14b (starting)\n")
-    assert demo._logged_progress(log) == ("prediction under way", 0)
+    assert logged(log) == Sight("abc", "starting")
     with log.open("a") as file:
-        file.write("Prediction abc: processing, 12 %, step 6 of 50\nPrediction abc: processing, 40 %\n")
-    assert demo._logged_progress(log) == ("prediction under way", 40)
+        file.write("Prediction abc: processing\n")
+    assert logged(log) == Sight("abc", "processing")
+    with log.open("a") as file:
+        file.write("Prediction abc: processing, 12 %, step 6 of 50\n")
+        file.write("Prediction abc: processing, 40 %, step 20 of 50, 1.57 s a step, 48 s left\n")
+    sight = logged(log)
+    assert sight is not None
+    assert sight.words == "40 %, step 20 of 50, 48 s left"
+    with log.open("a") as file:
+        file.write("Prediction abc: succeeded\n")
+    assert getattr(logged(log), "status", None) == "succeeded"
+
+
+def test_the_connection_of_the_ui_has_host_and_port_apart(tmp_path: Path) -> None:
+    with Emulator() as emulator:
+        made = json.loads(emulator_connection(emulator, tmp_path))
+        assert (made["host"], made["port"]) == ("http://127.0.0.1", emulator.port)
+        connection = Connection(conn_id="mine", **(made | {"extra": json.dumps(made["extra"])}))
+        assert Settings.of(connection, connection.extra_dejson).api.base_url == emulator.url
+
+
+def test_the_ui_has_a_local_library_to_restyle(tmp_path: Path) -> None:
+    make_library(tmp_path / "library")
+    clips = sorted((tmp_path / "library").glob("*.mp4"))
+    assert len(clips) == 3
+    stamps = [clip.stat().st_mtime_ns for clip in clips]
+    make_library(tmp_path / "library")
+    assert [clip.stat().st_mtime_ns for clip in clips] == stamps
+    dags = copy_dags(tmp_path / "dags", tmp_path / "library")
+    assert f'"file://{tmp_path}/library/"' in (dags / "vace_restyle_library.py").read_text()
+    names = {path.name for path in throwaway.dags_folder().iterdir()} - {"__pycache__"}
+    assert {path.name for path in dags.iterdir()} == names
+
+
+def test_an_airflow_that_is_not_on_the_path_is_named_at_once(tmp_path: Path) -> None:
+    environment = throwaway.environment_for(tmp_path)
+    throwaway.find_airflow(environment)
+    with pytest.raises(throwaway.DemoError, match=r"`airflow` is neither in .* nor on the PATH"):
+        throwaway.find_airflow(environment | {"PATH": str(tmp_path)})
+
+
+def test_a_part_of_airflow_that_ends_ends_the_wait(tmp_path: Path) -> None:
+    # As `airflow standalone` does, this program starts a part and never asks for its end.
+    code = (
+        "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'print(\"no port\")']);"
+        " time.sleep(60)"
+    )
+    log = tmp_path / "log"
+    with (
+        throwaway.started([sys.executable, "-c", code], dict(os.environ), log) as process,
+        pytest.raises(throwaway.DemoError, match=r"a part of Airflow ended while it started:\nno port"),
+    ):
+        throwaway.wait_until_healthy("http://127.0.0.1:1", process, log)
 
 
 def test_the_dags_are_found_in_the_checkout_and_in_a_wheel(tmp_path: Path) -> None:
@@ -221,8 +315,8 @@ def test_the_ui_has_dags_and_a_connection_and_ends_on_ctrl_c(tmp_path: Path) -> 
         assert process.stdout is not None
         address = ""
         for line in process.stdout:
-            if line.startswith("Airflow is ready at "):
-                address = line.split()[4]
+            if line.startswith("Airflow:"):
+                address = line.split()[1]
             if "Press Ctrl-C" in line:
                 break
         assert address, process.stderr and process.stderr.read()
@@ -232,7 +326,8 @@ def test_the_ui_has_dags_and_a_connection_and_ends_on_ctrl_c(tmp_path: Path) -> 
         )
         files = (
             *("vace_campaign", "vace_campaign_taskflow", "vace_restyle_library", "vace_restyled_catalog"),
-            *("vace_catalogue", "vace_review", "vace_text_to_video"),
+            *("vace_catalogue", "vace_long_shot", "vace_review", "vace_text_to_video"),
+            *("vace_until_good", "vace_vertical"),
         )
         until = time.monotonic() + 60
         while ask("/dags")["total_entries"] < len(files) and time.monotonic() < until:

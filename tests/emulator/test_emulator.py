@@ -25,6 +25,8 @@ from airflow_vace.emulator.world import World, iso
 from airflow_vace.inputs import FIELDS, SPEED_MODES
 from airflow_vace.prediction import Prediction
 from airflow_vace.progress import Progress
+from airflow_vace.video.problems import check
+from support.terminals import COLOR, plain, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -352,6 +354,68 @@ def test_faults_hit_matching_requests_in_order_and_number(emulator: Emulator) ->
     assert emulator.faults.waiting() == []
 
 
+def test_a_fault_may_be_aimed_at_the_input_of_a_prediction(emulator: Emulator) -> None:
+    emulator.faults.add("aborted", input={"prompt": "*fox*"})
+    emulator.faults.add(
+        method="GET", path="*/predictions/*", input={"prompt": "*fox*", "seed": 7}, status=500
+    )
+    others = [post(emulator, body={"input": {"prompt": text}}).json() for text in ("a dog", "a cat")]
+    fox = post(emulator, body={"input": {"prompt": "a red fox", "seed": 7}}).json()
+    assert ended(emulator, others[0]["id"])["status"] == "succeeded"
+    assert get(emulator, f"/v1/predictions/{fox['id']}").status_code == 500
+    assert ended(emulator, fox["id"])["status"] == "aborted"
+    assert ended(emulator, others[1]["id"])["status"] == "succeeded"
+    assert emulator.faults.waiting() == []
+
+
+@pytest.mark.parametrize("wanted", [{"prompt": "a [fox]"}, {"size": "832*480"}, {"seed": 7}])
+def test_a_value_of_an_input_matches_itself(emulator: Emulator, wanted: dict[str, Any]) -> None:
+    emulator.faults.add(status=500, input=wanted)
+    values = {"prompt": "a [fox]", "size": "832*480", "seed": 7}
+    assert post(emulator, body={"input": {**values, **dict.fromkeys(wanted, None)}}).status_code == 422
+    assert post(emulator, body={"input": values}).status_code == 500
+
+
+def test_a_fault_for_an_input_leaves_requests_without_one_alone(emulator: Emulator) -> None:
+    emulator.faults.add(status=500, input={"prompt": "*"}, times=None)
+    bearer = {"Authorization": f"Bearer {emulator.api_key}"}
+    assert get(emulator, "/v1/account").status_code == 200
+    assert get(emulator, "/v1/predictions").status_code == 200
+    assert (
+        requests.post(emulator.url + GATEWAY, data=b"no json", headers=bearer, timeout=10).status_code == 400
+    )
+    assert post(emulator, body=[]).status_code == 400
+    assert post(emulator).status_code == 500
+
+
+def test_a_gateways_own_id_finds_the_input_too() -> None:
+    with Emulator(time_scale=0.0002, dialect="new-api") as emulator:
+        made = post(emulator).json()
+        emulator.faults.add(method="GET", status=500, input={"prompt": "a fox"})
+        assert get(emulator, f"/replicate/v1/predictions/{made['id']}").status_code == 500
+        assert get(emulator, f"/replicate/v1/predictions/{made['id']}").status_code == 200
+
+
+@pytest.mark.parametrize("path", [GATEWAY, "/v1/predictions"])
+@pytest.mark.parametrize("version", ["v1", "prunaai/vace-14b:v1", FIRST_VERSION[:8]])
+def test_a_version_of_another_form_is_refused_with_the_right_form(
+    emulator: Emulator, path: str, version: object
+) -> None:
+    answer = post(emulator, path, {"version": version, "input": FOX})
+    assert answer.status_code == 422
+    assert "is not the id of a version, which has 64 hex digits, such as 5129923" in answer.text
+    assert emulator.bill["charged"] == 0
+
+
+def test_a_gateway_and_pruna_accept_versions_in_the_right_form(emulator: Emulator) -> None:
+    for version in (None, "", FIRST_VERSION, "ab" * 32, f"prunaai/vace-14b:{FIRST_VERSION}"):
+        assert post(emulator, body={"version": version, "input": FOX}).status_code == 200
+    key = {"apikey": emulator.api_key}
+    body = {"version": "v1", "input": FOX}
+    answer = requests.post(f"{emulator.url}/v1/predictions", json=body, headers=key, timeout=10)
+    assert (answer.status_code, "64 hex digits" in answer.json()["message"]) == (422, True)
+
+
 def test_faults_are_scripted_over_http_too(emulator: Emulator) -> None:
     url = f"{emulator.url}/_emulator/faults"
     script = [{"preset": "login_page", "method": "POST"}, {"status": 418, "times": None}]
@@ -370,6 +434,8 @@ def test_faults_are_scripted_over_http_too(emulator: Emulator) -> None:
         {"delay": -1},
         {"patch": []},
         {"skip": True},
+        {"outcome": {"video": "blurred"}},
+        {"input": "a fox"},
     )
     for bad in ({"stauts": 500}, {"preset": "nothing"}, {**slow_down, "form": "soon"}, 5, *wrong):
         assert requests.post(url, json=bad, timeout=10).status_code == 400
@@ -395,6 +461,23 @@ def test_an_outcome_sets_how_the_prediction_ends(emulator: Emulator) -> None:
     failed, odd = (ended(emulator, post(emulator).json()["id"]) for _ in range(2))
     assert (failed["status"], failed["error"], failed["output"]) == ("failed", "E1001", None)
     assert odd["output"] == ["https://a/b"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "problem"), [("black_video", "frames are black"), ("frozen_video", "frozen")]
+)
+def test_a_preset_makes_a_video_defective_and_the_next_is_good(
+    emulator: Emulator, tmp_path: Path, preset: str, problem: str
+) -> None:
+    emulator.faults.add(preset)
+    found = []
+    for number in range(2):
+        url = ended(emulator, post(emulator).json()["id"])["output"]
+        film = tmp_path / f"{number}.mp4"
+        film.write_bytes(requests.get(url, timeout=10).content)
+        found.append(" ".join(check(film)[1]))
+    assert problem in found[0]
+    assert not found[1]
 
 
 def test_a_patch_does_not_change_a_video(emulator: Emulator) -> None:
@@ -446,6 +529,33 @@ def test_the_error_for_a_port_in_use_names_the_remedy(
     assert "choose another --port" in capsys.readouterr().err
     with pytest.raises(OSError, match="address already in use"), Emulator(port=emulator.port):
         pass
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_program_shows_each_change_in_a_terminal(columns: int) -> None:
+    arguments = ("-m", "airflow_vace.emulator.cli", "--port", "0", "--time-scale", "0.0002")
+    with terminal(*arguments, columns=columns) as running:
+        running.read_until("'\r\n")
+        assert COLOR.search(running.written)
+        lines = plain(running.written).splitlines()
+        address = lines[0].partition(" at ")[2]
+        (export,) = [line for line in lines if line.startswith("export ")]
+        connection = json.loads(export.partition("=")[2].strip("'"))
+        assert connection["host"] == address
+        assert f"{address}/ has all predictions and the bill" in lines
+        headers = {"Authorization": f"Bearer {connection['password']}"}
+        body = {"input": {"prompt": "a fox [in\nbrackets] " + "and snow " * 30}}
+        made = requests.post(address + GATEWAY, json=body, headers=headers, timeout=10).json()
+        running.read_until("succeeded")
+        running.press(b"\x03")
+        shown = plain(running.read_to_end())
+        assert running.process.returncode == 0
+    assert f"{made['id']} succeeded  after" in shown
+    assert shown.endswith(
+        "\nStopped: 1 prediction, 1 charged.\nCost of each: $0 (emulator); the real model about $0.40\n"
+    )
+    changes = [line for line in shown.splitlines() if made["id"] in line]
+    assert max(map(len, changes)) <= columns
 
 
 @pytest.mark.parametrize("content", [None, "{", "5", '{"stauts": 1}', '[{"stauts": 1}]'])
