@@ -27,12 +27,14 @@ from airflow_vace.task.view import VIEW_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from datetime import timedelta
+    from decimal import Decimal
     from pathlib import Path
     from typing import ParamSpec
 
     from airflow.sdk import Context, ObjectStoragePath
     from airflow.sdk.bases.decorator import Task
 
+    from airflow_vace.storage.checks import CheckMode, Rule
     from airflow_vace.submission.decision import OnOrphanedIntent
     from airflow_vace.task.operator_run import OperatorRun
     from airflow_vace.task.run import Reuse, SaveIn
@@ -80,7 +82,7 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
         if inspect.iscoroutinefunction(python_callable) or inspect.isgeneratorfunction(python_callable):
             raise TypeError(
                 f"@task.vace needs a plain function that returns the inputs; {python_callable.__name__!r} is"
-                " a coroutine or a generator"
+                " a coroutine or a generator: define it with `def`, without `yield`"
             )
         super().__init__(
             python_callable=python_callable,
@@ -91,6 +93,11 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
         )
 
     def execute(self, context: Context) -> Any:
+        self._call_function(context)
+        return VacePredictionOperator.execute(self, context)
+
+    def _call_function(self, context: Context) -> None:
+        """Set the input to the return value of the function."""
         from airflow_vace.storage.masking import mask_signatures
 
         # Rendering digests the arguments; a direct call of `execute` skips rendering.
@@ -104,7 +111,11 @@ class _VaceDecoratedOperator(DecoratedOperator, VacePredictionOperator):
             self.input = _input_of(returned, self.python_callable)
         # Rendering masks secrets in fields, but this value appears after rendering.
         mask_signatures(self.input)
-        return VacePredictionOperator.execute(self, context)
+
+    def _submit_again(self, run: OperatorRun) -> dict[str, Any]:
+        # The input of the snapshot lacks files and signatures, so a new create calls the function again.
+        self._call_function(run.context)
+        return super()._submit_again(run)
 
     def _argument(self, name: str, given: Any, resolved: set[int]) -> Any:
         return handed_over(given, getattr(self, name), resolved, literals=True)
@@ -166,11 +177,17 @@ def vace_task(
     cancel_on_timeout: bool = True,
     save_to: str | Path | ObjectStoragePath | None = None,
     save_in: SaveIn = "worker",
+    checks: CheckMode | None = None,
+    check: Rule | None = None,
+    max_regenerations: int | None = None,
     end_from_trigger: bool | None = None,
     durable: bool = True,
     reuse: Reuse = True,
     on_orphaned_intent: OnOrphanedIntent = "fail",
     label: str | None = None,
+    max_cost: float | str | Decimal | None = None,
+    partition_key: str | None = None,
+    dry_run: bool | str = False,
     multiple_outputs: bool = False,
     **kwargs: Any,
 ) -> Callable[[Callable[FParams, VaceInput | dict[str, Any] | str]], Task[FParams, dict[str, Any]]]: ...
@@ -184,9 +201,9 @@ def vace_task(
     The function gets the context of the task by name, as in `@task`. The return value is a
     :class:`VaceInput`, or a prompt as text; neither is rendered as a template.
 
-    The function runs once in each attempt and must return the same value for the same arguments: no clock, no
-    chance. A retry goes on with the prediction that the earlier attempt has paid for, and logs a warning if
-    the return value has changed.
+    The function runs once in each attempt, and once more before a regeneration after a deferral. It must
+    return the same value for the same arguments: no clock, no chance. A retry goes on with the prediction
+    that the earlier attempt has paid for, and logs a warning if the return value has changed.
 
     :param multiple_outputs: push each member of the payload as a separate XCom
     :param kwargs: parameters of :class:`~airflow_vace.operators.VacePredictionOperator` except `input`, and

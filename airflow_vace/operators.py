@@ -6,7 +6,7 @@ __all__ = ("VaceBatchOperator", "VacePredictionOperator")
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
+from airflow.providers.common.compat.sdk import AirflowSkipException, conf
 
 from airflow_vace.batch.operator import VaceBatchOperator
 from airflow_vace.core.outcome import read_end
@@ -16,6 +16,7 @@ from airflow_vace.submission.order import digest_of_arguments
 from airflow_vace.task.airflow_internals import TRIGGER_FAILED
 from airflow_vace.task.arguments import handed_over
 from airflow_vace.task.base import WaitingOperator
+from airflow_vace.task.dry_run import dry_run_of
 from airflow_vace.task.ending import closing, retrying_for_free
 from airflow_vace.task.errors import translated
 from airflow_vace.task.fields import (
@@ -35,12 +36,14 @@ from airflow_vace.task.view import push_snapshot
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import timedelta
+    from decimal import Decimal
     from pathlib import Path
     from typing import ClassVar
 
     from airflow.sdk import Context, ObjectStoragePath
     from airflow.triggers.base import BaseTrigger
 
+    from airflow_vace.storage.checks import CheckMode, Rule
     from airflow_vace.submission.decision import OnOrphanedIntent
     from airflow_vace.task.run import Reuse, SaveIn
 
@@ -74,6 +77,14 @@ class VacePredictionOperator(WaitingOperator):
         `s3://bucket/...` as in Airflow's object stores (templated; needs `wait_for_completion`). Outputs of
         other kinds are saved with their own suffix
     :param save_in: `worker`, or `triggerer` to save at once although all workers may be busy
+    :param checks: `off`, `warn`, `fail` or `regenerate` for a saved video of another size or length than the
+        input asks for, and for a black, frozen, one-coloured or damaged one: `warn` logs the problems, `fail`
+        also fails the task, `regenerate` submits again with another seed, within `max_cost`. Each file stays
+        (default: `warn` with the extra `video` installed, else `off`)
+    :param check: a check of your own, `def check(facts, path) -> str | None`, which returns a problem; gets
+        :class:`~airflow_vace.video.VideoFacts` and the path of the downloaded file, on a worker
+    :param max_regenerations: number of further predictions with `checks="regenerate"`, over all attempts, 1
+        to 10 (default: 1). The payload's `rejected` lists the clips with problems
     :param end_from_trigger: end with a success in the triggerer, without a worker (Airflow 3.3+; default:
         if the task loses nothing by this)
     :param durable: keep the record of the submission across attempts (Airflow 3.3+)
@@ -82,12 +93,29 @@ class VacePredictionOperator(WaitingOperator):
         version and seed; needs a file's name. The payload then has `reused`
     :param on_orphaned_intent: `fail` or `resubmit` after a create that was cut off at a back-end without a
         list of predictions: the create may have been accepted, and be billed
+    :param max_cost: greatest sum of the costs of all predictions of this task, over all attempts, in the
+        currency of the price (templated; default: no limit). A create that would pass the sum is not sent,
+        and the task fails; needs a price, see :mod:`airflow_vace.core.pricing`
     :param label: the customer or product of the video, for payload, manifest and asset event (templated;
         default: the rendered `map_index_template`)
+    :param partition_key: partition of the asset events of `outlets`, such as `{{ ds }}` (templated; Airflow
+        3.3+; an alias takes none)
+    :param dry_run: check input, files, `save_to`, key and cost, log what the task would submit, and skip the
+        task; nothing is submitted (templated; the connection's extra `dry_run` asks for the same)
     :raises ValueError: for parameters that cannot work together
     """
 
-    template_fields: Sequence[str] = ("input", "model", "version", "vace_conn_id", "save_to", "video_label")
+    template_fields: Sequence[str] = (
+        "input",
+        "model",
+        "version",
+        "vace_conn_id",
+        "save_to",
+        "video_label",
+        "max_cost",
+        "partition_key",
+        "is_dry_run",
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {"input": "json"}
     ui_color = "#e9e3f7"
     # Values that other tasks pass in these fields belong to the order, so a change is a new order.
@@ -108,11 +136,17 @@ class VacePredictionOperator(WaitingOperator):
         cancel_on_timeout: bool = True,
         save_to: str | Path | ObjectStoragePath | None = None,
         save_in: SaveIn = "worker",
+        checks: CheckMode | None = None,
+        check: Rule | None = None,
+        max_regenerations: int | None = None,
         end_from_trigger: bool | None = None,
         durable: bool = True,
         reuse: Reuse = True,
         on_orphaned_intent: OnOrphanedIntent = "fail",
         label: str | None = None,
+        max_cost: float | str | Decimal | None = None,
+        partition_key: str | None = None,
+        dry_run: bool | str = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -128,11 +162,17 @@ class VacePredictionOperator(WaitingOperator):
         self.cancel_on_timeout = cancel_on_timeout
         self.save_to = save_to
         self.save_in = save_in
+        self.checks = checks
+        self.check = check
+        self.max_regenerations = max_regenerations
         self.end_from_trigger = end_from_trigger
         self.durable = durable
         self.reuse = reuse
         self.on_orphaned_intent = on_orphaned_intent
         self.video_label = label
+        self.partition_key = partition_key
+        self.max_cost = max_cost
+        self.is_dry_run = dry_run
         # Digest of the values that other tasks have passed in; None if there are none.
         self.arguments_digest: str | None = None
         check_operator(self)
@@ -140,8 +180,17 @@ class VacePredictionOperator(WaitingOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         run = self._begin(context)
         with closing(run):
-            if not run.claim.is_durable:
-                warn_of_lost_state(run.log, is_durable=self.durable)
+            found = dry_run_of(run)
+            if found is None:
+                if not run.claim.is_durable:
+                    warn_of_lost_state(run.log, is_durable=self.durable)
+                return self._submit_and_wait(run)
+        # Tasks downstream need a video, so they are skipped too.
+        raise AirflowSkipException(found)
+
+    def _submit_and_wait(self, run: OperatorRun) -> dict[str, Any]:
+        """Return the payload of the task's prediction, or of the one that takes its place."""
+        while True:
             prediction, deadline = submit(run)
             with retrying_for_free(run, prediction):
                 push_snapshot(run, prediction)
@@ -151,7 +200,15 @@ class VacePredictionOperator(WaitingOperator):
             if not self.wait_for_completion:
                 return run.marked(prediction).payload()
             make_trigger = _make_trigger if self.deferrable else None
-            return wait_for_result(run, self._wait(run, prediction, deadline), make_trigger)
+            result = wait_for_result(run, self._wait(run, prediction, deadline), make_trigger)
+            if result is not None:
+                return result
+            run.begin_again()
+
+    def _submit_again(self, run: OperatorRun) -> dict[str, Any]:
+        """Replace a rejected video after a deferral."""
+        run.begin_again()
+        return self._submit_and_wait(run)
 
     def execute_complete(
         self,
@@ -177,7 +234,8 @@ class VacePredictionOperator(WaitingOperator):
             run.claim.note_deferred(prediction, is_deferred=False)
         wait = self._wait(run, prediction, run.hook.wall_clock() if deadline is None else deadline)
         make_trigger = _make_trigger if gave_up < run.hook.timing.max_deferrals else None
-        return wait_for_result(run, wait, make_trigger, gave_up=gave_up + 1)
+        result = wait_for_result(run, wait, make_trigger, gave_up=gave_up + 1)
+        return self._submit_again(run) if result is None else result
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral, on this worker after a failed trigger."""
@@ -188,7 +246,8 @@ class VacePredictionOperator(WaitingOperator):
             prediction, deadline = recorded_prediction(run, next_kwargs or {})
             self._restore_input(run)
             run.claim.note_deferred(prediction, is_deferred=False)
-            return wait_for_result(run, self._wait(run, prediction, deadline), None)
+            result = wait_for_result(run, self._wait(run, prediction, deadline), None)
+            return self._submit_again(run) if result is None else result
 
     def _begin(self, context: Context) -> OperatorRun:
         """Return the run of this process, the same for the same context."""

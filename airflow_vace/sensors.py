@@ -30,7 +30,7 @@ from airflow_vace.task.claim import SensorClaim
 from airflow_vace.task.ending import closing
 from airflow_vace.task.errors import can_poll_later, translated
 from airflow_vace.task.fields import DEFAULT_CONN_ID, read_fields, seconds
-from airflow_vace.task.parameters import check_saving
+from airflow_vace.task.parameters import check_checks, check_saving, refuse_regenerate
 from airflow_vace.task.rendering import label_text
 from airflow_vace.task.result import result_of
 from airflow_vace.task.run import TaskRun
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
     from airflow.triggers.base import BaseTrigger
 
+    from airflow_vace.storage.checks import CheckMode, Rule
     from airflow_vace.task.run import SaveIn
 
 
@@ -63,6 +64,12 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
     :param save_to: a directory, with a slash at the end, or a file's name for the video; local, or
         `s3://bucket/...` as in Airflow's object stores (templated)
     :param save_in: `worker`, or `triggerer` to save at once although all workers may be busy
+    :param checks: `off`, `warn` or `fail` for a saved video of another size or length than the input asks
+        for, and for a black, frozen, one-coloured or damaged one: `warn` logs the problems, `fail` also fails
+        the task, and the file stays (default: `warn` with the extra `video` installed, else `off`); a sensor
+        has no input, so `regenerate` is refused
+    :param check: a check of your own, `def check(facts, path) -> str | None`, which returns a problem; gets
+        :class:`~airflow_vace.video.VideoFacts` and the path of the downloaded file, on a worker
     :param start_from_trigger: begin in the triggerer, without a worker (Airflow 3.3+; needs `deferrable`)
     :param end_from_trigger: end with a success in the triggerer, without a worker (Airflow 3.3+; default:
         if the task loses nothing by this)
@@ -70,10 +77,18 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
         (default: 60 s, deferred 10 s, or 5 % of the time waited)
     :param label: the customer or product of the video, for payload, manifest and asset event (templated;
         default: the rendered `map_index_template`, else the label in `prediction`)
+    :param partition_key: partition of the asset events of `outlets`, such as `{{ ds }}` (templated; Airflow
+        3.3+; an alias takes none)
     :raises ValueError: for parameters that cannot work together
     """
 
-    template_fields: Sequence[str] = ("prediction", "vace_conn_id", "save_to", "video_label")
+    template_fields: Sequence[str] = (
+        "prediction",
+        "vace_conn_id",
+        "save_to",
+        "video_label",
+        "partition_key",
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {"prediction": "json"}
     ui_color = "#e9e3f7"
     start_trigger_args = MappedStart()
@@ -87,10 +102,13 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
         cancel_on_kill: bool = False,
         save_to: str | Path | ObjectStoragePath | None = None,
         save_in: SaveIn = "worker",
+        checks: CheckMode | None = None,
+        check: Rule | None = None,
         start_from_trigger: bool = False,
         end_from_trigger: bool | None = None,
         poke_interval: timedelta | float | None = None,
         label: str | None = None,
+        partition_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         interval = seconds(poke_interval, None)
@@ -101,14 +119,19 @@ class VacePredictionSensor(WaitingOperator, BaseSensorOperator):
             kwargs["timeout"] = timeout
         super().__init__(**kwargs)
         check_saving(save_to, save_in, end_from_trigger, is_deferrable=deferrable)
+        refuse_regenerate(checks)
+        check_checks(checks, check, save_to, save_in)
         self.prediction = prediction
         self.vace_conn_id = vace_conn_id
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
         self.save_to = save_to
         self.save_in = save_in
+        self.checks = checks
+        self.check = check
         self.end_from_trigger = end_from_trigger
         self.video_label = label
+        self.partition_key = partition_key
         # The author's interval alone limits the gap between polls; Airflow's default does not.
         self._poll_interval = None if interval is None else self.poke_interval
         self._wait: Wait | None = None

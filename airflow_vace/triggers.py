@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
-from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,18 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from airflow_vace.core.references import read_reference
 from airflow_vace.core.timing import Timing
 from airflow_vace.links import LINKS, PredictionOutputLink
+from airflow_vace.observability.metrics import TaskMetrics
+from airflow_vace.observability.spans import traced
 from airflow_vace.plain import is_absent
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.redaction import excerpt
+from airflow_vace.storage.checks import STRICT_MODES, problems_of
 from airflow_vace.task.airflow_internals import awrite_xcom
+from airflow_vace.task.costs import cost_of
 from airflow_vace.task.fields import seconds
 from airflow_vace.task.kill import acancel_if_ended
 from airflow_vace.task.rendering import label_text
+from airflow_vace.task.trigger_poller import join_poller
 from airflow_vace.task.trigger_saving import save_in_triggerer
 from airflow_vace.task.triggerer import NeedsWorker, found, is_plain, lost_by_ending, started_at
 
@@ -133,23 +137,26 @@ class VacePredictionTrigger(BaseTrigger):
 
     async def _end(self) -> Prediction:
         """Wait in the shared poller; return the prediction, perhaps with saved files."""
-        # The import takes half a second, which would stop all other triggers of this event loop.
-        await asyncio.to_thread(import_module, "airflow_vace.hooks")
-        await asyncio.to_thread(import_module, "airflow_vace.client.poller")
-        from airflow_vace.client.poller import WaitOptions, join, leave
-        from airflow_vace.hooks import VaceHook
+        hook, poller = await join_poller(self.vace_conn_id)
+        from airflow_vace.client.poller import WaitOptions, leave
 
-        hook = VaceHook(self.vace_conn_id)
-        poller = join(self.vace_conn_id, hook.connect_again, timing=hook.timing, now=hook.wall_clock)
+        self.metrics = TaskMetrics(self.task_instance, lambda: poller.settings)
         options = WaitOptions(
             write=self._log_news,
             deadline=self.deadline,
             poll_interval=self.poll_interval,
             is_deadline_local=self.is_deadline_local,
+            noticed=self.metrics.noticed,
         )
         try:
-            prediction = await poller.wait_until_final(self.prediction, options)
-            return await self._saved(hook.fresh(poller.settings), prediction)
+            with traced("wait", self.metrics.labels) as describe:
+                prediction = await poller.wait_until_final(self.prediction, options)
+                describe(prediction)
+            hook = hook.fresh(poller.settings)
+            # A running prediction has no cost yet, and a worker goes on with the wait.
+            if prediction.status.is_final:
+                prediction = replace(prediction, cost=cost_of(hook, prediction, {}))
+            return await self._saved(hook, prediction)
         finally:
             await leave(poller)
 
@@ -160,17 +167,25 @@ class VacePredictionTrigger(BaseTrigger):
             return False
         is_success = prediction.status is PredictionStatus.SUCCEEDED and bool(prediction.output_urls)
         is_saved = self.destination is None or bool(prediction.files)
+        is_saved = is_saved and not self._is_rejected(prediction)
         if not (is_success and prediction.fits_payload and is_saved):
             return False
         try:
             for link in self.links:
-                await awrite_xcom(ti, link.xcom_key, link.of(prediction))
+                await awrite_xcom(ti, link.xcom_key, link.of(prediction, ti))
             if self.do_xcom_push:
                 await awrite_xcom(ti, "return_value", prediction.payload())
         except Exception as error:  # noqa: BLE001 - Airflow may raise any error
             self.log.warning("The result could not be left here, a worker does it: %s", excerpt(str(error)))
             return False
+        self.metrics.ended(prediction)
         return True
+
+    def _is_rejected(self, prediction: Prediction) -> bool:
+        """Return True if a worker must go on after the problems of this video, or of earlier ones."""
+        is_strict = (self.destination or {}).get("checks") in STRICT_MODES
+        # Only a worker has the record with the costs of all clips.
+        return is_strict and bool(prediction.rejected or problems_of(prediction.files))
 
     def _log_news(self, news: str, is_warning: bool) -> None:  # noqa: FBT001 - as the poller calls it
         self.log.log(logging.WARNING if is_warning else logging.INFO, "%s", news)
@@ -182,7 +197,7 @@ class VacePredictionTrigger(BaseTrigger):
         from airflow_vace.storage.destination import Destination
 
         destination = Destination.from_json(self.destination)
-        files = await save_in_triggerer(hook, prediction, destination, self.log)
+        files = await save_in_triggerer(hook, prediction, destination, self.log, self.metrics)
         return prediction if files is None else replace(prediction, files=files)
 
     async def on_kill(self) -> None:

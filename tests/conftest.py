@@ -13,6 +13,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.faces import backend, call, emulator, slow  # noqa: F401 - fixtures
+from support.mistakes_table import (  # noqa: F401 - fixtures and hooks
+    explain,
+    mistake_scene,
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+)
 from support.site import result, site  # noqa: F401 - fixtures
 from support.stores import memory, object_store  # noqa: F401 - fixtures
 
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = {"readme": ROOT / "README.md"} | {path.stem: path for path in sorted(ROOT.glob("docs/*.md"))}
+PAGES = {"readme": ROOT / "README.md"} | {path.stem: path for path in sorted(ROOT.glob("docs/**/*.md"))}
 
 # Before anybody imports Airflow: a home of its own, and nothing of the person's who runs the tests.
 _HOME = tempfile.TemporaryDirectory(prefix="vace-tests-")
@@ -70,6 +76,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="CONN_ID",
         help="hold this connection's back-end to tests/contract, with two predictions at most; asks first",
     )
+    parser.addoption(
+        "--mistakes", metavar="FILE", help="write the table of mistakes and messages as Markdown"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -91,6 +100,27 @@ def pytest_configure(config: pytest.Config) -> None:
         if capture:
             capture.resume_global_capture()
     os.environ["VACE_LIVE_CONNECTION"] = agreed
+
+
+# The sessions whose tests have databases of their own kind; the screens need one database for many tests.
+_OTHER_SESSIONS = ("browser", "standalone", "stores")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that run DAGs, and skip those of the sessions `dags` and `long` unless these run."""
+    for item in items:
+        is_of_other = any(map(item.get_closest_marker, _OTHER_SESSIONS)) or item.path.parent.name == "ui"
+        if "airflow_db" in getattr(item, "fixturenames", ()) and not is_of_other:
+            item.add_marker("dags")
+    for marker in ("long", "dags"):
+        variable = f"VACE_{marker.upper()}"
+        if variable in os.environ:
+            continue
+        skipped = pytest.mark.skip(reason=f"{variable} is not set: takes many seconds of a core")
+        for item in items:
+            if item.get_closest_marker(marker):
+                item.add_marker(skipped)
 
 
 # Bounds on work, which a busy machine must meet in tests too. The clocks' tolerance stays since `Date` has

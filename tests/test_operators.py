@@ -426,9 +426,12 @@ def test_the_video_is_saved_and_described(
         "size": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "content_type": "video/mp4",
+        "facts": {**file["facts"], "frames": 81, "width": 832, "height": 480, "problems": []},
+        "poster": f"{path.as_uri()}.jpg",
     }
     manifest = json.loads(path.with_name(path.name + ".json").read_text())
-    assert sorted(path.parent.iterdir()) == [path, path.with_name(path.name + ".json")]
+    beside = [path.with_name(f"{path.name}.{suffix}") for suffix in ("jpg", "json")]
+    assert sorted(path.parent.iterdir()) == [path, *beside]
     assert file.items() <= manifest.items()
     assert manifest["id"] == payload["id"]
     assert manifest["input"]["prompt"] == "a fox"
@@ -606,6 +609,9 @@ def test_templated_parameters_are_checked_when_the_task_runs() -> None:
         "vace_conn_id",
         "save_to",
         "video_label",
+        "max_cost",
+        "partition_key",
+        "is_dry_run",
     }
     assert task.template_fields_renderers == {"input": "json"}
 

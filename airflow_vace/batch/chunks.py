@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_vace.batch.items import compressed, decompressed
 from airflow_vace.connection import airflow_turn
 from airflow_vace.exceptions import LedgerError, VaceTransportError
+from airflow_vace.submission.expense import Spending
 from airflow_vace.submission.ledger import IntentLostError, Ledger
-from airflow_vace.submission.record import Record
+from airflow_vace.submission.record import Phase, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 # Airflow warns of values over 64 KiB, and an item with one file takes about 1.5 KiB.
 ITEMS_PER_CHUNK = 32
-_KEY = "vace_batch_{:04d}"
+KEY_PREFIX = "vace_batch_"
+_KEY = KEY_PREFIX + "{:04d}"
 
 
 class Values(Protocol):
@@ -79,16 +82,42 @@ class Entry:
 
 
 class _Chunk:
-    """One value of the store, and the order of its writes."""
+    """One value of the store, and the order of its writes.
+
+    Entries with a prediction are kept as compressed text, since a batch has thousands and asks for few.
+    """
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self.items: dict[str, Entry] = {}
+        self._items: dict[str, Entry | bytes] = {}
         self.writing = Lock()
         # Number of the latest change in memory, and of the latest change in the store.
         self.changed = 0
         self.written = 0
         self.verified = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, name: str) -> Entry | None:
+        """Return the entry of an item, None without one."""
+        stored = self._items.get(name)
+        return Entry.from_json(decompressed(stored)) if isinstance(stored, bytes) else stored
+
+    def put(self, name: str, entry: Entry | None) -> None:
+        """Replace the entry of an item; None removes the entry."""
+        if entry is None:
+            self._items.pop(name, None)
+            return
+        is_answered = entry.record is not None and entry.record.phase is not Phase.INTENT
+        self._items[name] = compressed(entry.as_json()) if is_answered else entry
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON form of all entries."""
+        return {
+            name: decompressed(stored) if isinstance(stored, bytes) else stored.as_json()
+            for name, stored in self._items.items()
+        }
 
 
 class Chunks:
@@ -99,10 +128,14 @@ class Chunks:
     :param store: Airflow's `task_state_store`, or a substitute for one attempt
     :param attempt: Airflow's number of the attempt; a later attempt takes the batch over
     :param is_durable: later attempts read the same store
+    :param spending: the expenses of all items, and their cap
     """
 
-    def __init__(self, store: Values, attempt: int, *, is_durable: bool) -> None:
+    def __init__(
+        self, store: Values, attempt: int, *, is_durable: bool, spending: Spending | None = None
+    ) -> None:
         self.attempt = attempt
+        self.spending = spending or Spending()
         self.is_durable = is_durable
         self.takes_intents = True
         self._store = store
@@ -120,27 +153,34 @@ class Chunks:
             chunk = _Chunk(key)
             self._check_owner(chunk, data)
             for name, entry in _items_of(data).items():
-                chunk.items[name] = Entry.from_json(entry)
+                known = Entry.from_json(entry)
+                chunk.put(name, known)
                 self._places[name] = chunk
+                # Items that are no longer in the inputs have been paid for too.
+                self.spending.note(name, None if known.record is None else known.record.expense)
             self._chunks.append(chunk)
 
     def entry(self, name: str) -> Entry:
         """Return the entry of an item, as last read or written by this process."""
         chunk = self._places.get(name)
-        return Entry() if chunk is None else chunk.items.get(name, Entry())
+        return (None if chunk is None else chunk.get(name)) or Entry()
 
-    def put(self, name: str, entry: Entry, *, is_verified: bool = False) -> None:
+    def put(self, name: str, entry: Entry, *, is_verified: bool = False, is_urgent: bool = True) -> None:
         """Write the entry of an item, together with the entries that other threads have waiting.
 
         :param is_verified: read the entry back, because two attempts may write at once
+        :param is_urgent: write at once; False leaves the write to the next one of the chunk, or to
+            :meth:`flush`
         :raises IntentLostError: if a later attempt has taken the batch over
         :raises LedgerError: if the entry could not be written; the earlier entry stays in memory then
         """
         with self._lock:
             chunk = self._place_of(name)
-            before = chunk.items.get(name)
-            chunk.items[name] = replace(entry, attempt=self.attempt)
+            before = chunk.get(name)
+            chunk.put(name, replace(entry, attempt=self.attempt))
             chunk.changed = change = chunk.changed + 1
+        if not is_urgent:
+            return
         try:
             with chunk.writing:
                 # Another thread may have written this change along with its own.
@@ -151,6 +191,19 @@ class Chunks:
         except LedgerError as error:
             self._take_back(chunk, name, before, is_lost=isinstance(error, IntentLostError))
             raise
+
+    def flush(self) -> None:
+        """Write all entries that no write has taken along yet.
+
+        :raises IntentLostError: if a later attempt has taken the batch over
+        :raises LedgerError: if the entries could not be written
+        """
+        with self._lock:
+            waiting = [chunk for chunk in self._chunks if chunk.written < chunk.changed]
+        for chunk in waiting:
+            with chunk.writing:
+                if chunk.written < chunk.changed:
+                    self._write(chunk)
 
     def confirm(self, name: str, record: Record) -> None:
         """Return if the store still holds this record of an item, so this attempt may act.
@@ -171,7 +224,7 @@ class Chunks:
     def _place_of(self, name: str) -> _Chunk:
         chunk = self._places.get(name)
         if chunk is None:
-            if not self._chunks or len(self._chunks[-1].items) >= ITEMS_PER_CHUNK:
+            if not self._chunks or len(self._chunks[-1]) >= ITEMS_PER_CHUNK:
                 self._chunks.append(_Chunk(_KEY.format(len(self._chunks))))
             chunk = self._places[name] = self._chunks[-1]
         return chunk
@@ -180,8 +233,8 @@ class Chunks:
         self._check_owner(chunk, self._get(chunk.key))
         with self._lock:
             change = chunk.changed
-            items = dict(chunk.items)
-        data = {"owner": self._owner, "items": {name: entry.as_json() for name, entry in items.items()}}
+            items = chunk.as_json()
+        data = {"owner": self._owner, "items": items}
         self._set(chunk.key, data)
         chunk.written = change
 
@@ -199,10 +252,7 @@ class Chunks:
     def _take_back(self, chunk: _Chunk, name: str, before: Entry | None, *, is_lost: bool) -> None:
         """Restore the earlier entry of an item after a failed write."""
         with self._lock:
-            if before is None:
-                chunk.items.pop(name, None)
-            else:
-                chunk.items[name] = before
+            chunk.put(name, before)
             chunk.changed += 1
         # The store may hold the failed write all the same, and no create follows it.
         if not is_lost:
@@ -279,35 +329,47 @@ class ItemLedger(Ledger):
 
     def __init__(self, chunks: Chunks, name: str) -> None:
         self._chunks = chunks
-        self._name = name
+        self.name = name
+        self.spending = chunks.spending
         self.is_durable = chunks.is_durable
 
     @property
     def latest(self) -> Record | None:
-        return self._chunks.entry(self._name).record
+        return self._chunks.entry(self.name).record
 
     def read(self) -> Record | None:
         return self.latest
 
     def intend(self, record: Record, before: Record | None) -> None:
-        del before  # a failed write brings the earlier entry back by itself
         if not self._chunks.takes_intents:
-            raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
+            raise VaceTransportError(
+                "The task was killed before it sent the request for a prediction; nothing was submitted",
+                sent=False,
+            )
+        self._reserve(record)
         # No later attempt could read the intent, so a batch without such a store writes none.
         if not self.is_durable:
             return
-        self._chunks.put(self._name, Entry(record=record), is_verified=True)
+        try:
+            self._chunks.put(self.name, Entry(record=record), is_verified=True)
+        except BaseException:  # a failed write brings the earlier entry back by itself
+            self._note_expense(before)
+            raise
 
     def write(self, record: Record) -> None:
-        self._chunks.put(self._name, Entry(record=record))
+        # A later attempt polls a prediction without a recorded end, and pays nothing for that.
+        is_urgent = record.phase is not Phase.SETTLED
+        self._note_expense(record)
+        self._chunks.put(self.name, Entry(record=record), is_urgent=is_urgent)
 
     def confirm(self, record: Record) -> None:
         if self.is_durable:
-            self._chunks.confirm(self._name, record)
+            self._chunks.confirm(self.name, record)
 
     def withdraw(self, before: Record | None) -> None:
+        self._note_expense(before)
         if self.is_durable:
-            self._chunks.put(self._name, Entry(record=before))
+            self._chunks.put(self.name, Entry(record=before))
 
 
 class AttemptStore:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from airflow_vace.batch.items import State
 from airflow_vace.connection import airflow_turn
 from airflow_vace.redaction import without_secrets
+from airflow_vace.storage.checks import packed
 from airflow_vace.task.view import VIEW_KEY, page_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from airflow_vace.batch.costs import Costs
     from airflow_vace.batch.items import Item
 
 PAGE_SIZE = 60
@@ -86,16 +88,22 @@ def summary_of(items: Sequence[Item]) -> str:
     return ", ".join(found) or "no items"
 
 
+def _packed(payload: dict[str, Any]) -> dict[str, Any]:
+    return {**payload, "files": packed(payload.get("files") or ())}
+
+
 class View:
     """The batch in XCom: a head, and pages of items for the Videos tab.
 
     :param ti: Airflow's task instance; None pushes nothing
     :param vace_conn_id: connection of the batch
+    :param costs: the costs of the items
     :param log: the task's log
     """
 
-    def __init__(self, ti: Any, vace_conn_id: str, items: Sequence[Item], log: Any) -> None:
+    def __init__(self, ti: Any, vace_conn_id: str, items: Sequence[Item], costs: Costs, log: Any) -> None:
         self._ti = ti
+        self._costs = costs
         self._conn_id = vace_conn_id
         self._items = items
         self._log = log
@@ -133,6 +141,7 @@ class View:
                 "counts": counts_of(self._items, tuple(State)),
                 "states": "".join(_LETTERS[item.state] for item in self._items),
                 "manifest": manifest,
+                "cost": self._costs.total(self._items),
             },
             "vace_conn_id": self._conn_id,
             "error": error,
@@ -143,7 +152,8 @@ class View:
         return {
             "key": item.key,
             "state": _LETTERS[item.state],
-            "prediction": item.payload,
+            "prediction": item.payload and _packed(item.payload),
             "input": without_secrets({name: given[name] for name in _SHOWN_INPUTS if name in given}, redact),
             "error": item.error,
+            "cost": self._costs.of(item),
         }

@@ -62,7 +62,8 @@ class _VaceBatchDecoratedOperator(DecoratedOperator, VaceBatchOperator):
         if inspect.iscoroutinefunction(python_callable) or inspect.isgeneratorfunction(python_callable):
             raise TypeError(
                 "@task.vace_batch needs a plain function that returns the rows;"
-                f" {python_callable.__name__!r} is a coroutine or a generator"
+                f" {python_callable.__name__!r} is a coroutine or a generator: define it with `def`, without"
+                " `yield`"
             )
         super().__init__(
             python_callable=python_callable,

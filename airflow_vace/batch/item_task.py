@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_vace.core.wait import PollAgain, Wait
 from airflow_vace.exceptions import PredictionTimeout
+from airflow_vace.task.checking import result_or_rejected
 from airflow_vace.task.ending import retrying_for_free
 from airflow_vace.task.polling import poll_once
-from airflow_vace.task.result import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
+    from airflow_vace.storage.checks import CheckMode, Rule
     from airflow_vace.submission.decision import OnOrphanedIntent
     from airflow_vace.task.operator_run import OperatorRun
     from airflow_vace.task.run import Reuse, SaveIn
@@ -78,14 +80,22 @@ class ItemTask:
     reuse: Reuse
     on_orphaned_intent: OnOrphanedIntent
     video_label: str
+    checks: CheckMode | None = None
+    check: Rule | None = None
+    max_regenerations: int | None = None
     arguments_digest: str | None = None
     save_in: SaveIn = "worker"
     end_from_trigger: bool | None = False
+    # The batch counts the expenses of all items.
+    max_cost: None = None
+    # The batch asks for a dry run of all items.
+    is_dry_run: bool = False
     wait_for_completion: bool = True
     deferrable: bool = False
     # The batch announces its assets and pushes its view itself.
     do_xcom_push: bool = False
     outlets: list[Any] = field(default_factory=list)
+    partition_key: str | None = None
     map_index_template: str | None = None
 
     @property
@@ -104,12 +114,21 @@ class ItemTask:
         raise NotImplementedError
 
 
-def finish(run: OperatorRun, prediction: Prediction, deadline: float | None) -> dict[str, Any] | None:
-    """Return the payload of a success with saved files; None for a prediction that still runs.
+class Unfinished(Enum):
+    """The reasons why an item has no payload yet."""
+
+    RUNNING = auto()
+    REJECTED = auto()
+
+
+def finish(run: OperatorRun, prediction: Prediction, deadline: float | None) -> dict[str, Any] | Unfinished:
+    """Return the payload of a success with saved files.
 
     :param run: the run of the item
     :param prediction: the last known state
     :param deadline: seconds since the epoch, by the server's clock
+    :return: `RUNNING` for a prediction that still runs, `REJECTED` for a video whose place another
+        prediction takes
     :raises VaceError: for an end that a retry of the task may improve
     :raises AirflowFailException: for any other end
     """
@@ -125,11 +144,10 @@ def finish(run: OperatorRun, prediction: Prediction, deadline: float | None) -> 
         except PredictionTimeout as error:
             late = run.deadline.enforce(error, deadline)
             if late is None:
-                return None
+                return Unfinished.RUNNING
             polled = late
         if isinstance(polled, PollAgain):
-            return None
+            return Unfinished.RUNNING
         run.prediction = polled
-        result = result_of(run, polled)
-        run.claim.settle(run.prediction)
-        return result
+        result = result_or_rejected(run, polled)
+        return Unfinished.REJECTED if result is None else result

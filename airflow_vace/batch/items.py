@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -35,9 +37,8 @@ class State(StrEnum):
 class Item:
     """One row of a batch and its state.
 
-    `payload` is that of the item's prediction, None before the submission. `error` is the reason of a
-    failure, and `may_retry` is True if another attempt of the task may help. `is_left_out` is True for a bad
-    row.
+    `error` is the reason of a failure, and `may_retry` is True if another attempt of the task may help.
+    `is_left_out` is True for a bad row.
     """
 
     position: int
@@ -45,10 +46,31 @@ class Item:
     row: Row | None
     columns: Mapping[str, Any]
     state: State = State.WAITING
-    payload: dict[str, Any] | None = None
     error: str | None = None
     may_retry: bool = True
     is_left_out: bool = False
+    # Ten thousand payloads as dicts would take thirty megabytes more.
+    _payload: bytes | None = None
+
+    @property
+    def payload(self) -> dict[str, Any] | None:
+        """The payload of the item's prediction, None before the submission."""
+        return None if self._payload is None else decompressed(self._payload)
+
+    @payload.setter
+    def payload(self, value: Mapping[str, Any] | None) -> None:
+        self._payload = None if value is None else compressed(value)
+
+
+def compressed(value: Mapping[str, Any]) -> bytes:
+    """Return a JSON object as compressed text."""
+    return zlib.compress(json.dumps(value).encode(), 1)
+
+
+def decompressed(content: bytes) -> dict[str, Any]:
+    """Return the JSON object of :func:`compressed`."""
+    found: dict[str, Any] = json.loads(zlib.decompress(content))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

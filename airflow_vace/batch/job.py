@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_vace.batch.chunks import AttemptStore, Chunks
+from airflow_vace.batch.costs import Costs, check_prices
 from airflow_vace.batch.counts import Progress, View, counts_of, summary_of
 from airflow_vace.batch.items import Item, State
 from airflow_vace.batch.manifest import write_manifest
@@ -18,8 +20,12 @@ from airflow_vace.exceptions import BatchFailed, VaceInputError
 from airflow_vace.storage.destination import Destination
 from airflow_vace.storage.lineage import report_output
 from airflow_vace.storage.masking import mask_signatures
+from airflow_vace.storage.upload import InputFiles
 from airflow_vace.task.airflow_internals import loses_channel_in_threads
+from airflow_vace.task.budget import spending_of
+from airflow_vace.task.checking import extra_missing, mode_of
 from airflow_vace.task.errors import translated
+from airflow_vace.task.partitions import add_partition
 from airflow_vace.task.state import is_test_of_a_task
 from airflow_vace.task.submitting import warn_of_lost_state
 
@@ -48,7 +54,9 @@ class BatchJob:
         self.ti: Any = context.get("ti")
         self.items = items
         self.work = work
-        self.view = View(self.ti if task.do_xcom_push else None, task.vace_conn_id, items, task.log)
+        self.costs = Costs(work.chunks.spending)
+        ti = self.ti if task.do_xcom_push else None
+        self.view = View(ti, task.vace_conn_id, items, self.costs, task.log)
 
     @classmethod
     def of(cls, task: VaceBatchOperator, context: Context, *, is_resumed: bool) -> BatchJob:
@@ -57,14 +65,9 @@ class BatchJob:
         :raises AirflowFailException: for a bad row, source or directory
         :raises LedgerError: if the records are out of reach
         """
-        let_threads_take_turns(loses_channel_in_threads())
-        with translated():
-            items = _items_of(task)
-            check_directory(task, context.get("ti"))
-        chunks = _chunks_of(task, context)
+        items, chunks = prepare(task, context)
         if not chunks.is_durable and not is_resumed:
             warn_of_lost_state(task.log, is_durable=task.durable)
-        chunks.load()
         progress = Progress(items, task.log)
         work = Work(task, context, items, chunks, is_resumed=is_resumed, changed=lambda: job.note(progress))
         job = cls(task, context, items, work)
@@ -127,7 +130,7 @@ class BatchJob:
         missing = [item for item in wanted if item.state not in (State.SUCCEEDED, State.REUSED)]
         if len(wanted) - len(missing) < self.task.needed_of(len(wanted)):
             raise self._error(missing, len(wanted), uri)
-        return {"counts": counts, "manifest": uri}
+        return {"counts": counts, "manifest": uri, "cost": self.costs.total(self.items)}
 
     def _error(self, missing: Sequence[Item], wanted: int, uri: str) -> Exception:
         needed = self.task.needed_of(wanted)
@@ -151,14 +154,17 @@ class BatchJob:
             "error": item.error,
             "seed": payload.get("seed"),
             "files": payload.get("files") or [],
+            "cost": self.costs.of(item),
+            # A member that depends on the item would move a column of this name in some rows only.
+            **({"rejected": payload.get("rejected") or []} if self.task.checks == "regenerate" else {}),
             "columns": item.columns,
         }
 
     def _manifest_uri(self) -> str:
-        name = self.task.task_id
-        index = getattr(self.ti, "map_index", -1)
-        suffix = f"-{index}" if isinstance(index, int) and index >= 0 else ""
-        return f"{self.directory().save_to}{name}{suffix}.manifest.jsonl"
+        # Runs may share the directory of the videos, and each has a result of its own.
+        directory = self.directory()
+        path = "/".join(directory.names) or self.task.task_id
+        return f"{directory.save_to}{path}.manifest.jsonl"
 
     def _announce(self, counts: dict[str, int], uri: str) -> None:
         """Report the videos to lineage and to the task's assets."""
@@ -173,7 +179,32 @@ class BatchJob:
                 for file in files:
                     events[outlet].add(Asset(uri=file["uri"], name=file["uri"]), extra={"manifest": uri})
             elif isinstance(outlet, Asset):
-                events[outlet].extra.update({"counts": counts, "manifest": uri})
+                events[outlet].extra.update(
+                    {"counts": counts, "manifest": uri, "cost": self.costs.total(self.items)}
+                )
+                add_partition(events[outlet], self.task.partition_key, self.task.log)
+
+
+def prepare(task: VaceBatchOperator, context: Context) -> tuple[list[Item], Chunks]:
+    """Return the rows as items, and the loaded records, after all checks of the batch as a whole.
+
+    :raises AirflowFailException: for a bad row, source or directory
+    :raises LedgerError: if the records are out of reach
+    """
+    let_threads_take_turns(loses_channel_in_threads())
+    with translated():
+        items = _items_of(task)
+        check_directory(task, context.get("ti"))
+        chunks = _chunks_of(task, context)
+    chunks.load()
+    missing = extra_missing(task)
+    if missing is not None and not any(chunks.entry(item.key).record for item in items):
+        raise AirflowFailException(str(missing)) from missing
+    with translated():
+        model, version = split_reference(task.model or None, task.version or None)
+        name = model or task.hook.settings.model
+        check_prices(task.hook.pricing, chunks.spending, items, name, version)
+    return items, chunks
 
 
 def read_directory(task: VaceBatchOperator, ti: Any) -> Destination:
@@ -189,7 +220,7 @@ def read_directory(task: VaceBatchOperator, ti: Any) -> Destination:
             value=task.save_to,
             remedy="give a directory with a slash at its end, such as 's3://bucket/clips/'",
         )
-    return found
+    return replace(found, checks=mode_of(task))
 
 
 def check_directory(task: VaceBatchOperator, ti: Any) -> None:
@@ -209,10 +240,13 @@ def _items_of(task: VaceBatchOperator) -> list[Item]:
     hook = task.hook
     model, version = split_reference(task.model or None, task.version or None)
 
-    def check(values: dict[str, Any]) -> None:
-        hook.resolved(values, model=model, version=version)
-
     name = model or hook.settings.model
+    files = InputFiles(hook, seconds=task.timeout, model=name)
+
+    def check(values: dict[str, Any]) -> None:
+        resolved, _, _ = hook.resolved(values, model=model, version=version)
+        files.check_local(resolved)
+
     rows, bad = read_rows(task.inputs, key=task.key, model=name, check=check)
     if task.on_bad_input == "fail":
         refuse_bad_rows(bad, len(rows) + len(bad))
@@ -240,9 +274,11 @@ def _chunks_of(task: VaceBatchOperator, context: Context) -> Chunks:
     """Return the records of the batch in the most durable store at hand."""
     ti, store = context.get("ti"), context.get("task_state_store")
     attempt = getattr(ti, "try_number", None) or 0
+    spending = spending_of(task.max_cost, context)
     if is_test_of_a_task():
         # The state store may be that of a real run, whose records must stay as they are.
-        return Chunks(AttemptStore(None), attempt, is_durable=False)
+        return Chunks(AttemptStore(None), attempt, is_durable=False, spending=spending)
     if task.durable and store is not None:
-        return Chunks(store, attempt, is_durable=True)
-    return Chunks(AttemptStore(ti if task.deferrable else None), attempt, is_durable=False)
+        return Chunks(store, attempt, is_durable=True, spending=spending)
+    of_attempt = AttemptStore(ti if task.deferrable else None)
+    return Chunks(of_attempt, attempt, is_durable=False, spending=spending)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_vace.batch.chunks import Entry, ItemLedger
-from airflow_vace.batch.item_task import ItemTask, QuietLog, finish
+from airflow_vace.batch.item_task import ItemTask, QuietLog, Unfinished, finish
 from airflow_vace.batch.items import Running
-from airflow_vace.exceptions import LedgerError, VaceAuthError, VaceBillingError
+from airflow_vace.exceptions import (
+    BudgetExceeded,
+    LedgerError,
+    VaceAuthError,
+    VaceBillingError,
+    VideoRejected,
+)
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.redaction import excerpt
+from airflow_vace.storage.checks import STRICT_MODES, packed, problems_of
 from airflow_vace.submission.decision import Attempt
 from airflow_vace.submission.record import Phase
 from airflow_vace.task.claim import OperatorClaim
@@ -40,6 +47,8 @@ if TYPE_CHECKING:
 # second.
 THREADS = 8
 MAX_ERROR_LENGTH = 500
+# The reason for these lies in the account, the records or the cap, so a later process tries the item again.
+_REASONS_ELSEWHERE = (LedgerError, VaceAuthError, VaceBillingError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,11 @@ class Ended:
     """The payload of a success with saved files."""
 
     payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedVideo:
+    """The record of the item has a video with problems, and another prediction takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,12 @@ class Failed:
         return self.error.__cause__ if is_final and self.error.__cause__ else self.error
 
     @property
+    def cap(self) -> BudgetExceeded | None:
+        """The refusal of a create by a cap, also of one in place of a rejected video."""
+        cause = self.cause.__cause__ if isinstance(self.cause, VideoRejected) else self.cause
+        return cause if isinstance(cause, BudgetExceeded) else None
+
+    @property
     def text(self) -> str:
         """The message of the error, shortened."""
         return excerpt(str(self.error), MAX_ERROR_LENGTH) or type(self.error).__name__
@@ -78,7 +98,7 @@ class Failed:
         return not isinstance(self.error, AirflowFailException)
 
 
-Outcome = Running | Ended | Failed
+Outcome = Running | Ended | RejectedVideo | Failed
 
 
 class Jobs:
@@ -130,6 +150,33 @@ class Jobs:
         """
         self._start(self._savers, item, partial(self._finished, item, latest, was_deferred=was_deferred))
 
+    def run_of(self, item: Item) -> OperatorRun:
+        """Return the run of an item in the present thread."""
+        task = self._task
+        log = QuietLog(task.log, f"{item.key}: ")
+        view = ItemTask(
+            hook_of_thread=self._hook_of_thread,
+            log=log,
+            input=item.row.input if item.row is not None else {},
+            model=task.model,
+            version=task.version,
+            vace_conn_id=task.vace_conn_id,
+            save_to=task.file_of(item.key),
+            timeout=task.timeout,
+            poll_interval=task.poll_interval,
+            cancel_on_kill=task.cancel_on_kill,
+            cancel_on_timeout=task.cancel_on_timeout,
+            durable=task.durable,
+            reuse=task.reuse,
+            on_orphaned_intent=task.on_orphaned_intent,
+            video_label=item.key,
+            checks=task.checks,
+            check=task.check,
+            max_regenerations=task.max_regenerations,
+        )
+        ledger = ItemLedger(self._chunks, item.key)
+        return OperatorRun(view, self._context, OperatorClaim(ledger, self._context.get("ti"), log))
+
     def end(self, key: str) -> None:
         """Forget a job whose outcome was reported."""
         self._runs.pop(key, None)
@@ -155,7 +202,8 @@ class Jobs:
 
     def _start(self, pool: ThreadPoolExecutor, item: Item, job: Callable[[], Outcome]) -> None:
         self._runs[item.key] = None
-        pool.submit(self._do, item, job)
+        # Spans of the job are children of the task's span, which the context of this thread has.
+        pool.submit(contextvars.copy_context().run, self._do, item, job)
 
     def _do(self, item: Item, job: Callable[[], Outcome]) -> None:
         try:
@@ -167,16 +215,17 @@ class Jobs:
         self._report(item.key, outcome)
 
     def _submitted(self, item: Item) -> Outcome:
-        run = self._runs[item.key] = self._run_of(item)
+        run = self._runs[item.key] = self.run_of(item)
         if (kept := self._kept(run)) is not None:
             self._claim(item)
+            run.metrics.reattached()
             return Ended(kept)
         submitted = Running(*submit(run))
         self._claim(item)
         return self._ended(item, run, submitted) if submitted.prediction.status.is_final else submitted
 
     def _finished(self, item: Item, latest: Running, *, was_deferred: bool) -> Outcome:
-        run = self._runs[item.key] = self._run_of(item)
+        run = self._runs[item.key] = self.run_of(item)
         run.deadline.was_deferred = was_deferred
         run.prediction = latest.prediction
         restore_input(run)
@@ -186,10 +235,13 @@ class Jobs:
         """Save the output of a prediction that has ended; a running one stays open."""
         deadline = latest.deadline
         payload = finish(run, latest.prediction, deadline)
-        if payload is not None and payload.get("reused"):
-            # The ledger has no record of another run's prediction, and a later process asks for none.
-            self._chunks.put(item.key, Entry(reused=payload))
-        if payload is not None:
+        if payload is Unfinished.REJECTED:
+            return RejectedVideo()
+        if payload is not Unfinished.RUNNING:
+            if payload.get("reused"):
+                # The ledger has no record of another run's prediction, and a later process asks for none.
+                kept = {**payload, "files": packed(payload["files"])}
+                self._chunks.put(item.key, Entry(reused=kept), is_urgent=False)
             return Ended(payload)
         if deadline is not None and run.now() >= deadline:
             # An unconfirmed deadline would end the next wait at once.
@@ -203,6 +255,9 @@ class Jobs:
             return None
         if record.known.status is not PredictionStatus.SUCCEEDED or not self._task.reuse:
             return None
+        # A person's clear repeats a rejected item, which then meets its problems again, or is regenerated.
+        if self._task.checks in STRICT_MODES and problems_of(record.known.files):
+            return None
         destination = destination_of(run)
         if destination is None or not destination.holds(record.known, run.hook.timing):
             return None
@@ -215,8 +270,7 @@ class Jobs:
         """Mark an entry of an earlier attempt as seen by this one, so later processes ask nothing again."""
         entry = self._chunks.entry(item.key)
         if entry.record is not None and entry.attempt != self._chunks.attempt:
-            with suppress(LedgerError):  # the next process asks again
-                self._chunks.put(item.key, replace(entry, error=None, may_retry=True))
+            self._chunks.put(item.key, replace(entry, error=None, may_retry=True), is_urgent=False)
 
     def _recorded(self, item: Item, error: Exception) -> Failed:
         """Record the error of an item for later processes."""
@@ -228,37 +282,10 @@ class Jobs:
             was_submitted=record is not None and not is_intent,
             is_old=is_intent and not is_of_attempt,
         )
-        # The reason for these lies in the account or in the records, so a later process tries the item again.
-        if not isinstance(failed.cause, LedgerError | VaceAuthError | VaceBillingError):
+        if failed.cap is None and not isinstance(failed.cause, _REASONS_ELSEWHERE):
             entry = Entry(record=record, error=failed.text, may_retry=failed.may_retry)
-            try:
-                self._chunks.put(item.key, entry)
-            except LedgerError as trouble:
-                self._task.log.warning("%s", trouble)
+            self._chunks.put(item.key, entry, is_urgent=False)
         return failed
-
-    def _run_of(self, item: Item) -> OperatorRun:
-        task = self._task
-        log = QuietLog(task.log, f"{item.key}: ")
-        view = ItemTask(
-            hook_of_thread=self._hook_of_thread,
-            log=log,
-            input=item.row.input if item.row is not None else {},
-            model=task.model,
-            version=task.version,
-            vace_conn_id=task.vace_conn_id,
-            save_to=task.file_of(item.key),
-            timeout=task.timeout,
-            poll_interval=task.poll_interval,
-            cancel_on_kill=task.cancel_on_kill,
-            cancel_on_timeout=task.cancel_on_timeout,
-            durable=task.durable,
-            reuse=task.reuse,
-            on_orphaned_intent=task.on_orphaned_intent,
-            video_label=item.key,
-        )
-        ledger = ItemLedger(self._chunks, item.key)
-        return OperatorRun(view, self._context, OperatorClaim(ledger, self._context.get("ti"), log))
 
     def _hook_of_thread(self) -> VaceHook:
         hook: VaceHook | None = getattr(self._local, "hook", None)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING, Any, assert_never
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
+from airflow_vace.observability.metrics import TaskMetrics
 from airflow_vace.redaction import excerpt
 from airflow_vace.submission.decision import Attempt
+from airflow_vace.task.costs import cost_of
 from airflow_vace.task.kill import AfterState, OnKill, decide_by_state, decide_on_kill
 from airflow_vace.task.state import UNKNOWN, aread_state, is_ended, read_state
 
@@ -52,22 +55,24 @@ def handle_kill(work: Work, task: VaceBatchOperator, ti: Any) -> Thread | None:
             return None
         case OnKill.CANCEL_IF_ENDED:
             # The signal may have interrupted a request to Airflow on the same socket, so a thread asks.
-            thread = Thread(target=_cancel_if_ended, args=(task, ti, running), name="vace-on-kill")
+            thread = Thread(
+                target=_cancel_if_ended, args=(task, ti, running, work.metrics), name="vace-on-kill"
+            )
             thread.start()
             return thread
         case OnKill.CANCEL:
-            cancel_all(task.hook, running)
+            cancel_all(task.hook, running, work.metrics)
             return None
         case _:
             assert_never(decision)
 
 
-def cancel_all(hook: VaceHook, predictions: Sequence[Prediction]) -> int:
+def cancel_all(hook: VaceHook, predictions: Sequence[Prediction], metrics: TaskMetrics) -> int:
     """Cancel predictions, several at a time; return the number of accepted cancels."""
 
     def cancel(prediction: Prediction) -> bool:
         try:
-            return hook.fresh().stop_prediction(prediction) is not None
+            return _counted(hook, hook.fresh().stop_prediction(prediction), metrics)
         except Exception as error:  # noqa: BLE001 - the other cancels must not depend on this one
             hook.log.warning("Prediction %s is not canceled: %s", prediction.id, excerpt(str(error)))
             return False
@@ -76,7 +81,16 @@ def cancel_all(hook: VaceHook, predictions: Sequence[Prediction]) -> int:
         return sum(pool.map(cancel, predictions))
 
 
-def _cancel_if_ended(task: VaceBatchOperator, ti: Any, running: Sequence[Prediction]) -> None:
+def _counted(hook: VaceHook, canceled: Prediction | None, metrics: TaskMetrics) -> bool:
+    """Count an accepted cancel; return True for one."""
+    if canceled is not None and canceled.status.is_final:
+        metrics.ended(replace(canceled, cost=cost_of(hook, canceled, {})))
+    return canceled is not None
+
+
+def _cancel_if_ended(
+    task: VaceBatchOperator, ti: Any, running: Sequence[Prediction], metrics: TaskMetrics
+) -> None:
     try:
         state = read_state(ti)
     except Exception as error:  # noqa: BLE001 - Airflow may raise any error; a doubt cancels nothing
@@ -90,7 +104,7 @@ def _cancel_if_ended(task: VaceBatchOperator, ti: Any, running: Sequence[Predict
     is_last = Attempt.of(ti).is_last
     decision = decide_by_state(state, is_last_attempt=is_last, owns_prediction=True)
     if decision is AfterState.CANCEL:
-        count = cancel_all(task.hook, running)
+        count = cancel_all(task.hook, running, metrics)
         task.log.warning("Killed; %d of %d predictions are canceled", count, len(running))
         return
     task.log.info("%d predictions are not canceled: the task is %s", len(running), state)
@@ -116,10 +130,11 @@ async def acancel_if_ended(ti: Any, references: Sequence[str], log: Any, hook: V
         log.info("%d predictions are not canceled: the task is %s", len(references), state)
         return
     slots = asyncio.Semaphore(_THREADS)
+    metrics = TaskMetrics(ti, lambda: hook.settings)
 
     async def cancel(reference: str) -> bool:
         async with slots:
-            return await hook.astop_prediction(read_known(reference)) is not None
+            return _counted(hook, await hook.astop_prediction(read_known(reference)), metrics)
 
     async with hook:
         outcomes = await asyncio.gather(*map(cancel, references), return_exceptions=True)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _FIELD = "manifest"
 _COLUMNS = "columns"
-_MEMBERS = ("key", "id", "status", "error", "seed", "files")
+_MEMBERS = ("key", "id", "status", "error", "seed", "files", "cost")
 _REMEDY = "give the manifest that a VaceBatchOperator has returned, such as 's3://bucket/clips/batch.jsonl'"
 
 
@@ -35,9 +35,9 @@ def write_manifest(
 ) -> str:
     """Write the manifest of a batch in one piece; an earlier one is replaced.
 
-    Each row has the members `key, id, status, error, seed, files` and any further ones. The mapping `columns`
-    of a row is merged into the row. A column with the name of another member, or with the name `columns`,
-    becomes `columns.<name>`. Signatures, keys and the content of `data:` URLs are removed.
+    Each row has the members `key, id, status, error, seed, files, cost` and any further ones. The mapping
+    `columns` of a row is merged into the row. A column with the name of another member, or with the name
+    `columns`, becomes `columns.<name>`. Signatures, keys and the content of `data:` URLs are removed.
 
     :param manifest: absolute path of the file, local or in a store, also with the name of a connection
     :param rows: rows in the order of the source, JSON values; read once, in a stream
@@ -75,8 +75,8 @@ def read_manifest(manifest: str | Path | ObjectStoragePath) -> Iterator[dict[str
         def clips(batch: dict) -> list[dict]:
             return [row for row in read_manifest(batch["manifest"]) if row["status"] == "succeeded"]
 
-    Each row has `key, id, status, error, seed, files` and the further columns of the inputs. A column with
-    one of these names is `columns.<name>`.
+    Each row has `key, id, status, error, seed, files, cost` and the further columns of the inputs. A column
+    with one of these names is `columns.<name>`.
 
     :param manifest: the `manifest` in the result of the batch
     :raises VaceInputError: for a file that is missing, truncated, or no manifest of a batch

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
+    AirflowSkipException,
     AirflowTaskTimeout,
     conf,
 )
@@ -18,12 +19,14 @@ from airflow.providers.common.compat.sdk import (
 from airflow_vace.exceptions import VaceError
 from airflow_vace.task.airflow_internals import TRIGGER_FAILED
 from airflow_vace.task.base import WaitingOperator
-from airflow_vace.task.errors import translated
+from airflow_vace.task.dry_run import is_dry_run
+from airflow_vace.task.errors import can_submit_later, translated
 from airflow_vace.task.fields import read_fields, seconds
 from airflow_vace.task.parameters import check_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from decimal import Decimal
     from pathlib import Path
     from threading import Thread
     from typing import ClassVar, Literal
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
 
     from airflow_vace.batch.job import BatchJob
+    from airflow_vace.observability.lineage import Lineage
+    from airflow_vace.storage.checks import CheckMode, Rule
     from airflow_vace.submission.decision import OnOrphanedIntent
     from airflow_vace.task.run import Reuse, SaveIn
 
@@ -51,6 +56,9 @@ class VaceBatchOperator(WaitingOperator):
         prunaai/vace-14b)
     :param version: id of a version (templated; default: the connection's, else the model's latest)
     :param vace_conn_id: connection of type `vace` (templated)
+    :param max_cost: greatest sum of the costs of this task's predictions, over all attempts and items, in the
+        currency of the price (templated; default: no limit). A create that would pass the sum is not sent,
+        and the rest of the items counts as skipped; needs a price, see :mod:`airflow_vace.core.pricing`
     :param max_in_flight: number of predictions that run at the vendor at once
     :param min_success: number (int) or share (float) of the items that must succeed, else the task fails
     :param on_bad_input: `fail` before anything is submitted, or `skip` rows that the model would refuse
@@ -61,15 +69,38 @@ class VaceBatchOperator(WaitingOperator):
     :param cancel_on_kill: cancel the open predictions when the task is killed
     :param cancel_on_timeout: cancel a prediction at its deadline
     :param save_in: `worker`, or `triggerer` to save each video at once
+    :param checks: `off`, `warn`, `fail` or `regenerate` for a saved video of another size or length than the
+        input asks for, and for a black, frozen, one-coloured or damaged one: `warn` logs the problems, `fail`
+        also fails the item, `regenerate` submits the item again with another seed, within `max_cost`. Each
+        file stays (default: `warn` with the extra `video` installed, else `off`)
+    :param check: a check of your own, `def check(facts, path) -> str | None`, which returns a problem; gets
+        :class:`~airflow_vace.video.VideoFacts` and the path of the downloaded file, on a worker
+    :param max_regenerations: number of further predictions of an item with `checks="regenerate"`, over all
+        attempts, 1 to 10 (default: 1). `rejected` in the item's row lists its clips with problems
     :param durable: keep the records across attempts (Airflow 3.3+)
     :param reuse: return the successes to a task that is cleared; False submits all items again; "saved" also
         takes a video of an equal order that lies at `save_to` under the item's key, in any run of any DAG
     :param on_orphaned_intent: `fail` or `resubmit` after a create that was cut off at a back-end without a
         list of predictions; one unknown item blocks no other
+    :param partition_key: partition of the asset events of `outlets`, such as `{{ ds }}` (templated; Airflow
+        3.3+; an alias takes none)
+    :param dry_run: check all items, their files, `save_to`, key and costs, log what the task would submit,
+        and skip the task; nothing is submitted (templated; the connection's extra `dry_run` asks for the
+        same)
     :raises ValueError: for parameters that cannot work together
     """
 
-    template_fields: Sequence[str] = ("inputs", "key", "model", "version", "vace_conn_id", "save_to")
+    template_fields: Sequence[str] = (
+        "inputs",
+        "key",
+        "model",
+        "version",
+        "vace_conn_id",
+        "save_to",
+        "max_cost",
+        "partition_key",
+        "is_dry_run",
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
     ui_color = "#e9e3f7"
 
@@ -91,9 +122,15 @@ class VaceBatchOperator(WaitingOperator):
         cancel_on_kill: bool = True,
         cancel_on_timeout: bool = True,
         save_in: SaveIn = "worker",
+        checks: CheckMode | None = None,
+        check: Rule | None = None,
+        max_regenerations: int | None = None,
         durable: bool = True,
         reuse: Reuse = True,
         on_orphaned_intent: OnOrphanedIntent = "fail",
+        max_cost: float | str | Decimal | None = None,
+        partition_key: str | None = None,
+        dry_run: bool | str = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -112,15 +149,30 @@ class VaceBatchOperator(WaitingOperator):
         self.cancel_on_kill = cancel_on_kill
         self.cancel_on_timeout = cancel_on_timeout
         self.save_in = save_in
+        self.checks = checks
+        self.check = check
+        self.max_regenerations = max_regenerations
         self.end_from_trigger = False
         self.durable = durable
         self.reuse = reuse
         self.on_orphaned_intent = on_orphaned_intent
+        self.partition_key = partition_key
+        self.max_cost = max_cost
+        self.is_dry_run = dry_run
         self._job: BatchJob | None = None
         self._cancel: Thread | None = None
         check_batch(self)
 
     def execute(self, context: Context) -> dict[str, Any]:
+        read_fields(self)
+        with translated(can_submit_later):
+            asked = is_dry_run(self)
+        if asked:
+            from airflow_vace.batch.dry_run import dry_run_batch
+            from airflow_vace.batch.job import prepare
+
+            # Tasks downstream need the videos, so they are skipped too.
+            raise AirflowSkipException(dry_run_batch(self, context, *prepare(self, context)))
         return self._go(context, is_resumed=False, ended=())
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -176,6 +228,13 @@ class VaceBatchOperator(WaitingOperator):
         share = self.min_success
         # A share such as 0.95 of 20 is a little more than 19 in binary.
         return math.ceil(share * count - 1e-9) if isinstance(share, float) else min(share, count)
+
+    def add_lineage(self, lineage: Lineage) -> None:
+        """Add the predictions of all items."""
+        for item in self._job.items if self._job is not None else ():
+            if item.payload is not None:
+                values = item.row.input if item.row is not None else {}
+                lineage.add(values, item.payload, model=item.payload.get("model") or self.model)
 
     def _defer(self, job: BatchJob) -> NoReturn:
         from airflow_vace.batch.trigger import VaceBatchTrigger

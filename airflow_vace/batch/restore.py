@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from airflow_vace.batch.items import Running, State
 from airflow_vace.prediction import PredictionStatus
+from airflow_vace.storage.checks import unpacked
+from airflow_vace.submission.decision import may_regenerate
 from airflow_vace.submission.record import Phase
 
 if TYPE_CHECKING:
@@ -20,14 +22,21 @@ _CANCELED = (PredictionStatus.CANCELED, PredictionStatus.ABORTED)
 
 
 def restore(
-    items: Iterable[Item], chunks: Chunks, attempt: Attempt, *, is_resumed: bool
+    items: Iterable[Item],
+    chunks: Chunks,
+    attempt: Attempt,
+    *,
+    is_resumed: bool,
+    max_regenerations: int = 0,
 ) -> dict[str, Running]:
     """Set the state of each item, and return the predictions that run, by the keys of their items.
 
-    An item of an earlier attempt stays "waiting": the submission decides whether its prediction serves.
+    An item of an earlier attempt stays "waiting": the submission decides whether its prediction serves. An
+    item whose rejected video another prediction may replace stays "waiting" too.
 
     :param attempt: Airflow's numbers of this attempt
     :param is_resumed: an earlier process of the same attempt has submitted items
+    :param max_regenerations: number of predictions that may replace an item's rejected videos
     """
     found: dict[str, Running] = {}
     for item in items:
@@ -42,6 +51,8 @@ def restore(
         elif is_of_attempt and record.phase is Phase.SUBMITTED and entry.error is None:
             item.state, item.payload = State.RUNNING, record.known.payload()
             found[item.key] = Running(record.known, record.deadline)
+        elif may_regenerate(record, max_regenerations):
+            continue
         elif record.phase is Phase.SETTLED or is_of_attempt:
             is_cleared = attempt.is_cleared_since(record)
             _restore_ended(item, entry, record, is_of_attempt=is_of_attempt, is_cleared=is_cleared)
@@ -50,7 +61,8 @@ def restore(
 
 def _restore_unsubmitted(item: Item, entry: Entry) -> None:
     if entry.reused is not None:
-        item.state, item.payload = State.REUSED, entry.reused
+        files = unpacked(entry.reused.get("files") or ())
+        item.state, item.payload = State.REUSED, {**entry.reused, "files": files}
     elif entry.error is not None:
         item.state = State.FAILED if entry.record is None else State.UNKNOWN
         item.error, item.may_retry = entry.error, entry.may_retry

@@ -137,20 +137,22 @@ class _Reader:
 
     def read(self, position: int, record: Record) -> Row | BadRow:
         """Return a row, or the reason why the row cannot be used."""
-        key, columns = None, {}
+        key, columns, members, name = None, {}, {}, self.keys.name
         try:
             members = _members_of(record.value) if not record.problem or record.is_text else {}
             given, further = self._separate(members, is_text=record.is_text)
             columns = {name: _plain_column(value) for name, value in further.items()}
             if record.problem:
                 raise ValueError(record.problem)
-            name = self.keys.name
             key = self.keys.claim(members.get(name, given.get(name)) if name else None, position)
             values = read_input(given)
             self.check(values)
         except ValueError as error:
             # VaceInputError is a ValueError, and all of them state problem and remedy.
             problem = f"{self._place_of(position, record, key)}: {_NO_BILL.sub('', str(error))}"
+            is_key_missing = key is None and name is not None and name not in members
+            if columns and (is_key_missing or getattr(error, "field", None) == "prompt"):
+                problem += f"; the row has {', '.join(map(repr, columns))}"
             return BadRow(
                 position=position, key=key, problem=excerpt(problem, _MAX_PROBLEM_LENGTH), columns=columns
             )

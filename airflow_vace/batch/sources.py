@@ -37,7 +37,8 @@ def records_of(inputs: object) -> tuple[Iterator[Record], str]:
         :mod:`airflow_vace.batch.tables`
     """
     if is_absent(inputs):
-        raise refused(inputs, "is missing")
+        remedy = f"{REMEDY}; if a template renders inputs, check the task_ids of xcom_pull"
+        raise unusable(FIELD, inputs, "is missing", remedy)
     given = _literal_list(inputs) if isinstance(inputs, str) else inputs
     path = path_text(given)
     if path is not None:

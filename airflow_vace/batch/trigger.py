@@ -7,20 +7,23 @@ __all__ = ("VaceBatchTrigger",)
 import asyncio
 import time
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_vace.batch.watch import Warnings, wait_for_end
+from airflow_vace.batch.watch import Warnings
+from airflow_vace.observability.metrics import TaskMetrics
+from airflow_vace.observability.spans import traced
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.redaction import excerpt
+from airflow_vace.task.costs import cost_of
+from airflow_vace.task.trigger_poller import join_poller
 from airflow_vace.task.trigger_saving import save_in_triggerer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from airflow_vace.client.poller import Poller
+    from airflow_vace.client.poller import Poller, WaitOptions
     from airflow_vace.hooks import VaceHook
 
 # Airflow cuts `on_kill` off after a second, so this set keeps the cancels under way alive.
@@ -87,18 +90,16 @@ class VaceBatchTrigger(BaseTrigger):
 
     async def _ended(self) -> list[str]:
         """Wait for the items; return the keys of those whose waits are over."""
-        # The imports take half a second, which would stop all other triggers of this event loop.
-        await asyncio.to_thread(import_module, "airflow_vace.hooks")
-        await asyncio.to_thread(import_module, "airflow_vace.client.poller")
-        from airflow_vace.client.poller import join, leave
-        from airflow_vace.hooks import VaceHook
+        hook, poller = await join_poller(self.vace_conn_id)
+        from airflow_vace.client.poller import WaitOptions, leave
 
-        hook = VaceHook(self.vace_conn_id)
-        poller = join(self.vace_conn_id, hook.connect_again, timing=hook.timing, now=hook.wall_clock)
+        self.metrics = TaskMetrics(self.task_instance, lambda: poller.settings)
         over: asyncio.Queue[str] = asyncio.Queue()
-        write = Warnings(self.log)
+        options = WaitOptions(
+            write=Warnings(self.log), poll_interval=self.poll_interval, noticed=self.metrics.noticed
+        )
         waits = [
-            asyncio.create_task(self._wait(hook, poller, item, write, over), name=f"vace-batch {item[0]}")
+            asyncio.create_task(self._wait(hook, poller, item, options, over), name=f"vace-batch {item[0]}")
             for item in self.items
         ]
         try:
@@ -131,11 +132,13 @@ class VaceBatchTrigger(BaseTrigger):
         return ended
 
     async def _wait(
-        self, hook: VaceHook, poller: Poller, item: list[Any], write: Warnings, over: asyncio.Queue[str]
+        self, hook: VaceHook, poller: Poller, item: list[Any], options: WaitOptions, over: asyncio.Queue[str]
     ) -> None:
         key, identifier, deadline = item[:3]
         try:
-            prediction = await wait_for_end(poller, identifier, deadline, self.poll_interval, write)
+            with traced("wait", self.metrics.labels) as describe:
+                prediction = await poller.wait_until_final(identifier, replace(options, deadline=deadline))
+                describe(prediction)
             if self.destination is not None and prediction.status is PredictionStatus.SUCCEEDED:
                 from airflow_vace.storage.destination import Destination
 
@@ -144,7 +147,9 @@ class VaceBatchTrigger(BaseTrigger):
                 file = replace(
                     directory, save_to=f"{directory.save_to}{key}.mp4", names=(), order_digest=digest
                 )
-                await save_in_triggerer(hook.fresh(poller.settings), prediction, file, self.log)
+                hook = hook.fresh(poller.settings)
+                priced = replace(prediction, cost=cost_of(hook, prediction, {}))
+                await save_in_triggerer(hook, priced, file, self.log, self.metrics)
         except Exception as error:  # noqa: BLE001 - a worker polls, and reports the reason
             self.log.warning("The wait for prediction %s ended: %s", identifier, excerpt(str(error)))
         over.put_nowait(key)

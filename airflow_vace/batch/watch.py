@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_vace.observability.metrics import RequestMeter
+from airflow_vace.observability.spans import traced
 from airflow_vace.redaction import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_vace.client.poller import Poller
     from airflow_vace.client.settings import Settings
     from airflow_vace.hooks import VaceHook
+    from airflow_vace.observability.metrics import TaskMetrics
     from airflow_vace.prediction import Prediction
 
 # Trouble of a server gives a line for each wait, and a thousand equal lines help nobody.
@@ -39,22 +42,6 @@ class Warnings:
         self._log.warning("%s", news)
 
 
-async def wait_for_end(
-    poller: Poller, reference: object, deadline: float | None, interval: float | None, write: Warnings
-) -> Prediction:
-    """Return a prediction at its end, or as last known when the wait has to end.
-
-    :param reference: payload or id
-    :param deadline: seconds since the epoch, by the server's clock
-    :param interval: bound in seconds on how late the end is noticed
-    """
-    from airflow_vace.client.poller import WaitOptions
-
-    return await poller.wait_until_final(
-        reference, WaitOptions(write=write, deadline=deadline, poll_interval=interval)
-    )
-
-
 class Watcher:
     """Waits for predictions in a thread of a worker, while other threads submit and save.
 
@@ -62,6 +49,7 @@ class Watcher:
     :param interval: bound in seconds on how late an end is noticed
     :param ended: receives the key of an item, and the prediction at the end of its wait; None after a crash
     :param log: the task's log
+    :param metrics: the metrics of the task
     """
 
     def __init__(
@@ -70,12 +58,14 @@ class Watcher:
         interval: float | None,
         ended: Callable[[str, Prediction | None], None],
         log: Any,
+        metrics: TaskMetrics,
     ) -> None:
         self._hook = hook
         self._interval = interval
         self._ended = ended
         self._write = Warnings(log)
         self._log = log
+        self._metrics = metrics
         self._waits: set[asyncio.Task[None]] = set()
         self._is_ready = threading.Event()
         self._thread: threading.Thread | None = None
@@ -102,12 +92,19 @@ class Watcher:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        from airflow_vace.client.poller import join, leave
+        from airflow_vace.client.poller import WaitOptions, join, leave
 
         self._loop = asyncio.get_running_loop()
         self._is_over = asyncio.Event()
+        self._options = WaitOptions(
+            write=self._write, poll_interval=self._interval, noticed=self._metrics.noticed
+        )
         self._poller = join(
-            self._hook.vace_conn_id, self._connect, timing=self._hook.timing, now=self._hook.wall_clock
+            self._hook.vace_conn_id,
+            self._connect,
+            timing=self._hook.timing,
+            now=self._hook.wall_clock,
+            meter=RequestMeter(),
         )
         self._is_ready.set()
         try:
@@ -129,9 +126,10 @@ class Watcher:
 
     async def _wait(self, key: str, prediction: Prediction, deadline: float | None) -> None:
         try:
-            end = await wait_for_end(
-                self._poller, prediction.payload(), deadline, self._interval, self._write
-            )
+            options = replace(self._options, deadline=deadline)
+            with traced("wait", self._metrics.labels) as describe:
+                end = await self._poller.wait_until_final(prediction.payload(), options)
+                describe(end)
         except Exception as error:  # noqa: BLE001 - a bug in the poller must not leave an item without an end
             self._log.warning("The wait for prediction %s ended: %s", prediction.id, excerpt(str(error)))
             self._ended(key, None)

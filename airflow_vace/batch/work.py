@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, assert_never
 
 from airflow_vace.batch.items import Item, Running, State
-from airflow_vace.batch.jobs import MAX_ERROR_LENGTH, THREADS, Ended, Failed, Jobs, Outcome
+from airflow_vace.batch.jobs import MAX_ERROR_LENGTH, THREADS, Ended, Failed, Jobs, Outcome, RejectedVideo
 from airflow_vace.batch.restore import restore
 from airflow_vace.batch.watch import Watcher
 from airflow_vace.core.names import split_reference
 from airflow_vace.exceptions import (
+    BudgetExceeded,
     LedgerError,
     PredictionCanceled,
     SubmissionUnknown,
     VaceAuthError,
     VaceBillingError,
     VaceError,
+    VideoRejected,
 )
+from airflow_vace.observability.metrics import TaskMetrics
 from airflow_vace.redaction import excerpt
+from airflow_vace.storage.checks import problems_of
+from airflow_vace.submission.decision import may_regenerate
+from airflow_vace.submission.ledger import IntentLostError
+from airflow_vace.task.checking import regenerations_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +46,7 @@ _MAX_REFUSALS = 8
 _MAX_ACCOUNT_REFUSALS = 3
 # A worker is woken when this part of the room for open predictions is free.
 _WAKE_SHARE = 4
+_FLUSH_SECONDS = 1.0
 # Python handles signals between two waits only.
 _MAX_WAIT_SECONDS = 1.0
 
@@ -80,10 +89,22 @@ class Work:
         self._by_key = {item.key: item for item in items}
         self._events: SimpleQueue[tuple[str, Outcome | _WaitOver]] = SimpleQueue()
         self._jobs = Jobs(task, context, chunks, self._report)
-        self._watcher = Watcher(task.hook.fresh(), task.poll_interval, self._wait_over, task.log)
+        self.metrics = TaskMetrics(context.get("ti"), lambda: task.hook.settings, task.model)
+        self._watcher = Watcher(
+            task.hook.fresh(), task.poll_interval, self._wait_over, task.log, self.metrics
+        )
         self._refusals = 0
         self._refusal: Failed | None = None
-        self.open = restore(items, chunks, self._jobs.attempt, is_resumed=is_resumed)
+        # True while the cap leaves no room, until a prediction that runs has cost less than reserved.
+        self._is_held = False
+        self._next_flush = time.monotonic() + _FLUSH_SECONDS
+        self.open = restore(
+            items,
+            chunks,
+            self._jobs.attempt,
+            is_resumed=is_resumed,
+            max_regenerations=regenerations_of(task),
+        )
         # Predictions of an earlier attempt are paid for, so these come first, at the end of the list.
         self._waiting = sorted(
             (item for item in items if item.state is State.WAITING),
@@ -111,6 +132,7 @@ class Work:
                     self._watcher.watch(key, running.prediction, running.deadline)
             while True:
                 self._fill()
+                self._flush()
                 if not self._jobs:
                     if not self.open:
                         return True
@@ -121,6 +143,8 @@ class Work:
             self._jobs.stop()
             self._watcher.close()
             self._jobs.close()
+            with suppress(LedgerError):  # a later process polls these predictions, at no cost
+                self.chunks.flush()
 
     @property
     def wake_after(self) -> int | None:
@@ -154,10 +178,39 @@ class Work:
     def _fill(self) -> None:
         """Begin as many submissions as there is room for."""
         submitting = self._jobs.submitting
+        if self._is_held and (self.open or self._jobs):
+            return
+        self._is_held = False
         while self._waiting and len(submitting) < THREADS:
             if len(self.open) + len(submitting) >= self.task.max_in_flight:
                 return
             self._jobs.submit(self._waiting.pop())
+
+    def _is_held_by(self, item: Item, failed: Failed, cap: BudgetExceeded) -> bool:
+        """Wait for the cost of predictions that run, or submit no more; False if the item has failed."""
+        self._is_held = cap.may_fit_later and bool(self.open or self._jobs) and self._refusal is None
+        if self._is_held:
+            item.state = State.WAITING
+            self._waiting.append(item)
+            return True
+        # A rejected video is a failure, and other items may be cheaper.
+        if isinstance(failed.cause, VideoRejected):
+            return False
+        self._waiting.append(item)
+        self._stop_submitting(failed)
+        return True
+
+    def _flush(self) -> None:
+        """Write the ends of items about once a second, since each write is a request to Airflow."""
+        if time.monotonic() < self._next_flush:
+            return
+        self._next_flush = time.monotonic() + _FLUSH_SECONDS
+        try:
+            self.chunks.flush()
+        except IntentLostError:
+            raise
+        except LedgerError as error:
+            self.task.log.warning("%s; a later attempt polls these predictions again", error)
 
     def _stop_submitting(self, failed: Failed) -> None:
         reason = excerpt(failed.text, MAX_ERROR_LENGTH)
@@ -167,6 +220,11 @@ class Work:
         for item in self._waiting:
             item.state, item.may_retry = State.SKIPPED, failed.may_retry
             item.error = f"Not submitted: {reason}"
+            record = self.chunks.entry(item.key).record
+            if may_regenerate(record, regenerations_of(self.task)) and record is not None:
+                item.state, item.payload = State.FAILED, record.known.payload()
+                problems = " ".join(problems_of(record.known.files))
+                item.error = excerpt(f"{problems} Not submitted again: {reason}", MAX_ERROR_LENGTH)
         self._waiting = []
 
     # --- events ------------------------------------------------------------------------------------
@@ -205,6 +263,12 @@ class Work:
                 item.state = State.REUSED if payload.get("reused") else State.SUCCEEDED
                 item.payload, item.error = payload, None
                 self._refusals = 0
+            case RejectedVideo():
+                self._close_item(key)
+                item.state = State.WAITING
+                self._waiting.append(item)
+                if self._refusal is not None:
+                    self._stop_submitting(self._refusal)
             case Failed():
                 self._close_item(key)
                 self._fail(item, event)
@@ -215,11 +279,14 @@ class Work:
     def _close_item(self, key: str) -> None:
         self._jobs.end(key)
         self.open.pop(key, None)
+        self._is_held = False
 
     def _fail(self, item: Item, failed: Failed) -> None:
         cause = failed.cause
         if isinstance(cause, LedgerError):
             raise failed.error
+        if failed.cap is not None and self._is_held_by(item, failed, failed.cap):
+            return
         record = self.chunks.entry(item.key).record
         item.error, item.may_retry = failed.text, failed.may_retry
         item.payload = record.known.payload() if failed.was_submitted and record is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_vace.core.timing import Timing
     from airflow_vace.prediction import Prediction
+    from airflow_vace.storage.checks import CheckMode, Rule
     from airflow_vace.storage.place import Place
 
 # A text without one of these endings and without a slash is probably a directory with a forgotten slash,
@@ -52,6 +53,8 @@ class Destination:
     :param input: the task's input, without files and secrets
     :param task: `dag_id, run_id, task_id, map_index` of the task instance
     :param order_digest: digest of the task's order, for the manifest; None if unknown
+    :param checks: whether videos are checked during the save, see :mod:`airflow_vace.storage.checks`
+    :param rule: the author's own check, which no trigger can have
     """
 
     save_to: str
@@ -59,6 +62,8 @@ class Destination:
     input: Mapping[str, Any] = field(default_factory=dict, repr=False)
     task: Mapping[str, Any] = field(default_factory=dict)
     order_digest: str | None = None
+    checks: CheckMode = "off"
+    rule: Rule | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, save_to: object, ti: Any = None, values: Mapping[str, Any] | None = None) -> Self | None:
@@ -94,10 +99,12 @@ class Destination:
             input=data.get("input") or {},
             task=data.get("task") or {},
             order_digest=data.get("order_digest"),
+            checks=data.get("checks") or "off",
         )
 
     def as_json(self) -> dict[str, Any]:
-        known = {**asdict(self), "names": list(self.names)}
+        checks = None if self.checks == "off" else self.checks
+        known = {**asdict(replace(self, rule=None)), "names": list(self.names), "checks": checks}
         # An older triggerer needs no new member, and a row without a digest has none.
         return {name: value for name, value in known.items() if value is not None}
 

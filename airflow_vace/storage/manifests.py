@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_vace.redaction import excerpt
 from airflow_vace.storage.outputs import outputs_of
+from airflow_vace.storage.posters import poster_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +57,7 @@ def build_manifest(  # noqa: PLR0913, PLR0917 - the parts of a manifest
     :param index: position among the prediction's outputs, from 0
     :param task: `dag_id, run_id, task_id, map_index, label` of the task, as far as known
     :param values: the prediction's input without files and secrets
-    :param file: `uri, size, sha256, content_type`
+    :param file: `uri, size, sha256, content_type`, and `facts` and `poster` of a video
     :param order_digest: digest of the prediction's order, None if unknown
     """
     map_index = task.get("map_index")
@@ -72,6 +73,7 @@ def build_manifest(  # noqa: PLR0913, PLR0917 - the parts of a manifest
         "output": index + 1,
         "outputs": len(outputs_of(prediction)),
         "metrics": prediction.metrics,
+        "cost": prediction.cost,
         "created_at": prediction.created_at,
         "started_at": prediction.started_at,
         "completed_at": prediction.completed_at,
@@ -88,12 +90,21 @@ def describe_file(place: Place, size: int, digest: str, content_type: str) -> di
     return {"uri": place.uri, "size": size, "sha256": digest, "content_type": content_type}
 
 
+def described(place: Place, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of a saved file by its manifest, with `facts` and `poster` if the file has them."""
+    file = describe_file(place, manifest["size"], manifest["sha256"], str(manifest.get("content_type")))
+    if isinstance(manifest.get("facts"), dict):
+        file["facts"] = manifest["facts"]
+    # The files may have been copied from another directory, together.
+    return file | ({"poster": poster_place(place).uri} if manifest.get("poster") else {})
+
+
 def saved_at(
     place: Place, prediction_id: str, max_lock_seconds: float
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Return a prediction's complete file at a place, with the manifest; None if absent or incomplete.
 
-    :return: `uri, size, sha256, content_type`, and the whole manifest
+    :return: `uri, size, sha256, content_type` and more, and the whole manifest
     :raises OSError: (or any error of the store's library) if the answer is unknown
     """
     # Without the lock another task could replace the pair between the two reads.
@@ -104,7 +115,7 @@ def saved_at(
             return None
         if place.size() != size:
             return None
-    return describe_file(place, size, digest, str(manifest.get("content_type"))), manifest
+    return described(place, manifest), manifest
 
 
 def _encoded_within_limit(manifest: Mapping[str, Any]) -> bytes:

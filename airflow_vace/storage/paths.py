@@ -88,7 +88,9 @@ def _open_store(text: str, conn_id: str, shown: str, field: str) -> tuple[Any, s
         return found.fs, str(found.path)
     except AirflowNotFoundException as error:
         remedy = "add the connection, or correct its name before the @"
-        raise VaceInputError(f"{field} is {shown}: {error}; {remedy}.", field=field, remedy=remedy) from error
+        raise VaceInputError(
+            f"{field} is {shown}: {error}; {remedy}. Nothing was sent.", field=field, remedy=remedy
+        ) from error
     except (ValueError, ImportError) as error:
         remedy = (
             "install Airflow's provider of the store, such as 'apache-airflow-providers-amazon[s3fs]' for"

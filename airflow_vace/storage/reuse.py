@@ -9,13 +9,14 @@ from airflow_vace.ids import is_id
 from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.prediction import Prediction, first_count
 from airflow_vace.redaction import excerpt
+from airflow_vace.storage.checks import problems_of
 from airflow_vace.storage.errors import describe_error
-from airflow_vace.storage.manifests import describe_file, manifest_at, manifest_place
+from airflow_vace.storage.manifests import described, manifest_at, manifest_place
 from airflow_vace.storage.sources import FileOrder, identified
 from airflow_vace.storage.suffixes import safe_suffix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from airflow_vace.hooks import VaceHook
     from airflow_vace.storage.destination import Destination
@@ -51,7 +52,14 @@ class _NotReusable(Exception):  # noqa: N818 - no error: the task submits
     """Raised for a file that is not the result of the order; the message is the reason."""
 
 
-def find_reusable(hook: VaceHook, destination: Destination, order: ReusableOrder) -> Prediction | None:
+def find_reusable(
+    hook: VaceHook,
+    destination: Destination,
+    order: ReusableOrder,
+    *,
+    refuses_problems: bool = False,
+    further_seeds: Collection[int] = (),
+) -> Prediction | None:
     """Return the saved success of an equal order, with `files` and `reused`; None if there is none.
 
     A file with a fixed name counts if the manifest has the order's digest and the file's size, and the
@@ -64,6 +72,8 @@ def find_reusable(hook: VaceHook, destination: Destination, order: ReusableOrder
     :param hook: source of time limits and `input_roots`, and log at level info for the result or the reason
     :param destination: the task's destination; a directory has no reusable file
     :param order: a digest that is present already spares the look at source files
+    :param refuses_problems: a file whose manifest has problems is no result
+    :param further_seeds: seeds that count like the author's
     """
     if destination.is_directory:
         return None
@@ -71,7 +81,7 @@ def find_reusable(hook: VaceHook, destination: Destination, order: ReusableOrder
     try:
         if order.digest is None:
             order = identified(hook, order)
-        found = _find(hook, destination, order)
+        found = _find(hook, destination, order, further_seeds, refuses_problems=refuses_problems)
     except _NotReusable as reason:
         hook.log.info("No saved file is reused at %s: %s", shown, reason)
         return None
@@ -81,7 +91,14 @@ def find_reusable(hook: VaceHook, destination: Destination, order: ReusableOrder
     return found
 
 
-def _find(hook: VaceHook, destination: Destination, order: ReusableOrder) -> Prediction:
+def _find(
+    hook: VaceHook,
+    destination: Destination,
+    order: ReusableOrder,
+    further_seeds: Collection[int],
+    *,
+    refuses_problems: bool,
+) -> Prediction:
     """Return the prediction of the saved files.
 
     :raises _NotReusable: if a file is missing, or of another order
@@ -94,7 +111,7 @@ def _find(hook: VaceHook, destination: Destination, order: ReusableOrder) -> Pre
     first = _pair(destination, (None, 1), order, seconds)
     if first is None:
         raise _NotReusable(_reason_without_manifest(destination, order))
-    _check(first, order)
+    _check(first, order, further_seeds)
     identifier, count = first.manifest["id"], first_count(first.manifest.get("outputs")) or 0
     if (first.number is None) != (count == 1):
         raise _NotReusable(f"the manifest of {first.place.name} names {count} outputs")
@@ -103,8 +120,12 @@ def _find(hook: VaceHook, destination: Destination, order: ReusableOrder) -> Pre
         pair = _pair(destination, (number,), order, seconds)
         if pair is None or pair.manifest.get("id") != identifier:
             raise _NotReusable(f"output {number} of {count} of prediction {identifier} is missing")
-        _check(pair, order)
+        _check(pair, order, further_seeds)
         pairs.append(pair)
+    if refuses_problems and (problems := problems_of(pair.manifest for pair in pairs)):
+        raise _NotReusable(
+            f"prediction {identifier} has problems, and the checks are strict: {' '.join(problems)}"
+        )
     hook.log.info(
         "Reusing %s: prediction %s, of %s, has the same input, model and version. Nothing is submitted,"
         " nothing is paid",
@@ -151,7 +172,7 @@ def _places(
                 yield number, place
 
 
-def _check(pair: _Pair, order: ReusableOrder) -> None:
+def _check(pair: _Pair, order: ReusableOrder, further_seeds: Collection[int]) -> None:
     """Check that a file is complete and of the order.
 
     :raises _NotReusable: if not
@@ -167,7 +188,7 @@ def _check(pair: _Pair, order: ReusableOrder) -> None:
     if manifest["order_digest"] != order.digest:
         raise _NotReusable(f"{whose}, with another input, source file, model or version")
     seed = _seed_of(manifest)
-    if order.fixed_seed not in (None, seed):
+    if order.fixed_seed not in (None, seed) and seed not in further_seeds:
         raise _NotReusable(f"{whose}, with seed {seed} rather than {order.fixed_seed}")
     if pair.size is None or pair.size != manifest.get("size"):
         raise _NotReusable(f"{name} has {pair.size or 0} bytes rather than the {manifest.get('size')} saved")
@@ -185,15 +206,7 @@ def _prediction(pairs: list[_Pair]) -> Prediction:
     manifest = pairs[0].manifest
     known = {name: manifest.get(name) for name in _MEMBERS}
     prediction = Prediction.from_json({**known, "status": "succeeded", "seed": _seed_of(manifest)})
-    files = [
-        describe_file(
-            pair.place,
-            pair.manifest["size"],
-            pair.manifest["sha256"],
-            str(pair.manifest.get("content_type")),
-        )
-        for pair in pairs
-    ]
+    files = [described(pair.place, pair.manifest) for pair in pairs]
     return replace(prediction, files=files, reused=True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.exceptions import (
@@ -19,6 +20,7 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.redaction import excerpt, without_secrets
+from airflow_vace.storage.checks import Checker, problems_of
 from airflow_vace.storage.download import OutputDownload
 from airflow_vace.storage.errors import is_transient, store_error
 from airflow_vace.storage.find import find_output
@@ -29,8 +31,9 @@ from airflow_vace.storage.manifests import (
 )
 from airflow_vace.storage.outputs import Inline, likely_suffix_of, outputs_of
 from airflow_vace.storage.place import digest_of
+from airflow_vace.storage.posters import draw_poster, poster_place, put_poster
 from airflow_vace.storage.progress import check_stop
-from airflow_vace.storage.suffixes import type_of_suffix
+from airflow_vace.storage.suffixes import FileType, type_of_suffix
 from airflow_vace.storage.write import Writer, manifest_or_none, size_or_none
 
 if TYPE_CHECKING:
@@ -42,7 +45,6 @@ if TYPE_CHECKING:
     from airflow_vace.prediction import Prediction
     from airflow_vace.storage.destination import Destination
     from airflow_vace.storage.place import Place
-    from airflow_vace.storage.suffixes import FileType
 
 _MAX_SHOWN = 5
 
@@ -70,7 +72,7 @@ def save_output(
 
     :param prediction: a success with output
     :param stop: ends the transfer when set
-    :return: `uri, size, sha256, content_type` per output
+    :return: `uri, size, sha256, content_type` per output, and `facts` and `poster` of a video
     :raises VaceError: if an output is missing; `files` of the error describes the saved ones
     :raises PredictionExpired: if the server has deleted an output
     :raises VaceTransportError: if all attempts of a download failed
@@ -134,6 +136,17 @@ def _reworded(error: VaceError, message: str) -> VaceError:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A downloaded output: type, size in bytes, SHA-256, the member `facts`, and the JPEG of the poster."""
+
+    kind: FileType
+    size: int
+    digest: str
+    facts: dict[str, Any]
+    poster: bytes | None
+
+
 class _Saver:
     """Saves the outputs of one prediction."""
 
@@ -145,11 +158,12 @@ class _Saver:
         self.outputs = outputs_of(prediction)
         self.destination = destination
         self.writer = Writer(hook, prediction, stop)
+        self.checker = Checker(prediction, self._input(), destination.checks, destination.rule, hook.log)
         self.stop = stop
         self.log = hook.log
 
     def save(self, index: int) -> dict[str, Any]:
-        """Save one output unless present, and return `uri, size, sha256, content_type`."""
+        """Save one output unless present, and return its entry."""
         began = time.monotonic()
         suffix = likely_suffix_of(self.outputs[index])
         place = self._place_of(index, suffix)
@@ -163,34 +177,41 @@ class _Saver:
                     download = OutputDownload(self.hook, self.prediction, index, self.stop)
                     digest, kind = download.into(opened)
                     size = opened.tell()
+            fetched = self._examined(part, kind, size, digest)
             # The suffix follows the content, since players trust the suffix.
             place = self._place_of(index, kind.suffix)
             with self._explained(place):
                 if part.suffix != kind.suffix and not isinstance(place, LocalFile):
                     # Stores derive the media type from the name of the local file.
                     part = part.rename(f"{part}{kind.suffix}")
-                file = self._write(part, place, index, kind, (size, digest))
+                file = self._write(part, place, index, fetched)
         finally:
             if part is not None:
                 part.unlink(missing_ok=True)
         self._log_saved(file, kind, index, time.monotonic() - began)
         return file
 
-    def _write(
-        self, part: Path, place: Place, index: int, kind: FileType, content: tuple[int, str]
-    ) -> dict[str, Any]:
-        """Write a file and its manifest.
+    def _examined(self, part: Path, kind: FileType, size: int, digest: str) -> _Found:
+        """Check a downloaded video and draw its poster, before any lock is held."""
+        facts = self.checker.facts_of(part, kind.content_type, size)
+        # One parameter decides whether a save decodes videos, since a thousand take minutes of a core.
+        is_wanted = self.destination.checks != "off"
+        poster = draw_poster(part, kind.content_type, self.log) if is_wanted else None
+        return _Found(kind, size, digest, {} if facts is None else {"facts": facts}, poster)
 
-        :param content: size in bytes and SHA-256
-        """
+    def _write(self, part: Path, place: Place, index: int, found: _Found) -> dict[str, Any]:
+        """Write a file, its poster and its manifest."""
         if isinstance(place, LocalFile):
             # A flush takes seconds on a slow disk, so flush before the lock.
             flush(part)
         with place.locked(self.hook.timing.max_lock_seconds):
-            if self._is_taken(place):
-                place = self._place_beside(place, index, kind.suffix)
-            file = describe_file(place, *content, kind.content_type)
-            self.writer.write_pair(part, place, content[0], self._manifest(file, index))
+            if self._is_rejected(found):
+                place = self._beside(index, found.kind.suffix)
+            elif self._is_taken(place):
+                place = self._place_beside(place, index, found.kind.suffix)
+            file = describe_file(place, found.size, found.digest, found.kind.content_type) | found.facts
+            file |= put_poster(found.poster, place, self.hook.timing.stale_part_seconds, self.log)
+            self.writer.write_pair(part, place, found.size, self._manifest(file, index))
         return file
 
     def _is_taken(self, place: Place) -> bool:
@@ -208,8 +229,17 @@ class _Saver:
         is_same_run = all(task.get(name) == ours.get(name) for name in ("dag_id", "run_id"))
         return is_same_run and bool(size_or_none(place))
 
+    def _is_rejected(self, found: _Found) -> bool:
+        """Return True if a fixed name must stay free for the prediction that takes this one's place."""
+        if self.destination.is_directory or self.destination.checks != "regenerate":
+            return False
+        return bool(problems_of([found.facts]))
+
+    def _beside(self, index: int, suffix: str) -> Place:
+        return self.destination.place_beside(self.prediction.id, self._number(index), suffix)
+
     def _place_beside(self, place: Place, index: int, suffix: str) -> Place:
-        other = self.destination.place_beside(self.prediction.id, self._number(index), suffix)
+        other = self._beside(index, suffix)
         self.log.warning(
             "%s holds the file of another prediction of this run, so prediction %s is saved as %s. Give"
             " save_to a directory (a slash at its end), or a name that differs for each video",
@@ -228,6 +258,8 @@ class _Saver:
             file["sha256"][:12],
             seconds,
         )
+        for problem in problems_of([file]):
+            self.log.warning("%s has a problem: %s", file["uri"], problem)
         if not kind.is_visual and not isinstance(self.outputs[index], Inline):
             self.log.warning(
                 "%s is no known video or image, but %s: its content was not checked",
@@ -296,15 +328,27 @@ class _Saver:
             if not size:
                 return None
             file = describe_file(place, size, digest_of(place), type_of_suffix(suffix))
+            file |= self._examined_again(place, file)
             self.writer.write_manifest(place, self._manifest(file, index))
         except Exception as error:  # noqa: BLE001 - keys that may only write see nothing, so write again
             self.log.info("Whether %s exists is unknown: %s", place.uri, type(error).__name__)
             return None
         return file
 
+    def _examined_again(self, place: Place, file: dict[str, Any]) -> dict[str, Any]:
+        """Return facts and poster of a saved file without a manifest; in a store only the poster."""
+        if not isinstance(place, LocalFile):
+            return {"poster": poster_place(place).uri} if poster_place(place).size() else {}
+        kind = FileType(file["content_type"], place.path.suffix)
+        found = self._examined(place.path, kind, file["size"], file["sha256"])
+        return found.facts | put_poster(found.poster, place, self.hook.timing.stale_part_seconds, self.log)
+
     def _manifest(self, file: dict[str, Any], index: int) -> bytes:
+        to = self.destination
+        return build_manifest(self.prediction, index, to.task, self._input(), file, to.order_digest)
+
+    def _input(self) -> Mapping[str, Any]:
+        """Return the prediction's input without files and secrets."""
         from airflow.sdk.log import redact  # type: ignore[attr-defined]  # the public module hides the name
 
-        to = self.destination
-        values = to.input or without_secrets(self.prediction.input, redact)
-        return build_manifest(self.prediction, index, to.task, values, file, to.order_digest)
+        return self.destination.input or without_secrets(self.prediction.input, redact)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # https://replicate.com/docs/topics/predictions/input-files: limits of a data: URL and of an upload.
 MAX_DATA_URL_BYTES = 256_000
 MAX_UPLOAD_BYTES = 100_000_000
+_CONTENTS = {"video": "a video", "image": "an image"}
 # Stores sign for a week at most: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
 _MAX_SIGNED_SECONDS = 7 * 86400
 _MIN_SIGNED_SECONDS = 3600
@@ -67,11 +68,15 @@ class InputFiles:
     :param hook: hook of the connection that receives the input
     :param seconds: time until the back-end has read the files, queue included; validity of signed URLs
     :param model: `owner/name`; kind and dimensions of files are checked for prunaai/vace-14b only
+    :param is_dry_run: upload no file, and leave its path in place
     """
 
-    def __init__(self, hook: VaceHook, *, seconds: float, model: str = DEFAULT_MODEL) -> None:
+    def __init__(
+        self, hook: VaceHook, *, seconds: float, model: str = DEFAULT_MODEL, is_dry_run: bool = False
+    ) -> None:
         self.hook = hook
         self.seconds = seconds
+        self.is_dry_run = is_dry_run
         self.is_other = model.strip().lower() != DEFAULT_MODEL
         self.log = hook.log
 
@@ -98,6 +103,15 @@ class InputFiles:
     def paths_of(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Yield field and path of each file in a normalised input."""
         return paths_anywhere(values, _is_file) if self.is_other else paths_in(values)
+
+    def check_local(self, values: Mapping[str, Any]) -> None:
+        """Check the local files of a normalised input, without a request.
+
+        :raises VaceInputError: for a file that is missing, empty, not allowed, or no file of its kind
+        """
+        for field, text in self.paths_of(values):
+            if "://" not in text or text.startswith("file://"):
+                self._checked(field, text)
 
     def _checked(self, field: str, text: str) -> _InputFile:
         place = existing_place_of(text, field)
@@ -139,7 +153,10 @@ class InputFiles:
         if not any(real_path.is_relative_to(Path(root).resolve()) for root in roots):
             raise _error(field, text, "is in no directory that tasks may send from", remedy)
         if found is None or not stat.S_ISREG(found.st_mode):
-            raise _error(field, text, "does not exist, or is no file", "name an existing file")
+            problem = (
+                "is a directory" if found and stat.S_ISDIR(found.st_mode) else "does not exist, or is no file"
+            )
+            raise _error(field, text, problem, "name a file that exists on the worker")
         return LocalFile(real_path, (found.st_dev, found.st_ino))
 
     def _url_of(self, file: _InputFile) -> str:
@@ -158,7 +175,7 @@ class InputFiles:
         reasons = "; ".join(obstacle.reason for obstacle in obstacles)
         if any(obstacle.is_transient for obstacle in obstacles):
             raise VaceTransportError(
-                f"{file.field}: {file.place.uri} can't be brought to the back-end now: {reasons}."
+                f"{file.field}: {file.place.uri} can't be sent to the back-end now: {reasons}."
                 " Nothing was submitted.",
                 sent=False,
             )
@@ -166,7 +183,7 @@ class InputFiles:
             "give an http(s) URL that the back-end can reach, keep the file in a store that signs URLs"
             " (s3, gs, az) with credentials that may sign, or use a back-end that takes uploads"
         )
-        raise _error(file.field, file.text, f"can't be brought to it: {reasons}", remedy)
+        raise _error(file.field, file.text, f"can't be sent to the back-end: {reasons}", remedy)
 
     def _signed_url(self, file: _InputFile) -> str | _Obstacle:
         seconds = int(min(max(self.seconds, _MIN_SIGNED_SECONDS), _MAX_SIGNED_SECONDS))
@@ -208,6 +225,9 @@ class InputFiles:
         if file.size > MAX_UPLOAD_BYTES:
             limit = f"{MAX_UPLOAD_BYTES // 1_000_000} MB"
             return _Obstacle(f"{file.size / 1e6:.0f} MB are more than the {limit} limit of an upload")
+        if self.is_dry_run:
+            self._report(file, "would be uploaded to the back-end")
+            return file.text
         self._report(file, "is uploaded to the back-end, which keeps it for a day")
         try:
             return self.hook.upload_file(
@@ -238,7 +258,8 @@ class InputFiles:
         pixels = "" if file.dimensions is None else ", {}x{}".format(*file.dimensions)
         size = f"{file.size / 1e6:.2f} MB, {file.content_type}{pixels}"
         self.log.info("%s: %s (%s) %s", file.field, file.place.uri, size, way)
-        report_input(self.hook, file.place.uri)
+        if not self.is_dry_run:
+            report_input(self.hook, file.place.uri)
 
 
 def _is_file(text: str) -> bool:
@@ -266,7 +287,8 @@ def _expected_type(field: str, text: str, first: bytes) -> str:
     content_type = type_of(first[:HEAD_BYTES]) or "unknown"
     if content_type.partition("/")[0] not in kinds and content_type != "image/gif":
         kind = " or ".join(kinds)
-        raise _error(field, text, f"is no {kind} by its content ({first[:16]!r})", f"name a {kind} file")
+        remedy = f"give a file that contains {' or '.join(_CONTENTS[each] for each in kinds)}"
+        raise _error(field, text, f"is no {kind} by its content ({first[:16]!r})", remedy)
     return content_type
 
 
@@ -322,7 +344,7 @@ def _real_file(path: Path) -> tuple[Path, os.stat_result | None]:
 
 def _read_error(field: str, place: Place, error: Exception) -> VaceTransportError:
     problem = f"{field}: {place.uri} could not be read; nothing was submitted, nothing is billed"
-    return VaceTransportError(str(store_error(problem, error)), sent=False)
+    return VaceTransportError(store_error(problem, error).strerror or problem, sent=False)
 
 
 def _error(field: str, text: str, problem: str, remedy: str) -> VaceInputError:

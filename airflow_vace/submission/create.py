@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
 
 from airflow_vace.exceptions import (
+    BudgetExceeded,
     LedgerError,
     SubmissionUnknown,
     VaceError,
@@ -14,18 +17,24 @@ from airflow_vace.exceptions import (
     VaceTransportError,
 )
 from airflow_vace.submission.connections import account_of, hook_of
-from airflow_vace.submission.decision import HOW_TO_CONTINUE
+from airflow_vace.submission.expense import Expense, check_price
 from airflow_vace.submission.ledger import IntentLostError
-from airflow_vace.submission.record import Record, Terms
+from airflow_vace.submission.record import Phase, Record, Terms
+from airflow_vace.submission.rejected import paid_text, rejection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airflow_vace.core.pricing import Price
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
     from airflow_vace.submission.decision import Attempt, Policy, Submit
     from airflow_vace.submission.ledger import Ledger
     from airflow_vace.submission.order import Order
+    from airflow_vace.submission.rejected import Rejected
+
+
+_HOW_TO_ACCEPT = "Or accept the last clip with checks='warn' and a clear."
 
 
 class Creator:
@@ -51,8 +60,10 @@ class Creator:
         step: Submit,
         before: Record | None,
         consequence: str = "Submitting a new one, which is billed too.",
-    ) -> None:
+    ) -> Prediction | None:
         """Log the reason for another result, and cancel the old prediction if the step says so.
+
+        Return the canceled prediction, None without an accepted cancel.
 
         :param before: the record of the old prediction
         :param consequence: a sentence about the bill
@@ -63,7 +74,8 @@ class Creator:
         if step.cancel is not None and before is not None:
             # Airflow may have given this attempt up, so a cancel could hit the successor's prediction.
             self.ledger.confirm(before)
-            hook_of(before, self.hook).stop_prediction(step.cancel)
+            return hook_of(before, self.hook).stop_prediction(step.cancel)
+        return None
 
     def latest_version(self, order: Order, before: Record | None) -> str | None:
         """Return the version to send for an order without a version, None for the server's choice.
@@ -79,13 +91,22 @@ class Creator:
         return known or self.hook.latest_version(order.model)
 
     def intend(
-        self, order: Order, sent: Mapping[str, Any], before: Record | None, latest_version: str | None
+        self,
+        order: Order,
+        sent: Mapping[str, Any],
+        before: Record | None,
+        latest_version: str | None,
+        rejected: tuple[Rejected, ...] = (),
     ) -> Record:
         """Record and return the intent to submit an order.
 
         :param sent: the input with URLs in place of paths
         :param before: the record to replace
         :param latest_version: see :meth:`latest_version`
+        :param rejected: the clips in whose place the prediction is made
+        :raises BudgetExceeded: if the create would pass a cap
+        :raises VideoRejected: likewise, after a rejected clip
+        :raises VaceInputError: for a table of prices that is none, and for a cap without a price
         :raises LedgerError: if the intent is not stored; nothing was submitted
         """
         now = self.hook.wall_clock()
@@ -95,10 +116,35 @@ class Creator:
             max_tries=self.attempt.max_tries,
             account=account_of(self.hook),
             latest_version=latest_version,
+            expense=self.expense(order, sent, before, latest_version),
         )
-        intent = Record.of(order, terms, before=before, sent=sent)
-        self.ledger.intend(intent, before)
+        intent = Record.of(order, terms, before=before, sent=sent, rejected=rejected)
+        try:
+            self.ledger.intend(intent, before)
+        except BudgetExceeded as error:
+            is_after_rejection = before is not None and before.phase is Phase.SETTLED
+            if before is None or not is_after_rejection or rejected[-1:] != (before.as_rejected(),):
+                raise
+            paid = paid_text(None if before.expense is None else before.expense.cost())
+            raise rejection(before.known, rejected, paid, f"{error} {_HOW_TO_ACCEPT}") from error
         return intent
+
+    def expense(
+        self, order: Order, sent: Mapping[str, Any], before: Record | None, latest_version: str | None
+    ) -> Expense | None:
+        """Return the expense of a create, None without a price; for the arguments see :meth:`intend`.
+
+        :raises VaceInputError: for a table of prices that is none, and for a cap without a price
+        """
+        spending = self.ledger.spending
+        price = self.hook.pricing.price_of(order.model, order.version or latest_version, sent)
+        if spending.is_limited:
+            price = check_price(price, order.model)
+        if price is None:
+            return None
+        earlier = None if before is None else before.expense or _unpriced_expense(before, price)
+        longest = spending.longest or (earlier.longest if earlier is not None else None)
+        return Expense.following(earlier, price, longest or self.policy.timeout)
 
     def submit(
         self, sent: Mapping[str, Any], intent: Record, before: Record | None, *, is_last: bool
@@ -151,16 +197,19 @@ class Creator:
             if not self.hook.client.is_create_open:
                 raise
             raise SubmissionUnknown(
-                f"{type(error).__name__} ended the create before its response was read, so a prediction may"
-                " be running, and be billed, whose id nobody knows. Check the vendor's list of predictions"
-                " before running the task again."
+                f"{type(error).__name__} ended the request for a prediction before its response was read. The"
+                " prediction may be running under an unknown id, and be billed: check the vendor's list of"
+                " predictions before running the task again."
             ) from error
         finally:
             self.is_submitting = False
 
     def _check_alive(self) -> None:
         if self.is_killed:
-            raise VaceTransportError("Killed before the create was sent; nothing was submitted", sent=False)
+            raise VaceTransportError(
+                "The task was killed before it sent the request for a prediction; nothing was submitted",
+                sent=False,
+            )
 
     def _check_may_resend(self, intent: Record) -> None:
         """Raise if a refused create no longer belongs to this attempt."""
@@ -176,7 +225,7 @@ class Creator:
 
     def _with_advice(self, error: SubmissionUnknown) -> SubmissionUnknown:
         return SubmissionUnknown(
-            f"{error} {HOW_TO_CONTINUE}",
+            f"{error} {self.policy.how_to_continue}",
             status_code=error.status_code,
             may_be_retried=self.hook.lists_predictions or self.policy.on_orphaned_intent == "resubmit",
         )
@@ -186,3 +235,15 @@ class Creator:
             self.ledger.withdraw(before)
         except LedgerError as error:
             self.log.warning("%s: a retry will search for a prediction that was never accepted", error)
+
+
+def _unpriced_expense(record: Record, price: Price) -> Expense | None:
+    """Return the expense of predictions that were submitted before a price was set, None without any."""
+    unpriced = sum(clip.cost is None for clip in record.rejected)
+    least = price.of_seconds(0).amount or Decimal()
+    earlier = Expense(
+        price=price, charged=Decimal(), earlier=least * unpriced, has_unknown=unpriced > 0 and not least
+    )
+    if record.phase is Phase.INTENT:
+        return earlier if unpriced else None
+    return replace(earlier, charged=None, reserved=least).settled(record.known)

@@ -7,19 +7,20 @@ with new evidence until the task has a prediction.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from airflow_vace.exceptions import LedgerError, SubmissionUnknown, VaceError
 from airflow_vace.prediction import RETENTION_SECONDS, Prediction, PredictionStatus, parse_time
+from airflow_vace.storage.checks import problems_of
 from airflow_vace.submission.record import RECORD_KEY, Phase, Record
+
+if TYPE_CHECKING:
+    from airflow_vace.submission.rejected import Rejected
 
 OnOrphanedIntent = Literal["fail", "resubmit"]
 
-HOW_TO_RESUBMIT = f"delete the key {RECORD_KEY!r} in this task's state store and clear the task"
-HOW_TO_CONTINUE = (
-    "To continue with a prediction, use a VacePredictionSensor on its id; to submit again,"
-    f" {HOW_TO_RESUBMIT}, or set on_orphaned_intent='resubmit'."
-)
+_HOW_TO_RESUBMIT = f"delete the key {RECORD_KEY!r} in this task's state store and clear the task"
+_HOW_TO_SUBMIT_AN_ITEM_AGAIN = "give the item another key in the inputs"
 
 _ENDED_WITHOUT_VIDEO = (PredictionStatus.FAILED, PredictionStatus.CANCELED, PredictionStatus.ABORTED)
 
@@ -33,7 +34,9 @@ class Policy:
 
     `timeout` is in seconds from the submission. `reuse` is False if a clear asks for a new prediction.
     `on_orphaned_intent` applies to a lone intent without a list for the search. `only_submits` is True for a
-    task with the prediction's id as result, so an expired video is no loss.
+    task with the prediction's id as result, so an expired video is no loss. `is_of_item` is True for an item
+    of a batch, whose record a person cannot delete alone. `max_regenerations` is the number of predictions in
+    place of successes whose saved videos have problems.
     """
 
     timeout: float
@@ -41,6 +44,21 @@ class Policy:
     reuse: bool = True
     on_orphaned_intent: OnOrphanedIntent = "fail"
     only_submits: bool = False
+    is_of_item: bool = False
+    max_regenerations: int = 0
+
+    @property
+    def how_to_resubmit(self) -> str:
+        """What a person does to submit again, as an imperative clause."""
+        return _HOW_TO_SUBMIT_AN_ITEM_AGAIN if self.is_of_item else _HOW_TO_RESUBMIT
+
+    @property
+    def how_to_continue(self) -> str:
+        """What a person does after a create that may have been accepted."""
+        return (
+            "To continue with a prediction, use a VacePredictionSensor on its id; to submit again,"
+            f" {self.how_to_resubmit}, or set on_orphaned_intent='resubmit'."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +146,14 @@ Evidence = Prediction | Gone | Listed | None
 
 @dataclass(frozen=True, kw_only=True)
 class Submit:
-    """Submit a new prediction for the reason `why`; first cancel the prediction `cancel`, if any."""
+    """Submit a new prediction for the reason `why`; first cancel the prediction `cancel`, if any.
+
+    `rejected` holds the clips in whose place the prediction is made.
+    """
 
     why: str = ""
     cancel: Prediction | None = None
+    rejected: tuple[Rejected, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,13 +216,16 @@ def decide(record: Record | None, evidence: Evidence, situation: Situation) -> S
     if record is None:
         return Submit()
     if record.phase is Phase.INTENT:
-        return _step_after_intent(record, evidence, situation.policy.on_orphaned_intent)
+        return _step_after_intent(record, evidence, situation)
     known = record.known
     if record.phase is Phase.SETTLED and known.status is not PredictionStatus.SUCCEEDED:
-        return Submit(why=_ended_badly(known))
+        return Submit(why=_ended_badly(known), rejected=_kept_clips(record, situation))
     # In a retry by Airflow a template may render another input by chance, so that is no new order.
     if situation.fingerprint != record.fingerprint and not situation.may_differ:
         return _step_after_another_order(record)
+    # The problems of a saved video are certain, so no poll comes first.
+    if may_regenerate(record, situation.policy.max_regenerations):
+        return _step_after_rejection(record, situation.policy)
     match evidence:
         case None:
             return Poll(known)
@@ -214,7 +239,30 @@ def decide(record: Record | None, evidence: Evidence, situation: Situation) -> S
             assert_never(evidence)
 
 
-def _step_after_intent(record: Record, evidence: Evidence, on_orphaned_intent: OnOrphanedIntent) -> Step:
+def may_regenerate(record: Record | None, max_regenerations: int) -> bool:
+    """Return True if the recorded video has problems, and another prediction may take its place."""
+    if record is None or record.phase is not Phase.SETTLED or len(record.rejected) >= max_regenerations:
+        return False
+    return bool(problems_of(record.known.files))
+
+
+def _step_after_rejection(record: Record, policy: Policy) -> Step:
+    rejected = (*record.rejected, record.as_rejected())
+    return Submit(
+        why=f"The video of prediction {record.known.id} has problems, and stays saved: {rejected[-1]}"
+        f" Regeneration {len(rejected)} of {policy.max_regenerations}, with another seed.",
+        rejected=rejected,
+    )
+
+
+def _kept_clips(record: Record, situation: Situation) -> tuple[Rejected, ...]:
+    """Return the rejected clips that count for a further prediction of the order."""
+    is_same = situation.fingerprint == record.fingerprint or situation.may_differ
+    return record.rejected if is_same and situation.is_result_wanted else ()
+
+
+def _step_after_intent(record: Record, evidence: Evidence, situation: Situation) -> Step:
+    policy, rejected = situation.policy, _kept_clips(record, situation)
     if not isinstance(evidence, Listed):
         return Search(record)
     if evidence.found:
@@ -227,22 +275,26 @@ def _step_after_intent(record: Record, evidence: Evidence, on_orphaned_intent: O
     # Only a list without doubtful items proves that nothing was accepted, so only then a repeat is safe.
     if evidence.found is not None and not evidence.is_unclear:
         return Submit(
-            why=f"The create that was started at {record.intended_at} never arrived: the back-end lists no"
-            " such prediction, so nothing was paid for it."
+            why=f"The request for a prediction of {record.intended_at} never arrived: the back-end lists no"
+            " such prediction, so nothing was paid for it.",
+            rejected=rejected,
         )
     reason = evidence.why
     if evidence.found is not None:
         reason = "the back-end's list contains predictions that can't be distinguished from it"
-    lost = f"A create was started at {record.intended_at}, its response was lost, and {reason}"
-    if on_orphaned_intent == "resubmit":
+    lost = (
+        f"A request for a prediction was started at {record.intended_at}, its response was lost, and {reason}"
+    )
+    if policy.on_orphaned_intent == "resubmit":
         return Submit(
-            why=f"{lost}: it may be running, and be billed. Submitting again because of"
-            " on_orphaned_intent='resubmit'."
+            why=f"{lost}. The prediction may be running, and be billed. Submitting again because of"
+            " on_orphaned_intent='resubmit'.",
+            rejected=rejected,
         )
     return Refuse(
         SubmissionUnknown(
-            f"{lost}: a prediction may be running, and be billed, whose id nobody knows. Check the vendor's"
-            f" list of predictions. {HOW_TO_CONTINUE}"
+            f"{lost}. The prediction may be running under an unknown id, and be billed. Check the vendor's"
+            f" list of predictions. {policy.how_to_continue}"
         )
     )
 
@@ -271,7 +323,7 @@ def _step_after_poll(record: Record, latest: Prediction, situation: Situation) -
         return _step_after_success(record, latest, situation)
     # The attempt has paid for an adopted prediction itself, so the task reports its end and pays no second.
     if latest.status.is_final and not (situation.is_adopted and not situation.is_cleared):
-        return Submit(why=_ended_badly(latest))
+        return Submit(why=_ended_badly(latest), rejected=_kept_clips(record, situation))
     return Reattach(record, latest)
 
 
@@ -282,7 +334,7 @@ def _step_after_success(record: Record, latest: Prediction, situation: Situation
     has_expired = latest.has_expired_at(situation.now) or record.known.data_removed
     # Saved files outlive the retention, and a task with an id as result needs no files.
     if has_expired and not files and not situation.policy.only_submits:
-        return Submit(why=_expired(latest))
+        return Submit(why=_expired(latest), rejected=_kept_clips(record, situation))
     return Return(record, replace(latest, files=files))
 
 
@@ -297,7 +349,7 @@ def _step_after_denial(record: Record, gone: Gone, situation: Situation) -> Step
             LedgerError(
                 f"Prediction {known.id} was submitted {where}, and the connection {record.conn_id!r} leads to"
                 " another server or account now, which does not know it. Nothing was submitted since: point"
-                f" the connection back, or {HOW_TO_RESUBMIT}. Response: {gone.error}"
+                f" the connection back, or {situation.policy.how_to_resubmit}. Response: {gone.error}"
             )
         )
     ended = parse_time(known.completed_at)
@@ -307,7 +359,7 @@ def _step_after_denial(record: Record, gone: Gone, situation: Situation) -> Step
     is_id_enough = situation.policy.only_submits and situation.is_result_wanted
     if is_id_enough and known.status not in _ENDED_WITHOUT_VIDEO:
         return Return(record, replace(known, data_removed=True))
-    return Submit(why=_expired(known))
+    return Submit(why=_expired(known), rejected=_kept_clips(record, situation))
 
 
 def _ended_badly(prediction: Prediction) -> str:

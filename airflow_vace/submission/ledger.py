@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_vace.exceptions import LedgerError
+from airflow_vace.submission.expense import Spending
 from airflow_vace.submission.record import RECORD_KEY, Record
 
 if TYPE_CHECKING:
@@ -30,11 +31,15 @@ class Ledger:
     """The record of one task instance, in the state store that outlives attempts.
 
     :param store: Airflow's `task_state_store` of the task instance
+    :param spending: the expenses of the task, and its cap
     """
 
     is_durable = True
+    # The name of the record's prediction among the expenses.
+    name = ""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, spending: Spending | None = None) -> None:
+        self.spending = spending or Spending()
         self._store = store
         self._latest: Record | None = None
         self._was_read = False
@@ -61,13 +66,27 @@ class Ledger:
             ) from error
         self._latest = None if data is None else Record.from_json(data)
         self._was_read = True
+        self._note_expense(self._latest)
         return self._latest
 
-    def intend(self, record: Record, before: Record | None) -> None:
-        """Write an intent in place of the record `before`, and verify the stored intent.
+    def _reserve(self, record: Record) -> None:
+        """Reserve the money of an intent.
 
+        :raises BudgetExceeded: if the create would pass a cap
+        """
+        if record.expense is not None:
+            self.spending.reserve(self.name, record.expense)
+
+    def _note_expense(self, record: Record | None) -> None:
+        self.spending.note(self.name, None if record is None else record.expense)
+
+    def intend(self, record: Record, before: Record | None) -> None:
+        """Reserve money, write an intent in place of the record `before`, and verify the stored intent.
+
+        :raises BudgetExceeded: if the create would pass a cap
         :raises LedgerError: if the intent is not stored; a create must not follow
         """
+        self._reserve(record)
         try:
             self.write(record)
             # Two attempts may write at once and a store may lose a write, so only a read proves the intent.
@@ -97,6 +116,7 @@ class Ledger:
                 f"The state of this task's prediction could not be recorded ({type(error).__name__}: {error})"
             ) from error
         self._latest, self._was_read = record, True
+        self._note_expense(record)
 
     def confirm(self, record: Record) -> None:
         """Return if the store still holds this record, so this attempt may act.
@@ -126,6 +146,7 @@ class Ledger:
                 f"An intent could not be withdrawn ({type(error).__name__}: {error})"
             ) from error
         self._latest = None
+        self._note_expense(None)
 
 
 class AttemptLedger(Ledger):
@@ -139,7 +160,8 @@ class AttemptLedger(Ledger):
 
     is_durable = False
 
-    def __init__(self, ti: Any) -> None:
+    def __init__(self, ti: Any, spending: Spending | None = None) -> None:
+        self.spending = spending or Spending()
         self._ti = ti
         self._latest: Record | None = None
         self._was_read = ti is None
@@ -151,16 +173,20 @@ class AttemptLedger(Ledger):
         data = ti.xcom_pull(task_ids=ti.task_id, key=RECORD_KEY, map_indexes=ti.map_index)
         self._latest = None if data is None else Record.from_json(data)
         self._was_read = True
+        self._note_expense(self._latest)
         return self._latest
 
     def intend(self, record: Record, before: Record | None) -> None:
-        """Write nothing, since no later attempt could read the intent."""
+        """Reserve money, and write nothing, since no later attempt could read the intent."""
+        del before
+        self._reserve(record)
 
     def confirm(self, record: Record) -> None:
         """Return always, since no other attempt can see this record."""
 
     def write(self, record: Record) -> None:
         self._latest, self._was_read = record, True
+        self._note_expense(record)
         if self._ti is None:
             return
         try:
@@ -169,4 +195,5 @@ class AttemptLedger(Ledger):
             raise LedgerError(f"The prediction could not be recorded in XCom: {error}") from error
 
     def withdraw(self, before: Record | None) -> None:
-        """Delete nothing, since no intent was written."""
+        """Release the money; no intent was written."""
+        self._note_expense(before)

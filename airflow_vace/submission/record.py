@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, Any, Self
 from airflow_vace.exceptions import LedgerError, VaceError
 from airflow_vace.inputs import DEFAULT_MODEL
 from airflow_vace.prediction import Prediction
+from airflow_vace.storage.checks import packed, unpacked
+from airflow_vace.submission.expense import read_expense
 from airflow_vace.submission.order import mark_of, names_in_echo
+from airflow_vace.submission.rejected import SEED_COUNT, Rejected, next_seed, read_rejected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airflow_vace.submission.expense import Expense
     from airflow_vace.submission.order import Order
 
 # Airflow's state stores, XComs and the documentation use this name, so a rename would hide old records.
 RECORD_KEY = "vace_prediction"
 
-# Seeds have 31 bits: https://replicate.com/prunaai/vace-14b/api/schema
-_SEED_COUNT = 2**31
 # A worker's clock may be ahead of the vendor's, so a search begins earlier than the intent.
 _MAX_CLOCK_SKEW = timedelta(minutes=15)
 
@@ -60,7 +62,8 @@ class Terms:
     """The circumstances of a submission; `now` and `deadline` are in seconds since the epoch.
 
     `max_tries` is Airflow's number, None if unknown. `account` receives the create. `latest_version` is the
-    model's version at the server, looked up where the order names none.
+    model's version at the server, looked up where the order names none. `expense` is the money reserved for
+    the create, None without a price.
     """
 
     now: float
@@ -68,6 +71,7 @@ class Terms:
     max_tries: int | None = None
     account: Account | None = None
     latest_version: str | None = None
+    expense: Expense | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,8 @@ class Record:
     `arguments` is the order's digest of the same name. `is_own` is False for a prediction that may belong to
     another task. `deferred` is True while the attempt waits in the triggerer. `latest_version` is the version
     that was looked up for the create, as long as `version` is None. `order_digest` is the order's `digest`.
+    `expense` is the money of this and of earlier predictions, None without a price. `rejected` holds the
+    earlier successes of this order whose videos have problems, so its length is the number of regenerations.
     Records of older versions lack some members.
     """
 
@@ -116,15 +122,24 @@ class Record:
     offset: float | None = None
     latest_version: str | None = None
     order_digest: str | None = None
+    expense: Expense | None = None
+    rejected: tuple[Rejected, ...] = ()
 
     @classmethod
     def of(
-        cls, order: Order, terms: Terms, *, before: Record | None, sent: Mapping[str, Any] | None = None
+        cls,
+        order: Order,
+        terms: Terms,
+        *,
+        before: Record | None,
+        sent: Mapping[str, Any] | None = None,
+        rejected: tuple[Rejected, ...] = (),
     ) -> Self:
         """Return the intent to submit an order.
 
         :param before: the task's previous record
         :param sent: the input with URLs in place of paths (default: the order's values)
+        :param rejected: earlier clips of the order; with any, the seed is another one
         """
         orphan = before if before is not None and before.phase is Phase.INTENT else None
         earlier = before.earlier if before is not None else ()
@@ -132,7 +147,7 @@ class Record:
             # A gateway's list may name a prediction by the vendor's id.
             ids = (before.known.id, before.known.upstream_id)
             earlier = (*earlier, *(identifier for identifier in ids if identifier))
-        seed = _seed_for(order, orphan)
+        seed = _seed_for(order, orphan, rejected)
         values = _seeded(order.values if sent is None else sent, seed)
         marked = names_in_echo(values)
         # Two attempts may intend equal orders, so a nonce identifies the writer.
@@ -161,6 +176,8 @@ class Record:
             arguments=order.arguments,
             latest_version=terms.latest_version,
             order_digest=order.digest,
+            expense=terms.expense,
+            rejected=rejected,
         )
 
     @classmethod
@@ -180,6 +197,8 @@ class Record:
             known["deadline"] = float(known["deadline"])
             for name in ("origin", "account", "arguments", "latest_version", "order_digest"):
                 known[name] = known[name] if isinstance(known.get(name), str) else None
+            known["expense"] = read_expense(known.get("expense"))
+            known["rejected"] = read_rejected(known.get("rejected"))
             known["is_own"] = known.get("is_own") is not False
             known["deferred"] = known.get("deferred") is True
             offset = known.get("offset")
@@ -200,8 +219,11 @@ class Record:
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON form of the state store; older versions of this package can read the form."""
-        tuples = {"marked": list(self.marked), "earlier": list(self.earlier)}
-        return {**asdict(self), "phase": str(self.phase), **tuples}
+        members = {f.name: getattr(self, f.name) for f in fields(self)}
+        tuples: dict[str, Any] = {"marked": list(self.marked), "earlier": list(self.earlier)}
+        tuples["rejected"] = [clip.as_json() for clip in self.rejected]
+        expense = {} if self.expense is None else {"expense": self.expense.as_json()}
+        return {**members, "phase": str(self.phase), **tuples, **expense}
 
     def submitted(self, prediction: Prediction) -> Record:
         """Return the record of an accepted create."""
@@ -211,8 +233,19 @@ class Record:
         """Return the record of a prediction that has ended; saved files stay recorded."""
         kept = _kept_of(prediction)
         if not prediction.files and self.known.files:
-            kept["files"] = self.known.files
-        return replace(self, phase=Phase.SETTLED, prediction=kept, deferred=False)
+            kept["files"] = packed(self.known.files)
+        return replace(
+            self, phase=Phase.SETTLED, prediction=kept, deferred=False, expense=self.expense_after(prediction)
+        )
+
+    def expense_after(self, prediction: Prediction) -> Expense | None:
+        """Return the expense after the end of the recorded prediction, None without a price."""
+        return None if self.expense is None else self.expense.settled(prediction)
+
+    def as_rejected(self) -> Rejected:
+        """Return the entry of the recorded prediction, whose saved video has problems."""
+        cost = None if self.expense is None else self.expense.cost()
+        return Rejected.of(self.known, self.seed, cost)
 
     def seeded(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the input with the recorded seed."""
@@ -235,7 +268,9 @@ class Record:
 
         :raises VaceProtocolError: for an intent without prediction
         """
-        return Prediction.from_json(self.prediction)
+        known = Prediction.from_json(self.prediction)
+        rejected = [clip.as_json() for clip in self.rejected]
+        return replace(known, files=unpacked(known.files), rejected=rejected)
 
     @property
     def listed_from(self) -> str:
@@ -265,14 +300,23 @@ class Record:
         return self.is_of(readable) is not False
 
 
-def _seed_for(order: Order, orphan: Record | None) -> int | None:
-    """Return the seed to submit; None for models without a known seed."""
+def _seed_for(order: Order, orphan: Record | None, rejected: tuple[Rejected, ...]) -> int | None:
+    """Return the seed to submit; None for models without a known seed.
+
+    With rejected clips, the seed is none of theirs.
+    """
+    used = {clip.seed for clip in rejected}
     if not order.is_random:
-        return order.values.get("seed") if order.model.lower() == DEFAULT_MODEL else None
+        given = order.values.get("seed")
+        if rejected and isinstance(given, int):
+            return next_seed(given, len(rejected), {given, *used})
+        return given if order.model.lower() == DEFAULT_MODEL else None
     if orphan is not None and orphan.is_seed_drawn and orphan.fingerprint == order.fingerprint:
         # With the same seed, a lost create that appears late is still recognised.
         return orphan.seed
-    return secrets.randbelow(_SEED_COUNT)
+    while (drawn := secrets.randbelow(SEED_COUNT)) in used:
+        pass
+    return drawn
 
 
 def _seeded(values: Mapping[str, Any], seed: int | None) -> Mapping[str, Any]:
@@ -283,5 +327,8 @@ def _kept_of(prediction: Prediction) -> dict[str, Any]:
     """Return the members of a prediction that a record stores: no output, no signed or empty members."""
     # All users of the DAG can read the state store, so the output stays out.
     kept = {**prediction.payload(), "output": None}
+    kept["files"] = packed(prediction.files)
+    # The record itself holds the rejected clips.
+    kept.pop("rejected", None)
     kept["urls"] = {name: url for name, url in kept["urls"].items() if name in ("get", "cancel", "web")}
     return {name: value for name, value in kept.items() if value not in (None, {}, [])}

@@ -47,7 +47,7 @@ class CreateSearch:
         lister = self._lister_of(intent)
         if isinstance(lister, Listed):
             return lister
-        self.log.info("Searching the back-end's list for the create")
+        self.log.info("Searching the back-end's list of predictions for the lost request")
         grace = self._seconds_to_arrive(intent)
         max_trouble = self.hook.timing.max_trouble_seconds
         began, is_list_missing = time.monotonic(), False
@@ -122,7 +122,7 @@ def _listed_from(intent: Record, hook: VaceHook) -> datetime:
 
 def _unsearchable(intent: Record, error: VaceError) -> SubmissionUnknown:
     return SubmissionUnknown(
-        f"The result of the create of {intent.intended_at} could not be looked up: {error}"
+        f"The result of the request for a prediction of {intent.intended_at} could not be looked up: {error}"
         " Nothing was submitted since; a retry searches again.",
         may_be_retried=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, assert_never
 
 from airflow_vace.exceptions import LedgerError
@@ -13,6 +14,7 @@ from airflow_vace.submission.decision import (
     Adopt,
     Attempt,
     Gone,
+    Listed,
     Poll,
     Reattach,
     Refuse,
@@ -23,6 +25,7 @@ from airflow_vace.submission.decision import (
     decide,
 )
 from airflow_vace.submission.poll import EarlierPrediction
+from airflow_vace.submission.record import Phase
 from airflow_vace.submission.search import CreateSearch
 from airflow_vace.submission.takeover import Takeover
 
@@ -36,11 +39,28 @@ if TYPE_CHECKING:
     from airflow_vace.submission.record import Record
 
 
+class Origin(Enum):
+    """Origins of a task's prediction.
+
+    `CREATED` is a create of this attempt, or the found create of an earlier one. `KEPT` is a prediction of an
+    earlier attempt, `RETURNED` a success that a cleared task gets again, and `REUSED` a saved file.
+    """
+
+    CREATED = auto()
+    KEPT = auto()
+    RETURNED = auto()
+    REUSED = auto()
+
+
 def _unchanged(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
 def _no_files(_: str) -> None:
+    return None
+
+
+def _nothing_saved(_: Record) -> None:
     return None
 
 
@@ -54,6 +74,7 @@ class Submission:
     `prediction` is set as soon as the prediction is known, for a cancel by a signal handler; `order` is the
     latest order of the attempt. `is_recorded` is True if another attempt would find the prediction in the
     ledger. `is_own` is False for a prediction that may belong to another task, with no cancel allowed.
+    `origin` says how the task came to the prediction.
 
     :param hook: the hook of the order's connection
     :param ledger: the records of earlier attempts
@@ -62,6 +83,7 @@ class Submission:
     :param reachable: replaces paths in an input by URLs, immediately before the create, since URLs may expire
     :param saved: returns the files of a prediction's id at their final places, None without files
     :param attempt: Airflow's numbers of the attempt (default: unknown)
+    :param saved_of: returns the saved success of an intent's create, None without one
     :param reusable: returns the order with its digest, and the saved success of an equal order, or None
     """
 
@@ -75,6 +97,7 @@ class Submission:
         reachable: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _unchanged,
         saved: Callable[[str], list[dict[str, Any]] | None] = _no_files,
         attempt: Attempt | None = None,
+        saved_of: Callable[[Record], Prediction | None] = _nothing_saved,
         reusable: Callable[[Order], tuple[Order, Prediction | None]] = _nothing_reusable,
     ) -> None:
         self.hook = hook
@@ -83,11 +106,13 @@ class Submission:
         self.log = log
         self.reachable = reachable
         self.attempt = attempt or Attempt()
+        self.saved_of = saved_of
         self.reusable = reusable
         self.prediction: Prediction | None = None
         self.order: Order | None = None
         self.is_recorded = True
         self.is_own = True
+        self.origin = Origin.CREATED
         self._creator = Creator(hook, ledger, policy, self.attempt, log)
         self._search = CreateSearch(hook, log)
         self._earlier = EarlierPrediction(hook, saved, log)
@@ -117,6 +142,7 @@ class Submission:
         :param order_since: makes the order; connection defaults come from the given record, if any
         :raises LedgerError: if the record is unreadable; nothing was submitted
         :raises SubmissionUnknown: if a prediction may exist that no search can find
+        :raises VideoRejected: if a cap has no room for another prediction after a rejected clip
         :raises VaceError: if a poll or the create failed
         """
         record = self.ledger.read()
@@ -131,14 +157,15 @@ class Submission:
                     order, known, saved = self._renewed(order_since, order, record)
                     if saved is not None:
                         self._creator.cancel_replaced(step, record, "A saved file is the result, at no cost.")
-                        self.prediction, self.is_own = saved, False
+                        self.prediction, self.is_own, self.origin = saved, False, Origin.REUSED
                         return saved, self.hook.wall_clock()
                     version = self._creator.latest_version(order, known)
                     sent = self.reachable(order.values)
-                    self._creator.cancel_replaced(step, record)
+                    canceled = self._creator.cancel_replaced(step, record)
                     # From here on a kill must not cancel the old prediction in place of the new.
                     self.prediction = None
-                    before, record = record, self._creator.intend(order, sent, record, version)
+                    before = record if record is None else _closed(record, canceled or evidence)
+                    record = self._creator.intend(order, sent, before, version, step.rejected)
                     self.is_own = self._has_intended = True
                     evidence, is_adopted = None, False
                     lost_creates += 1
@@ -151,17 +178,26 @@ class Submission:
                     self.prediction, self.is_own = prediction, record is None or record.is_own
                     evidence = self._earlier.poll(prediction)
                 case Search(intent):
-                    evidence = self._search.search(intent)
+                    evidence = self._searched(intent)
                 case Adopt(intent, prediction, others):
                     record, evidence = self._adopt(intent, prediction, others), prediction
                     is_adopted = True
                 case Reattach(found, prediction) | Return(found, prediction):
                     self.is_own = found.is_own
+                    self.origin = self._origin_of(step, is_adopted=is_adopted)
                     return prediction, self._takeover.continue_with(step, order)
                 case Refuse(error):
                     raise error
                 case _:
                     assert_never(step)
+
+    def _searched(self, intent: Record) -> Listed:
+        """Search the list for a lost create; without a list, the place of its video."""
+        listed = self._search.search(intent)
+        # An attempt whose records were out of reach may have saved the video all the same.
+        if listed.found is None and (saved := self.saved_of(intent)) is not None:
+            return Listed(found=(saved,))
+        return listed
 
     # --- deciding ----------------------------------------------------------------------------------
 
@@ -209,6 +245,12 @@ class Submission:
         self.order, saved = self.reusable(order)
         return self.order, before, saved
 
+    def _origin_of(self, step: Reattach | Return, *, is_adopted: bool) -> Origin:
+        if is_adopted:
+            return Origin.CREATED
+        is_returned = isinstance(step, Return) and self.attempt.is_cleared_since(step.record)
+        return Origin.RETURNED if is_returned else Origin.KEPT
+
     def _confirmed_now(self) -> float:
         return self.hook.clock.confirmed(self.hook.wall_clock())
 
@@ -230,14 +272,19 @@ class Submission:
     def _adopt(self, intent: Record, prediction: Prediction, others: tuple[Prediction, ...]) -> Record:
         """Record the found prediction of a lost create, and cancel duplicates."""
         self.log.warning(
-            "The create was accepted: prediction %s, %s, has its input and time, and is this task's",
+            "The lost request was accepted: prediction %s, %s, has its input and time, and is this task's",
             prediction.id,
             prediction.status,
         )
+        expense = intent.expense
         for other in others:
             self.log.warning("Prediction %s is a duplicate from the same create", other.id)
-            hook_of(intent, self.hook).stop_prediction(other)
-        record = replace(intent.submitted(prediction), is_own=intent.is_seed_drawn)
+            canceled = hook_of(intent, self.hook).stop_prediction(other)
+            if expense is not None:
+                # The duplicate is billed too, and nobody would have to pay more than was reserved for one.
+                charged = expense.price.charge(canceled or other).amount
+                expense = expense.and_also(expense.reserved if charged is None else charged)
+        record = replace(intent.submitted(prediction), is_own=intent.is_seed_drawn, expense=expense)
         self._write(record)
         return record
 
@@ -248,6 +295,18 @@ class Submission:
             # The prediction is paid, so the attempt continues without a record.
             self.is_recorded = False
             self.log.warning("%s: only this attempt knows prediction %s", error, record.known.id)
+
+
+def _closed(record: Record, evidence: Evidence) -> Record:
+    """Return the record with the cost of its prediction, as far as the evidence shows the cost."""
+    if record.expense is None:
+        return record
+    if record.phase is Phase.INTENT:
+        is_denied = isinstance(evidence, Listed) and evidence.found == () and not evidence.is_unclear
+        return replace(record, expense=record.expense.denied()) if is_denied else record
+    if isinstance(evidence, Prediction) and evidence.id == record.known.id:
+        return replace(record, expense=record.expense_after(evidence))
+    return record
 
 
 def _is_same_wish(record: Record, order: Order) -> bool:

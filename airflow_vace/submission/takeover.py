@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.exceptions import LedgerError
-from airflow_vace.submission.decision import HOW_TO_RESUBMIT, Reattach, Return
+from airflow_vace.submission.decision import Reattach, Return
 from airflow_vace.submission.record import Phase
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Takeover:
             return
         if record.phase is Phase.INTENT:
             self.log.warning(
-                "An earlier attempt of this task started a create at %s, and recorded no response",
+                "An earlier attempt of this task started a request for a prediction at %s, and recorded no"
+                " response",
                 record.intended_at,
             )
             return
@@ -91,7 +92,7 @@ class Takeover:
                 "Prediction %s has succeeded: its result is returned, nothing is paid again. To generate"
                 " again, start a new DAG run, set reuse=False, or %s",
                 prediction.id,
-                HOW_TO_RESUBMIT,
+                self.policy.how_to_resubmit,
             )
         elif not prediction.status.is_final:
             self.log.info(

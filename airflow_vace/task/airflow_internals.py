@@ -61,6 +61,34 @@ def states_request(ti: Any, task_ids: Sequence[str], map_index: int | None = Non
 # --- XCom ------------------------------------------------------------------------------------------
 
 
+def share_loop(task: Any, other: Any) -> bool:
+    """Return True if two tasks are in the same task loop (Airflow 3.4)."""
+    from airflow.sdk.definitions._internal.loop import (  # type: ignore[import-not-found]  # Airflow 3.4
+        get_enclosing_loop,
+    )
+
+    first, second = get_enclosing_loop(task), get_enclosing_loop(other)
+    return first is not None and second is not None and first.group_id == second.group_id
+
+
+def xcoms_of_last_pass(ti: Any, task: Any, key: str) -> list[Any]:
+    """Return the XComs of a task in the previous pass of the loop that it shares with a task instance."""
+    from airflow.sdk.definitions.xcom_arg import PlainXComArg
+    from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
+
+    options: dict[str, Any] = {"previous_iteration": True}
+    return list(LazyXComSequence(xcom_arg=PlainXComArg(task, key), ti=ti, **options))
+
+
+def has_state_store() -> bool:
+    """Return True if Airflow keeps a state of tasks across attempts (Airflow 3.3+)."""
+    try:
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+    except ImportError:
+        return False
+    return NEVER_EXPIRE is not None
+
+
 def can_write_xcom_in_triggerer() -> bool:
     """Return True if triggers can write an XCom (Airflow 3.3+)."""
     from airflow.sdk.bases.xcom import BaseXCom
@@ -151,11 +179,27 @@ def post_execute_hook_of(task: Any) -> Any:
     return getattr(task, "_post_execute_hook", None)
 
 
-def has_listeners() -> bool:
-    """Return True if a plugin listens to the states of tasks."""
+def has_listeners(task: Any) -> bool:
+    """Return True if a plugin listens to the success of a task.
+
+    The listener of OpenLineage counts unless the provider's policy leaves out the task's events.
+    """
     from airflow.sdk.listener import get_listener_manager
 
-    return bool(get_listener_manager().has_listeners)
+    heard = get_listener_manager().hook.on_task_instance_success.get_hookimpls()
+    names = [getattr(each.plugin, "__module__", None) or type(each.plugin).__module__ for each in heard]
+    others = [name for name in names if not name.startswith("airflow.providers.openlineage.")]
+    return bool(others) or (len(names) > len(others) and _emits_lineage(task))
+
+
+def _emits_lineage(task: Any) -> bool:
+    try:
+        from airflow.providers.openlineage.utils.emission_policy import resolve_task_emission_policy
+
+        policy = resolve_task_emission_policy(operator=task, dag_id=task.dag_id, task_id=task.task_id)
+        return bool(policy.emit)
+    except Exception:  # noqa: BLE001 - another version of the provider; then the event counts
+        return True
 
 
 def is_asset_reference(outlet: Any) -> bool:

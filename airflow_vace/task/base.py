@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_vace.hooks import VaceHook
+    from airflow_vace.observability.lineage import Lineage
     from airflow_vace.prediction import Prediction
     from airflow_vace.task.run import SaveIn, TaskRun
 
@@ -36,6 +37,7 @@ class WaitingOperator(BaseOperator):
     end_from_trigger: bool | None
     # The parameter `label`: Airflow's graph shows the attribute `label` of a task as the task's name.
     video_label: Any = None
+    partition_key: Any = None
     # The arguments of a mapped task's instance, which Airflow knows only until the templates are rendered.
     _given: Mapping[str, Any] | None = None
     # The run of this process; None until Airflow runs the task.
@@ -78,6 +80,27 @@ class WaitingOperator(BaseOperator):
         """
         if self._run is not None:
             handle_kill(self._run)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return files and predictions of the task for OpenLineage; its provider calls this method."""
+        del task_instance  # the run of this process knows more
+        from airflow_vace.observability.lineage import Lineage
+
+        found = Lineage()
+        self.add_lineage(found)
+        return found.for_openlineage()
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """Return the same for a task that has failed, as far as known."""
+        return self.get_openlineage_facets_on_complete(task_instance)
+
+    def add_lineage(self, lineage: Lineage) -> None:
+        """Add the prediction of the task."""
+        run = self._run
+        if run is not None and run.prediction is not None:
+            prediction = run.marked(run.prediction)
+            model = prediction.model or getattr(self, "model", None)
+            lineage.add(run.input or prediction.input, prediction.payload(), model=model)
 
     @property
     def linked_prediction(self) -> Prediction | None:

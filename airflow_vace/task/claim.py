@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow_vace.exceptions import LedgerError, VaceError
 from airflow_vace.submission.ledger import AttemptLedger, Ledger
 from airflow_vace.submission.record import Phase
+from airflow_vace.task.budget import spending_of
 from airflow_vace.task.state import is_test_of_a_task
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class Claim(Protocol):
     def is_known_to_retry(self) -> bool:
         """Return True if a later attempt would go on with the prediction."""
 
+    def has_settled(self, prediction: Prediction) -> bool:
+        """Return True if an earlier attempt has recorded the end of the prediction."""
+
     def stop_submitting(self) -> Prediction | None:
         """Send no create from now on; return the prediction submitted so far, or None."""
 
@@ -51,6 +55,10 @@ class SensorClaim:
     def is_known_to_retry(self) -> bool:
         return self._ti is not None
 
+    def has_settled(self, prediction: Prediction) -> bool:
+        del prediction  # a sensor keeps no record
+        return False
+
     def stop_submitting(self) -> None:
         return None
 
@@ -58,7 +66,8 @@ class SensorClaim:
 class OperatorClaim:
     """Claim of an operator, by the record in the ledger.
 
-    `submission` is None in a process that has submitted nothing, after a deferral.
+    `submission` is None in a process that has submitted nothing, after a deferral. `is_stopped` is True after
+    a kill; no create follows then.
 
     :param ledger: the record of the task, for all attempts or for one
     :param ti: the task instance, None outside of Airflow
@@ -70,19 +79,27 @@ class OperatorClaim:
     def __init__(self, ledger: Ledger, ti: Any, log: Any) -> None:
         self.ledger = ledger
         self.submission: Submission | None = None
+        self.is_stopped = False
         self._ti = ti
         self._log = log
 
     @classmethod
-    def of(cls, context: Any, log: Any, *, is_durable: bool, is_deferrable: bool) -> OperatorClaim:
-        """Return a claim with the most durable ledger at hand."""
+    def of(
+        cls, context: Any, log: Any, *, is_durable: bool, is_deferrable: bool, max_cost: object = None
+    ) -> OperatorClaim:
+        """Return a claim with the most durable ledger at hand.
+
+        :param max_cost: the author's cap, rendered
+        :raises VaceInputError: for a cap that is no amount
+        """
+        spending = spending_of(max_cost, context)
         ti, store = context.get("ti"), context.get("task_state_store")
         if is_test_of_a_task():
             # The state store may be that of a real run, whose record must stay as it is.
-            return cls(AttemptLedger(None), ti, log)
+            return cls(AttemptLedger(None, spending), ti, log)
         if is_durable and store is not None:
-            return cls(Ledger(store), ti, log)
-        return cls(AttemptLedger(ti if is_deferrable else None), ti, log)
+            return cls(Ledger(store, spending), ti, log)
+        return cls(AttemptLedger(ti if is_deferrable else None, spending), ti, log)
 
     @property
     def is_durable(self) -> bool:
@@ -107,7 +124,14 @@ class OperatorClaim:
     def is_known_to_retry(self) -> bool:
         return self.is_durable and self.is_recorded and self._ti is not None
 
+    def has_settled(self, prediction: Prediction) -> bool:
+        with suppress(LedgerError):
+            record = self.ledger.latest
+            return record is not None and record.phase is Phase.SETTLED and record.known.id == prediction.id
+        return False
+
     def stop_submitting(self) -> Prediction | None:
+        self.is_stopped = True
         submission = self.submission
         if submission is None:
             return None
@@ -172,11 +196,25 @@ class OperatorClaim:
 
         A running prediction and a reused file change nothing, and an error of the store is logged.
         """
-        if prediction is None or not prediction.status.is_final or not self.is_durable:
-            return
         # The prediction of a reused file is another task's, so this ledger has no record of it.
-        if prediction.reused:
+        if prediction is None or not prediction.status.is_final or prediction.reused:
             return
+        if self.is_durable:
+            self._settle(prediction)
+
+    def settle_rejected(self, prediction: Prediction) -> None:
+        """Record a success whose video has problems, before another prediction takes its place.
+
+        :raises LedgerError: if the ledger has no such record afterwards
+        """
+        self._settle(prediction)
+        if not self.has_settled(prediction):
+            raise LedgerError(
+                f"The video of prediction {prediction.id} has problems, and this could not be recorded."
+                " Nothing was submitted since; a retry goes on, and pays nothing twice."
+            )
+
+    def _settle(self, prediction: Prediction) -> None:
         try:
             # Another attempt may have taken over during the wait, so the record is read again: to
             # overwrite a new intent would lose a create that is billed.

@@ -13,7 +13,13 @@ from airflow.providers.common.compat.sdk import (
     AirflowTaskTimeout,
 )
 
-from airflow_vace.exceptions import PredictionExpired, PredictionFailed, VaceError, VaceTransportError
+from airflow_vace.exceptions import (
+    PredictionExpired,
+    PredictionFailed,
+    VaceError,
+    VaceTransportError,
+    VideoRejected,
+)
 from airflow_vace.prediction import RETENTION_SECONDS, PredictionStatus
 from airflow_vace.task.errors import can_poll_later
 from airflow_vace.task.kill import handle_kill, wait_for_cancel
@@ -38,10 +44,16 @@ def closing(run: TaskRun) -> Iterator[None]:
     try:
         yield
     except _FAILURES as error:
-        push_snapshot(run, run.prediction, error)
+        push_snapshot(run, run.prediction or _rejected_by(error), error)
         raise
     finally:
         wait_for_cancel(run)
+
+
+def _rejected_by(error: BaseException) -> Prediction | None:
+    """Return the prediction of a rejected video that no other one could replace; None for other errors."""
+    cause = error.__cause__ if isinstance(error, AirflowFailException) else error
+    return cause.prediction if isinstance(cause, VideoRejected) else None
 
 
 @contextmanager
@@ -55,6 +67,7 @@ def retrying_for_free(run: OperatorRun, prediction: Prediction) -> Iterator[None
         yield
     except AirflowTaskTimeout as error:
         handle_kill(run)
+        run.count_end(run.prediction)
         claim.settle(run.prediction)
         latest = run.prediction or prediction
         if claim.is_durable and latest.status is PredictionStatus.SUCCEEDED:
@@ -69,6 +82,7 @@ def retrying_for_free(run: OperatorRun, prediction: Prediction) -> Iterator[None
         if isinstance(failure, PredictionExpired):
             # A server may go on to list an output whose file is gone, so the record keeps this fact.
             run.prediction = replace(failure.prediction, data_removed=True)
+        run.count_end(run.prediction)
         claim.settle(run.prediction)
         # A full queue at the vendor, for example, is over by the time of a retry, which then submits again.
         if isinstance(failure, PredictionFailed) and failure.worth_another_run:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import read_input
 from airflow_vace.plain import id_text, is_absent, is_record, plain, unwrapped
+from airflow_vace.redaction import excerpt
 from airflow_vace.task.airflow_internals import is_set_during_execution
 
 if TYPE_CHECKING:
@@ -16,9 +19,15 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+log = logging.getLogger(__name__)
+
+# As Jinja renders a missing value.
+_NONE = re.compile(r"\bNone\b")
 DEFAULT_CONN_ID = "vace_default"
 
-_TEXT_FIELDS = frozenset({"model", "version", "vace_conn_id", "save_to", "video_label", "prediction"})
+_TEXT_FIELDS = frozenset(
+    {"model", "version", "vace_conn_id", "save_to", "video_label", "prediction", "partition_key"}
+)
 
 
 def read_fields(task: Any) -> None:
@@ -60,6 +69,7 @@ def without_missing(given: Any, rendered: Any) -> Any:
     :param given: the field before rendering
     """
     if isinstance(given, str):
+        _warn_of_none_inside(given, rendered)
         # Jinja's `Undefined` is a missing value too, and has an empty text.
         is_missing = is_absent(rendered) or _is_undefined(rendered)
         return None if is_missing and not is_absent(given) else rendered
@@ -70,6 +80,17 @@ def without_missing(given: Any, rendered: Any) -> Any:
     if isinstance(given, list | tuple) and isinstance(rendered, list | tuple):
         return [without_missing(one, other) for one, other in zip(given, rendered, strict=True)]
     return rendered
+
+
+def _warn_of_none_inside(given: str, rendered: Any) -> None:
+    """Log a warning for a longer text in which a template has rendered to nothing."""
+    is_text = isinstance(rendered, str) and not is_absent(rendered)
+    if is_text and "{" in given and len(_NONE.findall(rendered)) > len(_NONE.findall(given)):
+        log.warning(
+            "The word None is in the rendered text %r: if a template has rendered to nothing there, check"
+            " the task_ids (and map_indexes) of xcom_pull",
+            excerpt(rendered, 200),
+        )
 
 
 def _is_undefined(value: Any) -> bool:

@@ -7,6 +7,7 @@ does not cancel, and neither does a stopped worker if another attempt goes on wi
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import Enum, auto
 from threading import Thread
 from typing import TYPE_CHECKING, Any, assert_never
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, assert_never
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_vace.core.references import read_known, read_reference
+from airflow_vace.observability.metrics import TaskMetrics
+from airflow_vace.task.costs import cost_of
 from airflow_vace.task.state import RUNNING, UNKNOWN, aread_state, is_ended, read_state
 
 if TYPE_CHECKING:
@@ -83,8 +86,10 @@ def handle_kill(run: TaskRun) -> None:
 
     :param run: the run of the task, which knows the prediction
     """
+    # The body runs on for a while, and a rejected video would otherwise lead to another prediction.
+    submitted = run.claim.stop_submitting()
     if run.prediction is None:
-        run.prediction = run.claim.stop_submitting()
+        run.prediction = submitted
     prediction = run.prediction
     if prediction is None:
         return
@@ -168,4 +173,7 @@ async def acancel_if_ended(ti: Any, reference: object, vace_conn_id: str, log: A
     from airflow_vace.hooks import VaceHook
 
     async with VaceHook(vace_conn_id) as hook:
-        await hook.astop_prediction(read_known(reference))
+        latest = await hook.astop_prediction(read_known(reference))
+        if latest is not None and latest.status.is_final:
+            ended = replace(latest, cost=cost_of(hook, latest, {}))
+            TaskMetrics(ti, lambda: hook.settings).ended(ended)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_vace.submission.record import Phase
 from airflow_vace.task.claim import OperatorClaim
 from airflow_vace.task.deadline import Deadline
+from airflow_vace.task.errors import translated
 from airflow_vace.task.run import TaskRun, WaitingTask
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_vace.prediction import Prediction
     from airflow_vace.submission.decision import OnOrphanedIntent
     from airflow_vace.task.run import Reuse
 
@@ -46,6 +49,12 @@ class SubmittingTask(WaitingTask, Protocol):
     def timeout(self) -> float: ...
     @property
     def cancel_on_timeout(self) -> bool: ...
+    @property
+    def max_cost(self) -> object: ...
+    @property
+    def max_regenerations(self) -> int | None: ...
+    @property
+    def is_dry_run(self) -> object: ...
 
 
 class OperatorRun(TaskRun):
@@ -60,14 +69,48 @@ class OperatorRun(TaskRun):
     claim: OperatorClaim
 
     def __init__(self, task: SubmittingTask, context: Context, claim: OperatorClaim | None = None) -> None:
-        claim = claim or OperatorClaim.of(
-            context,
-            task.log,
-            is_durable=task.durable,
-            is_deferrable=task.wait_for_completion and task.deferrable,
-        )
+        with translated():
+            claim = claim or OperatorClaim.of(
+                context,
+                task.log,
+                is_durable=task.durable,
+                is_deferrable=task.wait_for_completion and task.deferrable,
+                max_cost=task.max_cost,
+            )
         super().__init__(task, context, claim)
-        self.deadline = Deadline(self, claim, timeout=task.timeout, cancel_on_timeout=task.cancel_on_timeout)
+        self.deadline = self._new_deadline()
+
+    def _new_deadline(self) -> Deadline:
+        task = self.task
+        return Deadline(self, self.claim, timeout=task.timeout, cancel_on_timeout=task.cancel_on_timeout)
+
+    def begin_again(self) -> None:
+        """Forget the prediction, after its video was rejected; the claim stays."""
+        self.prediction, self.input, self.recorded_seed = None, {}, None
+        self.is_saved = self.is_end_counted = False
+        self.pushed_status = self.waits_since = None
+        self.deadline = self._new_deadline()
+
+    def marked(self, prediction: Prediction) -> Prediction:
+        marked = super().marked(prediction)
+        with suppress(Exception):  # rejected clips describe the video, so no error may cost the video
+            record = None if prediction.reused else self.claim.ledger.latest
+            if record is None or prediction.id in record.earlier:
+                return marked
+            # After a failed write the intent is the latest record of the prediction.
+            if record.phase is Phase.INTENT or record.known.id == prediction.id:
+                return replace(marked, rejected=[clip.as_json() for clip in record.rejected])
+        return marked
+
+    def cost_of(self, prediction: Prediction) -> dict[str, Any]:
+        record = None
+        with suppress(Exception):  # a cost describes the video, so no error may cost the video
+            record = None if prediction.reused else self.claim.ledger.latest
+        if record is None or record.phase is Phase.INTENT or record.known.id != prediction.id:
+            return super().cost_of(prediction)
+        # The price at the submission applies, whatever the table says now.
+        expense = record.expense_after(prediction)
+        return super().cost_of(prediction) if expense is None else expense.cost()
 
     @property
     def order_digest(self) -> str | None:

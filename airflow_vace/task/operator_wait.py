@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.wait import PollAgain
 from airflow_vace.exceptions import PredictionTimeout
+from airflow_vace.task.checking import result_or_rejected
 from airflow_vace.task.defer import defer_until_final
 from airflow_vace.task.ending import retrying_for_free
-from airflow_vace.task.polling import poll_once
-from airflow_vace.task.result import result_of
+from airflow_vace.task.polling import poll_once, wait_here
 
 if TYPE_CHECKING:
     from airflow_vace.core.wait import Wait
@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 
 def wait_for_result(
     run: OperatorRun, wait: Wait, make_trigger: MakeTrigger | None, *, gave_up: int = 0
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Wait for the end, or defer; return the payload of a success.
 
+    :return: None for a rejected video, whose place another prediction takes: submit again
     :param make_trigger: makes the trigger to defer with; None waits on the worker
     :param gave_up: number of triggers that have given up this wait
     """
     with retrying_for_free(run, wait.prediction):
         prediction = _final(run, wait, make_trigger, gave_up)
-        result = result_of(run, prediction)
-        run.claim.settle(run.prediction)
-        return result
+        return result_or_rejected(run, prediction)
 
 
 def _final(run: OperatorRun, wait: Wait, make_trigger: MakeTrigger | None, gave_up: int) -> Prediction:
@@ -49,8 +48,7 @@ def _end_of(run: OperatorRun, wait: Wait, make_trigger: MakeTrigger | None, gave
     if wait.prediction.status.is_final:
         return wait.prediction
     if make_trigger is None:
-        left = None if wait.deadline is None else wait.deadline - run.now()
-        return run.hook.wait_for_prediction(wait.prediction, left, poll_interval=wait.poll_interval)
+        return wait_here(run, wait)
     polled = poll_once(run, wait)
     if isinstance(polled, PollAgain):
         # The next attempt takes an early end of this wait for a person's clear only by this note.

@@ -95,9 +95,10 @@ def note_input(run: TaskRun, order: Order, record: Record | None) -> None:
 def note_reused(run: TaskRun, order: Order, prediction: Prediction) -> None:
     """Note the input of a saved success, whose files need no further check.
 
-    :param order: of this task, equal to the order of the prediction but for a random seed
+    :param order: of this task, equal to the order of the prediction but for a random or a regenerated seed
     """
     run.is_saved, run.recorded_seed = True, prediction.seed
-    if order.is_random and prediction.seed is not None:
+    has_known_seed = order.is_random or order.fixed_seed is not None
+    if has_known_seed and prediction.seed is not None:
         order = order.with_seed(prediction.seed)
     run.input = order.values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import iscoroutinefunction
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
@@ -9,7 +10,9 @@ from airflow_vace.exceptions import VaceInputError
 from airflow_vace.input_files import path_text
 from airflow_vace.plain import is_absent
 from airflow_vace.redaction import excerpt
+from airflow_vace.storage.checks import STRICT_MODES, CheckMode
 from airflow_vace.submission.decision import OnOrphanedIntent
+from airflow_vace.task.budget import check_max_cost
 from airflow_vace.task.run import SaveIn
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from airflow_vace.task.run import Reuse
 
 _MAX_SECONDS = 365 * 86400
+# A record holds all rejected clips, and a model that fails more often needs a person.
+MAX_REGENERATIONS = 10
 
 
 class BatchTask(Protocol):
@@ -27,6 +32,12 @@ class BatchTask(Protocol):
     def save_to(self) -> Any: ...
     @property
     def save_in(self) -> SaveIn: ...
+    @property
+    def checks(self) -> object: ...
+    @property
+    def check(self) -> object: ...
+    @property
+    def max_regenerations(self) -> object: ...
     @property
     def deferrable(self) -> bool: ...
     @property
@@ -43,6 +54,12 @@ class BatchTask(Protocol):
     def reuse(self) -> Reuse: ...
     @property
     def on_orphaned_intent(self) -> OnOrphanedIntent: ...
+    @property
+    def max_cost(self) -> object: ...
+
+
+# None of them is a template field.
+_FLAGS = ("wait_for_completion", "deferrable", "durable", "cancel_on_kill", "cancel_on_timeout")
 
 
 def check_saving(save_to: object, save_in: object, end_from_trigger: object, *, is_deferrable: bool) -> None:
@@ -68,6 +85,70 @@ def check_saving(save_to: object, save_in: object, end_from_trigger: object, *, 
         )
 
 
+def check_checks(checks: object, check: object, save_to: object, save_in: object) -> None:
+    """Check the parameters of checks.
+
+    :raises ValueError: for a mode or a check that cannot work
+    """
+    if checks is not None and checks not in get_args(CheckMode):
+        raise ValueError(f"checks is {checks!r}; it must be {' or '.join(map(repr, get_args(CheckMode)))}")
+    if check is None:
+        is_asked = checks in ("warn", *STRICT_MODES)
+    elif not callable(check) or iscoroutinefunction(check):
+        raise ValueError(f"check is {check!r}; it must be a plain function of facts and path")
+    elif checks == "off":
+        raise ValueError("check= has no effect with checks='off': leave checks out")
+    elif save_in == "triggerer":
+        raise ValueError("check= runs on a worker: a triggerer has no functions of a DAG; leave save_in out")
+    else:
+        is_asked = True
+    if is_asked and is_absent(save_to):
+        raise ValueError(
+            "checks need save_to: videos are checked when they are saved; give save_to, or leave checks out"
+        )
+
+
+def check_regenerations(checks: object, max_regenerations: object) -> None:
+    """Check the number of regenerations.
+
+    :raises VaceInputError: for a number that cannot work, and for a number without `checks="regenerate"`
+    """
+    if max_regenerations is None:
+        return
+    is_count = isinstance(max_regenerations, int) and not isinstance(max_regenerations, bool)
+    if checks != "regenerate":
+        problem, remedy = "has no effect", "set checks='regenerate' too, or remove max_regenerations"
+    elif not is_count or not 1 <= max_regenerations <= MAX_REGENERATIONS:  # type: ignore[operator]
+        problem, remedy = "is no number of regenerations", f"give an int from 1 to {MAX_REGENERATIONS}"
+    else:
+        return
+    raise VaceInputError(
+        f"max_regenerations is {max_regenerations!r}, which {problem}; {remedy}.",
+        field="max_regenerations",
+        value=max_regenerations,
+        remedy=remedy,
+    )
+
+
+def refuse_regenerate(checks: object) -> None:
+    """Check that a sensor does not regenerate.
+
+    :raises VaceInputError: for `checks="regenerate"`
+    """
+    if checks != "regenerate":
+        return
+    remedy = (
+        "set it on the VacePredictionOperator, with wait_for_completion=True and save_to, or use"
+        " checks='fail' here"
+    )
+    raise VaceInputError(
+        f"checks is 'regenerate', and a sensor has no input to submit again; {remedy}.",
+        field="checks",
+        value=checks,
+        remedy=remedy,
+    )
+
+
 def check_operator(task: SubmittingTask) -> None:
     """Check the parameters of an operator.
 
@@ -75,6 +156,8 @@ def check_operator(task: SubmittingTask) -> None:
     """
     is_deferrable = task.wait_for_completion and task.deferrable
     check_saving(task.save_to, task.save_in, task.end_from_trigger, is_deferrable=is_deferrable)
+    check_checks(task.checks, task.check, task.save_to, task.save_in)
+    check_regenerations(task.checks, task.max_regenerations)
     if not is_absent(task.save_to) and not task.wait_for_completion:
         raise VaceInputError(
             "save_to needs wait_for_completion=True: without it there is no video yet when this task"
@@ -95,7 +178,12 @@ def check_batch(task: BatchTask) -> None:
     """
     check_saving(task.save_to, task.save_in, False, is_deferrable=task.deferrable)
     if is_absent(task.save_to):
-        raise ValueError("save_to is missing: a batch needs a directory, since its videos live for an hour")
+        raise ValueError(
+            "save_to is missing: give a directory such as '/data/clips/' or 's3://bucket/clips/', since the"
+            " server deletes the videos of a batch after an hour"
+        )
+    check_checks(task.checks, task.check, task.save_to, task.save_in)
+    check_regenerations(task.checks, task.max_regenerations)
     in_flight = task.max_in_flight
     if not isinstance(in_flight, int) or isinstance(in_flight, bool) or in_flight < 1:
         raise ValueError(f"max_in_flight is {in_flight!r}; give a positive number of predictions")
@@ -113,8 +201,13 @@ def check_batch(task: BatchTask) -> None:
 
 
 def _check_waiting(task: BatchTask | SubmittingTask) -> None:
+    for name in _FLAGS:
+        # Any text is true for Python, also "False" and a template, which nothing renders here.
+        if isinstance(value := getattr(task, name, None), str):
+            raise ValueError(f"{name} is {value!r}; it must be True or False, and no template")  # noqa: TRY004 - see above
     if task.reuse not in (True, False, "saved"):
         raise ValueError(f"reuse is {task.reuse!r}; it must be True, False or 'saved'")
+    check_max_cost(task.max_cost)
     _check_seconds("timeout", task.timeout)
     if task.poll_interval is not None:
         _check_seconds("poll_interval", task.poll_interval)
@@ -130,6 +223,22 @@ def check_reuse(task: SubmittingTask, destination: Destination | None) -> None:
     """
     if task.reuse == "saved" and (destination is None or destination.is_directory):
         raise _reuse_error(task)
+
+
+def check_regenerate(task: SubmittingTask, destination: Destination | None) -> None:
+    """Check that `checks="regenerate"` has a place for the videos, after rendering.
+
+    :raises VaceInputError: without `save_to`
+    """
+    if task.checks == "regenerate" and destination is None:
+        remedy = "give a directory or a file's name, such as 's3://bucket/clips/'"
+        raise VaceInputError(
+            "checks is 'regenerate', and save_to has rendered to nothing: videos are checked when they are"
+            f" saved. Nothing was sent, nothing is billed; {remedy}.",
+            field="save_to",
+            value=task.save_to,
+            remedy=remedy,
+        )
 
 
 def _is_directory(save_to: object) -> bool:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from airflow_vace.core.outcome import read_end
 from airflow_vace.core.retry import Backoff
 from airflow_vace.exceptions import VaceError, VaceInputError
+from airflow_vace.observability.spans import traced
 from airflow_vace.prediction import PredictionStatus, first_count
 from airflow_vace.task.airflow_internals import is_asset_reference
+from airflow_vace.task.checking import refuse_problems
+from airflow_vace.task.partitions import add_partition
 from airflow_vace.task.saving import destination_of, find_files
 
 if TYPE_CHECKING:
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
 def result_of(run: TaskRun, prediction: Prediction) -> dict[str, Any]:
     """Save and announce the files of a success; return the payload.
 
-    :raises VaceError: if the prediction has another end, or its file could not be saved
+    :raises VaceError: if the prediction has another end, its file could not be saved, or the saved video has
+        problems with `checks="fail"`
     """
+    run.count_end(prediction)
     prediction = run.marked(prediction)
     destination = destination_of(run)
     if prediction.files and _has_saved(run, prediction, destination):
@@ -93,7 +98,11 @@ def _saved(run: TaskRun, prediction: Prediction, destination: Destination) -> Pr
     from airflow_vace.storage.save import save_output
 
     prediction = _with_input(run, prediction)
-    return replace(prediction, files=save_output(run.hook, prediction, destination))
+    with traced("save", run.metrics.labels) as describe:
+        describe(prediction)
+        files = save_output(run.hook, prediction, destination)
+    run.metrics.saved(files, prediction)
+    return replace(prediction, files=files)
 
 
 def _with_input(run: TaskRun, prediction: Prediction) -> Prediction:
@@ -111,12 +120,16 @@ def _with_input(run: TaskRun, prediction: Prediction) -> Prediction:
 
 
 def _announced(run: TaskRun, prediction: Prediction) -> dict[str, Any]:
-    """Report a video to lineage and to the task's assets, and return the payload."""
+    """Report a video to lineage and to the task's assets, and return the payload.
+
+    :raises VideoRejected: for a video with problems if `checks="fail"`
+    """
     from airflow.sdk import Asset, AssetAlias
 
     from airflow_vace.storage.lineage import report_output
 
     run.prediction = prediction
+    refuse_problems(run, prediction)
     prediction = _with_input(run, prediction)
     for file in prediction.files:
         report_output(run.hook, file["uri"])
@@ -128,16 +141,21 @@ def _announced(run: TaskRun, prediction: Prediction) -> dict[str, Any]:
             for file in prediction.files:
                 events[outlet].add(Asset(uri=file["uri"], name=file["uri"]), extra=extra)
         elif isinstance(outlet, Asset):
-            events[outlet].extra.update(extra)
+            _fill(run, events[outlet], extra)
         elif is_asset_reference(outlet):
             _announce_reference(run, events, outlet, extra)
     return prediction.payload()
 
 
+def _fill(run: TaskRun, event: Any, extra: dict[str, Any]) -> None:
+    event.extra.update(extra)
+    add_partition(event, run.task.partition_key, run.log)
+
+
 def _announce_reference(run: TaskRun, events: Any, outlet: Any, extra: dict[str, Any]) -> None:
     """Add the extra to the event of `Asset.ref(...)`, which Airflow looks up by name or URI."""
     try:
-        events[outlet].extra.update(extra)
+        _fill(run, events[outlet], extra)
     except Exception as error:  # noqa: BLE001 - Airflow may raise any error; the paid video matters more
         run.log.warning("The event of %r has no details of the video: %s", outlet, error)
 
@@ -152,6 +170,7 @@ def _event_extra(prediction: Prediction) -> dict[str, Any]:
         "map_index": prediction.map_index,
         "label": prediction.label,
         "metrics": prediction.metrics,
+        "cost": prediction.cost,
         "files": prediction.files,
     }
 

@@ -6,7 +6,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
+from airflow_vace.observability.metrics import TaskMetrics, is_on
 from airflow_vace.prediction import first_count
+from airflow_vace.task.costs import cost_of
 from airflow_vace.task.rendering import label_text
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
+    from airflow_vace.storage.checks import CheckMode, Rule
     from airflow_vace.task.claim import Claim
 
 SaveIn = Literal["worker", "triggerer"]
@@ -36,9 +39,15 @@ class WaitingTask(Protocol):
     @property
     def save_in(self) -> SaveIn: ...
     @property
+    def checks(self) -> CheckMode | None: ...
+    @property
+    def check(self) -> Rule | None: ...
+    @property
     def cancel_on_kill(self) -> bool: ...
     @property
     def end_from_trigger(self) -> bool | None: ...
+    @property
+    def partition_key(self) -> Any: ...
     @property
     def video_label(self) -> Any: ...
     @property
@@ -63,6 +72,8 @@ class TaskRun:
     `reference` a sensor's argument, with a label and a seed of the upstream task. `is_saved` is True after a
     save in the triggerer, and `is_deadline_local` for a deadline by this machine's clock rather than the
     server's. `pushed_status` is the status in the latest snapshot; `cancel_thread` cancels after a kill.
+    `waits_since` is the start of the wait in this process, by the server's clock, and `is_end_counted` is
+    True once the metrics have the end of the prediction.
 
     :param task: operator or sensor, with rendered fields
     :param context: Airflow's context of the task instance
@@ -84,6 +95,9 @@ class TaskRun:
         self.is_deadline_local = False
         self.pushed_status: str | None = None
         self.cancel_thread: Thread | None = None
+        self.waits_since: float | None = None
+        self.is_end_counted = False
+        self.metrics = TaskMetrics(self.ti, lambda: self.hook.settings, getattr(task, "model", None))
 
     @property
     def hook(self) -> VaceHook:
@@ -113,15 +127,28 @@ class TaskRun:
 
     def now(self) -> float:
         """Return the time by the deadline's clock, in seconds since the epoch."""
-        now = self.hook.wall_clock()
-        return now if self.is_deadline_local else self.hook.clock.confirmed(now)
+        return self.hook.wall_clock() if self.is_deadline_local else self.server_time()
+
+    def server_time(self) -> float:
+        """Return the server's time in seconds since the epoch, as far as the clock confirms it."""
+        return self.hook.clock.confirmed(self.hook.wall_clock())
+
+    def count_end(self, prediction: Prediction | None) -> None:
+        """Count the end of a prediction, once for all attempts with a durable record."""
+        # The look into the record may be a request, so it happens for a receiver only.
+        if prediction is None or not prediction.status.is_final or self.is_end_counted or not is_on():
+            return
+        self.is_end_counted = True
+        if not prediction.reused and not self.claim.has_settled(prediction):
+            self.metrics.ended(replace(prediction, cost=self.cost_of(prediction)))
 
     def marked(self, prediction: Prediction) -> Prediction:
-        """Return a prediction with label, map index and seed."""
+        """Return a prediction with label, map index, seed and cost."""
         # The vendor knows no labels and may echo no seed, so the payload of the upstream task fills both in.
         if self.reference is not None:
             prediction = self.reference.updated(prediction)
         self.label = self._own_label() or prediction.label
+        prediction = replace(prediction, cost=self.cost_of(prediction))
         return replace(
             prediction,
             label=self.label,
@@ -129,11 +156,16 @@ class TaskRun:
             seed=first_count(self.input.get("seed"), prediction.seed, self.recorded_seed),
         )
 
+    def cost_of(self, prediction: Prediction) -> dict[str, Any]:
+        """Return the JSON form of the cost of a prediction."""
+        return cost_of(self.hook, prediction, self.input)
+
     def cancel(self, prediction: Prediction) -> Prediction | None:
         """Cancel a prediction; return the server's answer, None if no cancel was accepted."""
         # A signal may have interrupted a request of the run's own session, so a new session cancels.
         canceled = self.hook.fresh().stop_prediction(prediction)
         self.prediction = canceled or prediction
+        self.count_end(self.prediction)
         return canceled
 
     def _own_label(self) -> str | None:

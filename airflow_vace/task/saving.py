@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.exceptions import VaceTransportError
+from airflow_vace.task.checking import extra_missing, mode_of
 from airflow_vace.task.state import is_test_of_a_task
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def destination_of(run: TaskRun) -> Destination | None:
     # The name of a file in a directory contains a new id, so no later run looks for the file.
     if not found.is_directory:
         found = replace(found, order_digest=run.order_digest)
+    found = replace(found, checks=mode_of(run.task), rule=run.task.check)
     if run.label is not None:
         found = replace(found, task={**found.task, "label": run.label})
     if run.claim.owns_prediction and not found.is_directory and is_test_of_a_task():
@@ -38,6 +40,7 @@ def check_destination(run: TaskRun) -> None:
     """Check for write access to `save_to`; log a warning if unknown.
 
     :raises VaceInputError: if files cannot be written there
+    :raises VideoExtraMissing: if a video that is not paid for yet could not be checked here
     :raises VaceTransportError: if the store could not be opened now, and nothing is paid for yet
     """
     from airflow_vace.storage.destination import Destination
@@ -54,6 +57,11 @@ def check_destination(run: TaskRun) -> None:
         doubt = str(error)
     if doubt:
         run.log.warning("%s", doubt)
+    # The prediction of a sensor is paid for already, so the video is saved in any case.
+    if (missing := extra_missing(run.task)) is not None:
+        if run.claim.owns_prediction:
+            raise missing
+        run.log.warning("The video will be saved without a check: %s", missing)
 
 
 def find_files(run: TaskRun, prediction_id: str) -> list[dict[str, Any]] | None:

@@ -12,7 +12,7 @@ from airflow_vace.core.wait import PollAgain
 from airflow_vace.exceptions import PredictionTimeout, VaceAPIError
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.task.defer import defer_until_final
-from airflow_vace.task.polling import poll_once
+from airflow_vace.task.polling import poll_once, wait_here
 from airflow_vace.task.result import result_of
 from airflow_vace.task.saving import find_files
 
@@ -38,8 +38,7 @@ def wait_for_result(run: TaskRun, wait: Wait, make_trigger: MakeTrigger, gave_up
             if gave_up <= run.hook.timing.max_deferrals:
                 _share_deadline(run, wait)
                 defer_until_final(run, wait, make_trigger, gave_up)
-            left = None if wait.deadline is None else wait.deadline - run.now()
-            polled = run.hook.wait_for_prediction(wait.prediction, left, poll_interval=wait.poll_interval)
+            polled = wait_here(run, wait)
     except PredictionTimeout as error:
         raise AirflowSensorTimeout(str(error)) from error
     return result_of(run, polled)

@@ -181,7 +181,7 @@ def lost_by_ending(task: Any, map_index: int) -> list[str]:
         "post_execute": post_execute_hook_of(task),
         "multiple_outputs": getattr(task, "multiple_outputs", False),
         "a task that is mapped over its result": is_followed,
-        "listeners of plugins": has_listeners(),
+        "listeners of plugins": has_listeners(task),
         "a custom XCom backend": has_custom_xcom_backend(),
     }
     return [name for name, is_there in has.items() if is_there]

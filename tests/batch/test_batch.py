@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_vace.exceptions import BatchFailed
 from support.batches import MODES, batch, billed, rows_of
+from support.films import MP4
 from support.tasks import Store
 
 if TYPE_CHECKING:
@@ -133,6 +134,22 @@ def test_bad_rows_are_named_before_anything_is_paid(vendor: Emulator, tmp_path: 
     assert billed(vendor) == 0
 
 
+def test_a_missing_source_file_is_named_before_anything_is_paid(
+    fast_emulator: Emulator, connect: Callable[[str], None], tmp_path: Path
+) -> None:
+    (tmp_path / "there.mp4").write_bytes(MP4)
+    connect(fast_emulator.connection_to(input_roots=str(tmp_path)))
+    rows = [
+        {"prompt": "a fox", "src_video": f"{tmp_path}/{name}.mp4"} for name in ("there", "missing", "gone")
+    ]
+    with pytest.raises(AirflowFailException) as caught:
+        batch(tmp_path, Store(), inputs=rows).result()
+    assert "2 of 3 rows" in str(caught.value)
+    assert "missing.mp4" in str(caught.value)
+    assert "gone.mp4" in str(caught.value)
+    assert billed(fast_emulator) == 0
+
+
 def test_bad_rows_are_skipped_where_the_author_says_so(vendor: Emulator, tmp_path: Path) -> None:
     rows = [{"prompt": "a fox", "frame_num": 1}, {"prompt": "a fox", "frame_num": "many"}]
     result = batch(tmp_path, Store(), inputs=rows, on_bad_input="skip").result()
@@ -209,13 +226,12 @@ def test_a_triggerer_saves_each_video_at_once(vendor: Emulator, tmp_path: Path) 
 # --- saved videos of other runs --------------------------------------------------------------------
 
 
-@MODES
-@pytest.mark.parametrize("save_in", ["worker", "triggerer"])
+@pytest.mark.parametrize(
+    ("save_in", "deferrable"), [("worker", False), ("worker", True), ("triggerer", True)]
+)
 def test_a_second_run_pays_for_changed_inputs_only(
     vendor: Emulator, tmp_path: Path, save_in: str, *, deferrable: bool
 ) -> None:
-    if save_in == "triggerer" and not deferrable:
-        pytest.skip("a worker has no trigger that saves")
     rows = [{"sku": f"TR-{number}", "prompt": f"fox {number}", "frame_num": 1} for number in range(20)]
     given: dict[str, Any] = {"inputs": rows, "key": "sku", "deferrable": deferrable, "save_in": save_in}
     batch(tmp_path, Store(), reuse="saved", **given).result()
@@ -240,3 +256,21 @@ def test_a_clear_with_other_inputs_submits_all_of_them(
     second = {row["id"] for row in rows_of(run.cleared().result())}
     assert billed(vendor) == 24
     assert first.isdisjoint(second)
+
+
+@MODES
+def test_runs_that_share_a_directory_keep_their_own_results(
+    fast_emulator: Emulator, tmp_path: Path, *, deferrable: bool
+) -> None:
+    results = []
+    for day in ("2026-11-01", "2026-11-02"):
+        rows = [{"prompt": f"a fox on {day}", "frame_num": 1, "sku": f"fox-{day}"}]
+        run = batch(tmp_path, Store(), inputs=rows, key="sku", deferrable=deferrable)
+        run.ti.run_id = day
+        results.append(run.result())
+    assert [[row["key"] for row in rows_of(result)] for result in results] == [
+        ["fox-2026-11-01"],
+        ["fox-2026-11-02"],
+    ]
+    assert results[0]["manifest"] == f"file://{tmp_path}/d/2026-11-01/t.manifest.jsonl"
+    assert billed(fast_emulator) == 2

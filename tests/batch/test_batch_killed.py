@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_vace.batch import read_manifest
 from airflow_vace.emulator import Emulator
 from support.batch_program import ITEMS
 from support.supervisor import needs_airflow_3_3
@@ -26,7 +27,7 @@ TESTS = Path(__file__).parent.parent
 KILLS = int(os.environ.get("VACE_KILLS", "2"))
 
 # Earlier versions have no state store.
-pytestmark = needs_airflow_3_3
+pytestmark = [pytest.mark.long, needs_airflow_3_3]
 
 
 @pytest.fixture
@@ -36,11 +37,14 @@ def server() -> Iterator[Emulator]:
         yield running
 
 
-def started(server: Emulator, folder: Path, attempt: int, backend: str, *, deferrable: bool) -> Any:
+def started(
+    server: Emulator, folder: Path, attempt: int, backend: str, *, deferrable: bool, regenerates: bool = False
+) -> Any:
     environment = {
         "AIRFLOW_CONN_VACE_DEFAULT": server.connection_to(backend=backend),
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
         "VACE_DEFERRABLE": str(int(deferrable)),
+        "VACE_REGENERATES": str(int(regenerates)),
     }
     with (folder / f"{attempt}.log").open("wb") as log:
         return subprocess.Popen(
@@ -84,3 +88,22 @@ def test_a_batch_that_is_killed_pays_for_each_item_once(
     unknown = ITEMS - len(saved)
     assert len(saved) <= len(paid) <= ITEMS
     assert unknown == 0 or f"{unknown} unknown" in result["error"]
+
+
+def test_a_batch_that_is_killed_pays_for_each_rejected_clip_once(server: Emulator, tmp_path: Path) -> None:
+    chance = random.Random(KILLS)  # noqa: S311 - no secret
+    (tmp_path / "videos").mkdir()
+    server.faults.add("black_video", times=6)
+    given: dict[str, Any] = {"backend": "replicate", "deferrable": False, "regenerates": True}
+    for attempt in range(1, KILLS + 1):
+        process = started(server, tmp_path, attempt, **given)
+        kill_after(server, process, len(server.requests) + chance.randrange(ITEMS // 2, 4 * ITEMS))
+    process = started(server, tmp_path, KILLS + 1, **given)
+    assert process.wait(180) == 0, (tmp_path / f"{KILLS + 1}.log").read_text()[-3000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["counts"]["succeeded"] == ITEMS
+    assert len(server.world.runs) == ITEMS + 6
+    rows = list(read_manifest(result["manifest"]))
+    rejected = [clip["id"] for row in rows for clip in row["rejected"]]
+    assert len(set(rejected)) == len(rejected) == 6
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) == ITEMS + 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections import Counter
 from types import SimpleNamespace
@@ -87,6 +88,23 @@ def test_an_unknown_item_blocks_no_other_and_is_not_repeated(
     assert all("may be running" in row["error"] for row in unknown)
     assert run.retried().result()["counts"] == result["counts"]
     assert billed(gateway) == 20
+
+
+def test_a_saved_video_proves_a_create_whose_record_is_lost(gateway: Emulator, tmp_path: Path) -> None:
+    store = Store()
+    run = batch(tmp_path, store, inputs=["a fox", "a bear"])
+    run.result()
+    # The API server was out of reach after the creates, so the records still have the intents alone.
+    for key, text in store.rows.items():
+        value = json.loads(text)
+        for item in value["items"].values():
+            item["record"] |= {"phase": "intent"}
+            del item["record"]["prediction"]
+        store.rows[key] = json.dumps(value)
+    result = run.retried().result()
+    assert result["counts"]["succeeded"] == 2
+    assert [row["status"] for row in rows_of(result)] == ["succeeded"] * 2
+    assert billed(gateway) == 2
 
 
 def test_many_unknown_items_of_an_earlier_attempt_stop_no_other(gateway: Emulator, tmp_path: Path) -> None:

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = {"uri": "s3://b/TR-1.mp4", "size": 9, "sha256": "ab", "content_type": "video/mp4"}
-SAVED = {"key": "TR-1", "id": "abc", "status": "succeeded", "error": None, "seed": 7, "files": [FILE]}
+COST = {"amount": "0.40", "currency": "USD", "basis": "per_run"}
+SAVED: dict[str, Any] = {
+    "key": "TR-1",
+    "id": "abc",
+    "status": "succeeded",
+    "error": None,
+    "seed": 7,
+    "files": [FILE],
+    "cost": COST,
+}
 FAILED: dict[str, Any] = {**SAVED, "key": "TR-2", "status": "failed", "error": "no GPU", "files": []}
 PATIENCE = Timing().scaled(0.001)
 
@@ -45,11 +54,10 @@ def test_further_columns_stand_in_the_row(tmp_path: Path) -> None:
 
 def test_a_column_with_the_name_of_a_member_gets_a_prefix(tmp_path: Path) -> None:
     columns = {"status": "in stock", "columns": {"a": 1}, "columns.status": "old", "cost": 5}
-    first = written(tmp_path, {**SAVED, "cost": "0.40", "columns": columns})
+    first = written(tmp_path, {**SAVED, "columns": columns})
     assert first == [
         {
             **SAVED,
-            "cost": "0.40",
             "columns.status": "in stock",
             "columns.columns": {"a": 1},
             "columns.columns.status": "old",
@@ -60,8 +68,9 @@ def test_a_column_with_the_name_of_a_member_gets_a_prefix(tmp_path: Path) -> Non
 
 
 def test_absent_members_are_null(tmp_path: Path) -> None:
+    absent = dict.fromkeys(("id", "error", "seed", "cost"))
     assert written(tmp_path, {"key": "a", "status": "skipped"}) == [
-        {"key": "a", "id": None, "status": "skipped", "error": None, "seed": None, "files": []}
+        {**absent, "key": "a", "status": "skipped", "files": []}
     ]
 
 

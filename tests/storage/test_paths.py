@@ -269,6 +269,7 @@ def test_a_video_is_put_into_a_store_with_a_manifest_beside_it(memory: Any) -> N
         "output": 1,
         "outputs": 1,
         "metrics": {"predict_time": 60.5},
+        "cost": None,
         "created_at": "2026-11-22T10:00:00Z",
         "started_at": None,
         "completed_at": "2026-11-22T10:01:00Z",

@@ -94,14 +94,13 @@ def large(fast_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> tuple[Pre
     return prediction, content
 
 
-def saving(prediction: Prediction, save_to: str, **options: Any) -> subprocess.Popen[str]:
+def saving(prediction: Prediction, save_to: str) -> subprocess.Popen[str]:
     """Start an attempt to save in a separate process."""
     return subprocess.Popen(
         [sys.executable, "-c", SAVE, prediction.id, save_to],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
     )
 
 
@@ -120,10 +119,6 @@ def _report(pytestconfig: pytest.Config) -> Iterator[None]:
     yield
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(table(HEAD, SEEN))  # noqa: T201 - the table is what a person wants of these tests
-
-
-def _limited() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +143,7 @@ def test_the_final_name_holds_the_whole_file_or_nothing(
     assert stored[name] == whole
     manifest = json.loads(stored[name + ".json"])
     assert manifest["sha256"] == hashlib.sha256(whole).hexdigest()
-    assert len(stored) == 2
+    assert set(stored) == {name, f"{name}.json", f"{name}.jpg"}
     assert monitor.wrong == []
     assert s3.unfinished() == []
     assert fast_emulator.bill["charged"] == 1
@@ -166,7 +161,10 @@ def first_attempts(emulator: Emulator, prediction: Prediction, save_to: str, fau
         path.write_bytes(whole)
         return ended
     if fault == "disk full":
-        return [finished(saving(prediction, save_to, preexec_fn=_limited))]
+        process = saving(prediction, save_to)
+        # The process imports Airflow for seconds before it writes.
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+        return [finished(process)]
     if fault == "two attempts at once":
         both = [saving(prediction, save_to), saving(prediction, save_to)]
         return [finished(process) for process in both]

@@ -41,7 +41,7 @@ from support.attempts import (
     waiting,
 )
 from support.stores import fail_writes
-from support.tasks import Run, Store
+from support.tasks import HAS_STORE, Run, Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -445,8 +445,8 @@ def test_a_running_prediction_unknown_to_the_server_needs_a_person(server: Emula
 
 @pytest.mark.parametrize(
     ("store", "durable", "why"),
-    [(None, True, "Airflow below 3.3"), ("store", False, "durable=False")],
-    ids=["below 3.3", "not durable"],
+    [(None, True, "no task_state_store" if HAS_STORE else "below 3.3"), ("store", False, "durable=False")],
+    ids=["no store", "not durable"],
 )
 @MODES
 def test_without_state_one_warning_says_that_a_retry_may_pay_again(

@@ -25,6 +25,7 @@ from airflow_vace.submission.decision import (
     decide,
 )
 from airflow_vace.submission.record import RECORD_KEY, Record
+from airflow_vace.submission.rejected import Rejected
 from support.records import (
     EARLIER,
     EXPIRED,
@@ -281,3 +282,63 @@ def test_of_several_found_predictions_the_most_promising_is_adopted() -> None:
 def test_a_prediction_is_polled_and_not_listed() -> None:
     with pytest.raises(TypeError, match="polled"):
         decided(submitted(), Listed(found=()))
+
+
+# --- rejected clips --------------------------------------------------------------------------------
+
+BAD = {**FILE, "facts": {"problems": ["100% of the frames are black."]}}
+
+
+def rejected(*ids: str) -> tuple[Rejected, ...]:
+    return tuple(Rejected(id=each, seed=number) for number, each in enumerate(ids))
+
+
+def bad(*earlier: str) -> Record:
+    return replace(settled("succeeded", files=[BAD]), rejected=rejected(*earlier))
+
+
+def regenerating(record: Record, evidence: Evidence = None, count: int = 2, **more: Any) -> Step:
+    policy = Policy(timeout=600, max_regenerations=count, reuse=more.pop("reuse", True))
+    given = {"fingerprint": order().fingerprint, "now": NOW, **more}
+    return decide(record, evidence, Situation(policy=policy, **given))
+
+
+def test_a_recorded_problem_leads_to_another_prediction_without_a_poll() -> None:
+    step = regenerating(bad("x"))
+    assert isinstance(step, Submit)
+    assert [clip.id for clip in step.rejected] == ["x", "abc"]
+    assert "Regeneration 2 of 2, with another seed." in step.why
+    assert "100% of the frames are black." in step.why
+
+
+def test_the_last_rejected_clip_is_the_result() -> None:
+    assert regenerating(bad("x", "y")) == Poll(bad("x", "y").known)
+    assert isinstance(regenerating(bad("x", "y"), SUCCEEDED), Return)
+    assert isinstance(regenerating(bad(), SUCCEEDED, count=0), Return)
+
+
+@pytest.mark.parametrize(
+    ("record", "evidence"),
+    [
+        (replace(settled("failed"), rejected=rejected("x")), None),
+        (replace(submitted(), rejected=rejected("x")), prediction("canceled")),
+        (replace(submitted(), rejected=rejected("x")), EXPIRED),
+        (intent(rejected=rejected("x")), Listed(found=())),
+    ],
+    ids=["failed", "canceled", "expired", "lost"],
+)
+def test_rejected_clips_count_for_each_further_prediction_of_the_order(
+    record: Record, evidence: Evidence
+) -> None:
+    step = regenerating(record, evidence)
+    assert isinstance(step, Submit)
+    assert step.rejected == rejected("x")
+    fresh = regenerating(record, evidence, is_cleared=True, reuse=False)
+    assert isinstance(fresh, Submit)
+    assert fresh.rejected == ()
+
+
+def test_another_order_begins_without_rejected_clips() -> None:
+    step = regenerating(bad("x"), fingerprint=OTHER)
+    assert isinstance(step, Submit)
+    assert step.rejected == ()

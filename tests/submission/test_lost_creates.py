@@ -59,8 +59,8 @@ def test_a_listed_lost_create_is_found_by_the_same_attempt(
     (found,) = server.world.runs.values()
     assert payload["id"] == found.id
     out = capfd.readouterr().out
-    assert "The create got no clear answer" in out
-    assert f"The create was accepted: prediction {found.id}" in out
+    assert "The request for a new prediction got no clear answer" in out
+    assert f"The lost request was accepted: prediction {found.id}" in out
 
 
 @pytest.mark.parametrize("backend", ["gateway"])

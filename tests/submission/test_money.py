@@ -379,7 +379,7 @@ def test_a_killed_task_sends_no_create_after_a_limit(server: Emulator) -> None:
         result = pool.submit(run.result)
         server.wait_for(lambda: any(request.method == "POST" for request in server.requests), 30)
         run.legs[-1].on_kill()
-        with pytest.raises(Exception, match="Killed before the create was sent"):
+        with pytest.raises(Exception, match="killed before it sent the request"):
             result.result(30)
     assert billed(server) == 0
 

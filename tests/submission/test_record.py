@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from airflow_vace.exceptions import LedgerError
 from airflow_vace.submission.ledger import Ledger
 from airflow_vace.submission.record import RECORD_KEY, Account, Phase, Record, Terms
+from airflow_vace.submission.rejected import Rejected
 from support.records import (
     EARLIER,
     EXPIRED,
@@ -200,3 +201,38 @@ def test_the_list_is_read_from_some_time_before_the_intent() -> None:
     lone = intent()
     gap = datetime.fromisoformat(lone.intended_at) - datetime.fromisoformat(lone.listed_from)
     assert gap == timedelta(minutes=15)
+
+
+# --- rejected clips --------------------------------------------------------------------------------
+
+
+def test_each_prediction_after_rejected_clips_has_another_seed() -> None:
+    terms = Terms(now=NOW, deadline=NOW)
+    for of, is_drawn in ((order(), True), (order(seed=7), False), (order("me/film", seed=7), False)):
+        clips: tuple[Rejected, ...] = (Rejected(id="p0", seed=Record.of(of, terms, before=None).seed),)
+        for number in range(1, 11):
+            record = Record.of(of, terms, before=None, rejected=clips)
+            again = Record.of(of, terms, before=record, rejected=clips)
+            # A lost create keeps its seed, so it is still recognised when it appears late.
+            assert again.seed == record.seed
+            assert record.is_seed_drawn == is_drawn
+            clips = (*clips, Rejected(id=f"p{number}", seed=record.seed))
+        assert len({clip.seed for clip in clips}) == 11
+        assert all(clip.seed is None or 0 <= clip.seed < 2**31 for clip in clips)
+
+
+def test_a_record_keeps_rejected_clips_in_bounds() -> None:
+    facts = {"problems": ["The prompt asks for more. " * 40] * 20}
+    record = submitted().settled(prediction("succeeded", files=[{**FILE, "facts": facts}]))
+    clip = record.as_rejected()
+    assert (clip.id, clip.uri, clip.seed) == ("abc", FILE["uri"], record.seed)
+    whole = replace(record, rejected=(clip,) * 10)
+    text = json.dumps(whole.as_json())
+    assert Record.from_json(json.loads(text)) == whole
+    assert len(json.dumps(whole.as_json()["rejected"])) < 10_000
+    assert whole.known.rejected == [clip.as_json()] * 10
+
+
+@pytest.mark.parametrize("data", [None, 5, "x", {"id": "x"}, [{}], [5], [None], [[]]])
+def test_unreadable_rejected_clips_cost_no_record(data: Any) -> None:
+    assert Record.from_json(broken(rejected=data)).rejected == ()

@@ -129,6 +129,7 @@ def story(stories: dict[str, Story], request: pytest.FixtureRequest) -> Story:
     return stories[request.param]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["submitted", "settled", "intent", "deferred", "resumed"])
 def test_another_version_finishes_the_prediction_that_was_paid(story: Story, name: str) -> None:
     outcome = story.outcome(name)

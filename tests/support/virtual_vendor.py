@@ -69,6 +69,7 @@ class Target:
     api: Api = field(default_factory=lambda: Api.at("https://api.replicate.com", "key" * 5))
     model: str = "prunaai/vace-14b"
     version: str | None = "5129"
+    is_dry_run: bool = False
 
 
 class World:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.listeners import hookimpl
 from airflow.sdk import DAG, task, task_group
 from airflow.sdk.bases import operator
 from airflow.sdk.execution_time import task_runner
@@ -19,7 +20,7 @@ from airflow_vace.task import airflow_internals as internals
 from support.supervisor import needs_airflow_3_3, serialised
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def operator_of_a_clip(**kwargs: Any) -> VacePredictionOperator:
@@ -146,9 +147,43 @@ def test_an_authors_callable_after_the_task_is_found() -> None:
     assert internals.post_execute_hook_of(operator_of_a_clip()) is None
 
 
+@pytest.fixture
+def listeners() -> Iterator[Any]:
+    """Airflow's manager of listeners, emptied afterwards."""
+    from airflow.sdk.listener import get_listener_manager
+
+    manager: Any = get_listener_manager()
+    yield manager
+    manager.clear()
+
+
+class OfTasks:
+    @hookimpl
+    def on_task_instance_success(self, previous_state: Any, task_instance: Any) -> None: ...
+
+
+class OfStarts:
+    @hookimpl
+    def on_task_instance_running(self, previous_state: Any, task_instance: Any) -> None: ...
+
+
 @needs_airflow_3_3
-def test_listeners_of_plugins_are_counted() -> None:
-    assert internals.has_listeners() is False
+def test_a_plugin_that_listens_to_the_success_of_tasks_is_counted(listeners: Any) -> None:
+    assert internals.has_listeners(operator_of_a_clip()) is False
+    listeners.add_listener(OfStarts())
+    assert internals.has_listeners(operator_of_a_clip()) is False
+    listeners.add_listener(OfTasks())
+    assert internals.has_listeners(operator_of_a_clip()) is True
+
+
+@needs_airflow_3_3
+def test_a_listener_of_an_unknown_openlineage_is_counted(listeners: Any) -> None:
+    class Unknown(OfTasks):
+        __module__ = "airflow.providers.openlineage.plugins.listener"
+
+    listeners.add_listener(Unknown())
+    task: Any = SimpleNamespace(dag_id="d", task_id="t")
+    assert internals.has_listeners(task) is True
 
 
 def test_a_failed_wait_is_resumed_by_the_words_that_we_expect() -> None:

@@ -291,9 +291,9 @@ def test_ids_may_be_numbers(slow_emulator: Emulator) -> None:
 def test_a_version_may_be_a_number(slow_emulator: Emulator) -> None:
     assert not slow_emulator.requests
     store = Store()
-    given: Any = {"version": 20261128, "input": {"prompt": "a fox"}}
+    given: Any = {"version": int("20261128" * 8), "input": {"prompt": "a fox"}}
     Run(lambda: VacePredictionOperator(task_id="t", **given), store).result()
-    assert store.record["version"] == "20261128"
+    assert store.record["version"] == "20261128" * 8
 
 
 @pytest.mark.usefixtures("fast_emulator")

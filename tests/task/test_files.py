@@ -461,6 +461,7 @@ def test_an_asset_event_has_address_and_origin_of_the_video(fast_emulator: Emula
         "sha256": file["sha256"],
         "seed": run.input["seed"],
         "metrics": payload["metrics"],
+        "cost": {"amount": None, "currency": None, "basis": "unknown"},
         "files": [file],
         "map_index": None,
         "label": None,

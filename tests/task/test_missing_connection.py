@@ -22,7 +22,10 @@ from support.tasks import Run
 if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
 
-SAID = "connection 'no_such' does not exist: correct vace_conn_id, or create the connection"
+SAID = (
+    "connection 'no_such' does not exist: correct vace_conn_id, or add the connection:"
+    " airflow connections add no_such --conn-type vace --conn-host https://HOST --conn-port 443"
+)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_a_plain_prediction_is_waited_for(
     event = events_of(*begun(dag, "wait"))
     assert event.task_instance_state == "success"
     assert supervisor.left["return_value"]["id"] == made.id
-    assert supervisor.left["_link_PredictionPageLink"] == f"https://replicate.com/p/{made.id}"
+    assert supervisor.left["_link_PredictionPageLink"] == f"{slow_emulator.url}/p/{made.id}"
     assert supervisor.left["_link_PredictionOutputLink"] == DONE["output"]
 
 

@@ -19,6 +19,7 @@ PUBLIC = {
     "prediction": {"Prediction", "PredictionStatus"},
     "sensors": {"VacePredictionSensor"},
     "triggers": {"VacePredictionStartTrigger", "VacePredictionTrigger"},
+    "video_files": {"between", "extend", "inpaint", "join", "last_frame", "local_copy", "outpaint"},
 }
 
 
