@@ -1,7 +1,8 @@
 """A clip for each product of a campaign, in parallel; a failed clip does not affect the rest.
 
 Airflow hands on the results of a mapped task without the failed instances. Each clip therefore carries
-the product's name as label, and the summary pairs by label.
+the product's name as label, and the summary pairs by label. The last task of a run decides the run's
+state, so the summary fails if too many clips are missing, and prints the reason of each.
 
 Needs a connection `vace_default` of type `vace`. Limit the number of concurrent clips with
 `max_active_tis_per_dagrun` or with a pool, within your account's limits.
@@ -45,6 +46,7 @@ PARAMS = {
         title="Save to",
         description="Local directory of the worker, with a slash at the end.",
     ),
+    "min_share": Param(0.9, type="number", minimum=0, maximum=1, title="Share that must succeed"),
 }
 
 
@@ -61,17 +63,20 @@ def shot_of(product: dict[str, str], place: str) -> VaceInput:
 @task(trigger_rule="all_done")
 def summary(clips_made: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the clip of each product, None after a failure."""
+    context: Any = get_current_context()
     found = {clip["label"]: clip["files"][0]["uri"] for clip in clips_made}
-    products = get_current_context()["params"]["products"]
-    clips: dict[str, Any] = {product["name"]: found.get(product["name"]) for product in products}
-    for name, uri in clips.items():
-        print(f"{name}: {uri or 'no clip, see its task'}")
-    if not any(clips.values()):
-        raise RuntimeError("None of the clips succeeded")
+    clips: dict[str, Any] = {}
+    for number, product in enumerate(context["params"]["products"]):
+        uri = clips[product["name"]] = found.get(product["name"])
+        # The number of an instance is the place of its product, and a failed one has the reason in its view.
+        view = None if uri else context["ti"].xcom_pull(task_ids="clip", key="vace_view", map_indexes=number)
+        print(f"{product['name']}: {uri or (view['error'] if view else 'its task has not run')}")
+    if len(found) < context["params"]["min_share"] * len(clips):
+        raise RuntimeError(f"{len(found)} of {len(clips)} clips succeeded: {clips}")
     return clips
 
 
-@dag(schedule=None, tags=["vace", "video"], doc_md=__doc__, params=PARAMS)
+@dag(schedule=None, tags=["vace", "video"], doc_md=__doc__, params=PARAMS, dag_display_name="VACE: campaign")
 def vace_campaign() -> None:
     @task
     def clips_wanted() -> list[dict[str, Any]]:
@@ -93,7 +98,13 @@ def vace_campaign() -> None:
     summary(clips.output)  # type: ignore[arg-type]  # Airflow resolves it before the call
 
 
-@dag(schedule=None, tags=["vace", "video"], doc_md=__doc__, params=PARAMS)
+@dag(
+    schedule=None,
+    tags=["vace", "video"],
+    doc_md=__doc__,
+    params=PARAMS,
+    dag_display_name="VACE: campaign (@task.vace)",
+)
 def vace_campaign_taskflow() -> None:
     @task
     def products() -> list[dict[str, str]]:

@@ -38,6 +38,7 @@ def summary(batch: dict[str, Any]) -> dict[str, str | None]:
     schedule=None,
     tags=["vace", "video"],
     doc_md=__doc__,
+    dag_display_name="VACE: catalogue",
     params={
         "catalogue": Param(
             str(Path(__file__).with_name("vace_catalogue.csv")),

@@ -23,6 +23,7 @@ RESTYLED = Asset(name="vace_restyled_videos", uri="x-vace://restyled-videos")
     schedule=None,
     tags=["vace", "video"],
     doc_md=__doc__,
+    dag_display_name="VACE: restyled library",
     params={
         "library": Param(
             "s3://aws_default@my-bucket/videos/",
@@ -77,7 +78,12 @@ def vace_restyle_library() -> None:
     ).expand(input=videos())
 
 
-@dag(schedule=[RESTYLED], tags=["vace", "video"], doc_md="Catalogs the videos of `vace_restyle_library`.")
+@dag(
+    schedule=[RESTYLED],
+    tags=["vace", "video"],
+    doc_md="Catalogs the videos of `vace_restyle_library`.",
+    dag_display_name="VACE: catalog of restyled videos",
+)
 def vace_restyled_catalog() -> None:
     @task
     def catalog() -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """A video with a person's approval before publication; a rejection starts another take, with the next seed.
 
+A rejection refunds nothing, and the other take pays for another prediction, about $0.40.
+
 Needs a connection `vace_default` of type `vace`. The request is on the run's tab *Required Actions*, with a
 link to the video. Neither the prediction nor the wait for an answer, which may take days, holds a worker.
 """
@@ -15,10 +17,15 @@ from airflow.sdk import Param, dag, get_current_context, task
 from airflow_vace.inputs import VaceInput
 
 BODY = """
+{% set video = "/dags/" ~ dag.dag_id ~ "/runs/" ~ run_id | urlencode ~ "/plugin/vace_videos" -%}
 **{{ params.prompt }}** (seed {{ params.seed }})
 
-[Watch it](/dags/{{ dag.dag_id }}/runs/{{ run_id | urlencode }}/plugin/vace_videos), saved as
-`{{ ti.xcom_pull(task_ids="clip")["files"][0]["uri"] }}`. A rejection makes another take with the next seed.
+[![The first frame](/vace/runs/{{ dag.dag_id }}/{{ run_id | urlencode }}/poster?task_id=clip)]({{ video }})
+
+[Play the video]({{ video }}), saved as `{{ ti.xcom_pull(task_ids="clip")["files"][0]["uri"] }}`.
+
+**A rejection costs about $0.40.** It starts another take with the next seed, a prediction that is paid too;
+this one is not refunded.
 """
 
 
@@ -26,6 +33,7 @@ BODY = """
     schedule=None,
     tags=["vace", "video"],
     doc_md=__doc__,
+    dag_display_name="VACE: review",
     params={
         "prompt": Param(
             "A red fox runs through fresh snow, low sun, shot from a fixed angle",

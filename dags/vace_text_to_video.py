@@ -17,6 +17,7 @@ from airflow_vace.sensors import VacePredictionSensor
     schedule=None,
     tags=["vace", "video"],
     doc_md=__doc__,
+    dag_display_name="VACE: text to video",
     params={
         "prompt": Param(
             "A red fox runs through fresh snow, low sun, shot from a fixed angle",
