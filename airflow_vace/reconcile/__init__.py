@@ -1,0 +1,1 @@
+"""Comparison of an account's predictions with Airflow's records: `vace-reconcile`."""
