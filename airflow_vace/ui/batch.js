@@ -1,7 +1,9 @@
 // A batch of the video tab: one head line with counts and a bar, then the cards of one screen.
 // A batch may have many thousand items, so a screen loads only the stored pages that hold its items.
 
-import { ask, Badge, below, Card, color, Heading, isRunning, keyOf, nameOf, PALETTE, segment, STYLE } from "./cards.js";
+import { Card, isRunning, keyOf, nameOf, PALETTE } from "./cards.js";
+import { totalsOf } from "./costs.js";
+import { ask, Badge, below, color, count, Heading, segment, STYLE } from "./parts.js";
 
 const { createElement: h, useEffect, useMemo, useRef, useState } = globalThis.React;
 
@@ -28,26 +30,10 @@ const LOOK = {
   title: { textDecoration: "underline", textDecorationColor: color("border"), textUnderlineOffset: "4px" },
   bar: { display: "flex", height: "12px", borderRadius: "6px", overflow: "hidden", background: color("border") },
   dot: { borderRadius: "50%", display: "inline-block", height: "10px", width: "10px" },
-  button: {
-    alignItems: "center",
-    border: `1px solid ${color("border")}`,
-    borderRadius: "999px",
-    background: "transparent",
-    color: "inherit",
-    cursor: "pointer",
-    display: "inline-flex",
-    fontSize: "0.875rem",
-    gap: "6px",
-    padding: "2px 12px",
-  },
-  pressed: { background: color("bg-emphasized"), borderColor: color("fg") },
-  off: { cursor: "default", opacity: 0.4 },
   pager: { display: "flex", gap: "12px", alignItems: "center", flexWrap: "wrap", margin: "12px 0" },
-  note: { color: color("fg-muted"), fontSize: "0.875rem", margin: "8px 0", overflowWrap: "anywhere" },
 };
 // Items that wait have the colour of an empty bar.
 const solid = (outcome) => color(outcome === "waiting" ? "border" : `${PALETTE[outcome] ?? "gray"}-solid`);
-const count = (number) => number.toLocaleString();
 
 export const isBatch = (entry) => typeof entry.states === "string";
 
@@ -166,7 +152,7 @@ function Chips({ head, outcome, setOutcome }) {
         "aria-pressed": outcome === name,
         "data-outcome": name ?? "all",
         onClick: () => setOutcome(outcome === name ? null : name),
-        style: { ...LOOK.button, ...(outcome === name ? LOOK.pressed : {}) },
+        style: { ...STYLE.button, ...(outcome === name ? STYLE.pressed : {}) },
       },
       name && h("span", { "aria-hidden": true, style: { ...LOOK.dot, background: solid(name) } }),
       `${name ?? "all"} ${count(number)}`,
@@ -185,7 +171,7 @@ function Pager({ screens, number, setNumber, total, name }) {
   const first = screens.slice(0, number).reduce((sum, screen) => sum + screen.positions.length, 0);
   const step = (text, to) => {
     const isOff = to < 0 || to >= screens.length;
-    const style = { ...LOOK.button, ...(isOff ? LOOK.off : {}) };
+    const style = { ...STYLE.button, ...(isOff ? STYLE.off : {}) };
     return h("button", { type: "button", disabled: isOff, onClick: () => setNumber(to), style }, text);
   };
   const items = `${count(first + 1)} to ${count(first + screens[number].positions.length)} of ${count(total)}`;
@@ -208,19 +194,19 @@ function Items({ head, run, outcome }) {
   const number = Math.max(Math.min(wanted, screens.length - 1), 0);
   const screen = screens[number];
   const { pages, progress } = useScreen(head, screen, run);
-  if (screen === undefined) return h("p", { role: "status", style: LOOK.note }, `No item is ${outcome ?? "here"} now.`);
+  if (screen === undefined) return h("p", { role: "status", style: STYLE.note }, `No item is ${outcome ?? "here"} now.`);
   const total = screens.reduce((sum, one) => sum + one.positions.length, 0);
   const pager = screens.length > 1 && h(Pager, { screens, number, setNumber, total, name: nameOf(head) });
   return h(
     "div",
     null,
     pager,
-    notesOf(screen, pages, head).map((note) => h("p", { key: note, role: "note", style: LOOK.note }, note)),
+    notesOf(screen, pages, head).map((note) => h("p", { key: note, role: "note", style: STYLE.note }, note)),
     h(
       "ul",
       { style: STYLE.gallery },
       cardsOf(screen, pages, head.page_size).map((card) =>
-        h("li", { key: keyOf(card) }, h(Card, { card, progress: progress[keyOf(card)], preload: "pointed" })),
+        h("li", { key: keyOf(card), style: STYLE.item }, h(Card, { card, progress: progress[keyOf(card)], preload: "pointed" })),
       ),
     ),
     pager,
@@ -236,7 +222,7 @@ export function Batch({ head, run, taskPath, isFirst }) {
   const ready = (head.counts.succeeded ?? 0) + (head.counts.reused ?? 0);
   const word = head.is_open ? "running" : (head.state ?? "unknown");
   const palette = { success: "green", failed: "red", running: "blue" }[word] ?? "gray";
-  const toggle = { type: "button", "aria-expanded": isOpen, onClick: () => setOpen(!isOpen), style: LOOK.button };
+  const toggle = { type: "button", "aria-expanded": isOpen, onClick: () => setOpen(!isOpen), style: STYLE.button };
   const title = taskPath ? h("a", { href: below(taskPath), style: LOOK.title }, name) : name;
   return h(
     "section",
@@ -250,6 +236,7 @@ export function Batch({ head, run, taskPath, isFirst }) {
         h(Heading, { id, as: "h2", size: "md", style: LOOK.name }, title),
         h(Badge, { colorPalette: palette }, word),
         h("span", { role: "status" }, `${count(ready)} of ${count(head.states.length)} ready`),
+        totalsOf([head]) && h("span", { className: "vace-cost" }, totalsOf([head])),
         head.try_number > 1 && h("span", { style: STYLE.term }, `attempt ${head.try_number}`),
         head.loop_pass && h("span", { style: STYLE.term }, `pass ${head.loop_pass}`),
         h("button", toggle, isOpen ? "Hide videos" : "Show videos"),
@@ -257,7 +244,7 @@ export function Batch({ head, run, taskPath, isFirst }) {
       h(Bar, { head }),
       isOpen && h(Chips, { head, outcome, setOutcome }),
       head.error && h("p", { style: STYLE.error, role: "note" }, head.error),
-      head.manifest && h("p", { style: { ...LOOK.note, margin: 0 } }, `Manifest: ${head.manifest}`),
+      head.manifest && h("p", { style: { ...STYLE.note, margin: 0 } }, `Manifest: ${head.manifest}`),
     ),
     // The key starts each filter on its first page.
     isOpen && h(Items, { key: outcome ?? "all", head, run, outcome }),

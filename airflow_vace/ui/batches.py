@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.redaction import unsigned
-from airflow_vace.ui.cards import Card, Task, card_of
+from airflow_vace.storage.checks import poster_name
+from airflow_vace.ui.cards import Card, Task, card_of, nowhere, shown_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -68,6 +69,7 @@ class Head:
     counts: dict[str, int]
     manifest: str | None
     error: str | None
+    cost: dict[str, Any] | None = None
     stamps: tuple[int | None, ...] = ()
 
 
@@ -116,6 +118,7 @@ def head_of(task: Task) -> Head | None:
         counts={name: counted[letter] for letter, name in OUTCOMES.items() if counted[letter]},
         manifest=unsigned(manifest) if manifest else None,
         error=_text(task.known.get("error")),
+        cost=shown_cost(batch.get("cost")),
     )
 
 
@@ -139,19 +142,43 @@ def item_at(task: Task, page: int, number: int) -> Task | None:
     if items is None or number >= len(items):
         return None
     item = items[number] if isinstance(items[number], dict) else {}
-    view = {name: item.get(name) for name in ("prediction", "input", "error")}
+    view = {name: item.get(name) for name in ("prediction", "input", "error", "cost")}
+    view["prediction"] = _with_posters(view["prediction"])
     view["vace_conn_id"] = task.known.get("vace_conn_id")
     return replace(task, result=None, page=None, view=view, trouble=None, item=f"{page}.{number}")
 
 
-def page_of(
-    task: Task, page: int, source: Source, now: datetime, asked: Asked
+def _with_posters(prediction: Any) -> Any:
+    """Return a prediction with the addresses of posters, for which a page keeps True."""
+    files = prediction.get("files") if isinstance(prediction, dict) else None
+    if not isinstance(files, list):
+        return prediction
+    whole = [
+        {**file, "poster": poster_name(str(file.get("uri")))}
+        if isinstance(file, dict) and file.get("poster") is True
+        else file
+        for file in files
+    ]
+    return {**prediction, "files": whole}
+
+
+def page_of(  # noqa: PLR0913, PLR0917 - four kinds of URLs
+    task: Task,
+    page: int,
+    source: Source,
+    now: datetime,
+    asked: Asked,
+    poster: Source = nowhere,
+    *,
+    rejected: Source = nowhere,
 ) -> tuple[list[Card], str | None]:
     """Return the cards of one page in the order of the items, or none and a note with the reason.
 
     :param task: the batch task, with one page
     :param source: as for :func:`airflow_vace.ui.cards.cards_of`
     :param asked: as for :func:`airflow_vace.ui.cards.cards_of`
+    :param poster: as for :func:`airflow_vace.ui.cards.cards_of`
+    :param rejected: as for :func:`airflow_vace.ui.cards.cards_of`
     """
     items = _items_of(task)
     if items is None:
@@ -160,7 +187,8 @@ def page_of(
     for number, item in enumerate(items):
         single = item_at(task, page, number)
         if single is not None:
-            cards.append(_item_card(card_of(single, source, now, asked), item))
+            card = card_of(single, source, now, asked, poster, rejected=rejected)
+            cards.append(_item_card(card, item))
     return cards, None
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.exceptions import VaceError
+from airflow_vace.input_fields import SPEED_MODES
 from airflow_vace.prediction import Prediction, PredictionStatus, parse_time
 from airflow_vace.redaction import is_shortened, unsigned
 from airflow_vace.ui.files import type_of
@@ -14,13 +15,16 @@ from airflow_vace.ui.files import type_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    # URL of a saved file from `task, number, file`; None if the API server must not send the file.
+    # URL of a saved file from `task, number, file`; None if the API server must not send the file. `file` is
+    # an entry of the prediction's `files`, or of `rejected`.
     Source = Callable[["Task", int, dict[str, Any]], str | None]
     # URL of the route that redirects to a signed output, from `task, number`; None without a connection.
     Asked = Callable[["Task", int], str | None]
 
 RESULT = "return_value"
 _MAX_TEXT_LENGTH = 2000
+_MAX_PROBLEMS = 20
+_MAX_REJECTED = 20
 
 # https://replicate.com/docs/topics/predictions/data-retention
 _RETENTION = timedelta(hours=1)
@@ -85,10 +89,16 @@ class Card:
     :param error: the task's error, else the prediction's
     :param web: URL of the vendor's page
     :param seconds: runtime at the vendor
-    :param videos: `{"src": url, "type": content type, "size": bytes, "where": "saved" | "back-end"}`
+    :param videos: `{"src": url, "type": content type, "size": bytes, "where": "saved" | "back-end"}`; saved
+        ones also have `poster`, a URL or None, and `facts`, the measured ones or None
     :param note: the reason why no video is shown
+    :param hint: `{"until": time | null, "root": place | null}` for videos that play from the back-end alone:
+        the end of that, and the missing root of a saved file, None for an unsaved one
     :param item: for an item of a batch, the numbers of page and item, as the routes take them
     :param key: the name of an item in its batch
+    :param cost: the payload's cost, as text
+    :param rejected: earlier clips that the checks rejected: `{"id", "seed", "problems", "src"}`; `src` is a
+        URL, None for a file that the page must not show
     """
 
     instance: str
@@ -112,19 +122,25 @@ class Card:
     seconds: float | None = None
     videos: list[dict[str, Any]] = field(default_factory=list)
     note: str | None = None
+    hint: dict[str, Any] | None = None
     item: str | None = None
     key: str | None = None
+    cost: dict[str, Any] | None = None
+    rejected: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _nowhere(*_: object) -> None:
-    return None
+def nowhere(*_: object) -> None:
+    """Return no URL."""
 
 
-def cards_of(
+def cards_of(  # noqa: PLR0913 - four kinds of URLs
     tasks: Iterable[Task],
     source: Source,
     now: datetime | None = None,
-    asked: Asked = _nowhere,
+    asked: Asked = nowhere,
+    poster: Source = nowhere,
+    *,
+    rejected: Source = nowhere,
 ) -> list[Card]:
     """Return a card for each prediction, in the order of the tasks.
 
@@ -133,10 +149,12 @@ def cards_of(
     :param source: return the URL of a saved file from `task, number, file`, None to hide the file
     :param now: the current time by default
     :param asked: return the URL of the route to a signed output from `task, number`, None to hide the output
+    :param poster: return the URL of a saved file's poster from `task, number, file`, None without one
+    :param rejected: return the URL of a rejected clip from `task, number, clip`, None to hide the file
     """
     found: dict[str, tuple[tuple[bool, ...], Card]] = {}
     for task in tasks:
-        card = card_of(task, source, now or datetime.now(UTC), asked)
+        card = card_of(task, source, now or datetime.now(UTC), asked, poster, rejected=rejected)
         key = card.id or task.instance
         rank = (bool(card.videos or card.note), card.completed_at is not None, card.is_open)
         before = found.get(key)
@@ -145,12 +163,22 @@ def cards_of(
             card.input = card.input or before[1].input
             before[1].input = before[1].input or card.input
             card.label = before[1].label = card.label or before[1].label
+            card.cost = before[1].cost = _merged_cost(card.cost, before[1].cost)
+            card.rejected = before[1].rejected = card.rejected or before[1].rejected
         if before is None or rank > before[0]:
             found[key] = (rank, card)
     return [card for _, card in found.values()]
 
 
-def card_of(task: Task, source: Source, now: datetime, asked: Asked) -> Card:
+def card_of(  # noqa: PLR0913 - four kinds of URLs
+    task: Task,
+    source: Source,
+    now: datetime,
+    asked: Asked,
+    poster: Source = nowhere,
+    *,
+    rejected: Source = nowhere,
+) -> Card:
     """Return the card of one task; the parameters are those of :func:`cards_of`."""
     values = task.known.get("input")
     error = task.known.get("error")
@@ -179,33 +207,51 @@ def card_of(task: Task, source: Source, now: datetime, asked: Asked) -> Card:
     card.web = web if web and unsigned(web) == web and not is_shortened(web) else None
     card.created_at, card.started_at = prediction.created_at, prediction.started_at
     card.completed_at = prediction.completed_at
+    card.cost = shown_cost(task.known.get("cost") or prediction.cost)
+    card.rejected = _rejected_clips(task, prediction, rejected)
     card.seconds = seconds if isinstance(seconds, int | float) else None
     if prediction.status is PredictionStatus.SUCCEEDED:
-        card.videos, note = _videos(task, prediction, source, now, asked)
+        card.videos, note = _saved_videos(task, prediction, source, poster), None
+        if not card.videos:
+            card.videos, note = _unsaved_videos(task, prediction, now, asked)
+            card.hint = _hint(task, prediction) if card.videos else None
         card.note = None if card.videos else task.trouble or note
     return card
 
 
-def _videos(
-    task: Task,
-    prediction: Prediction,
-    source: Source,
-    now: datetime,
-    asked: Asked,
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Return the videos to play, or none and a note with the reason."""
-    saved = [
+def _saved_videos(task: Task, prediction: Prediction, source: Source, poster: Source) -> list[dict[str, Any]]:
+    """Return the saved videos that the page may show."""
+    return [
         {
             "src": src,
             "type": type_of(str(file.get("uri"))),
             "size": _number(file.get("size")),
             "where": "saved",
+            "poster": poster(task, number, file),
+            "facts": _shown_facts(file.get("facts")),
         }
         for number, file in enumerate(prediction.files)
         if (src := source(task, number, file)) is not None
     ]
-    if saved:
-        return saved, None
+
+
+def _rejected_clips(task: Task, prediction: Prediction, source: Source) -> list[dict[str, Any]]:
+    """Return the clips that the checks rejected before this prediction, without their addresses."""
+    return [
+        {
+            "id": str(clip.get("id"))[:_MAX_TEXT_LENGTH],
+            "seed": _number(clip.get("seed")),
+            "problems": _problem_texts(clip.get("problems")),
+            "src": source(task, number, clip),
+        }
+        for number, clip in enumerate(prediction.rejected[:_MAX_REJECTED])
+    ]
+
+
+def _unsaved_videos(
+    task: Task, prediction: Prediction, now: datetime, asked: Asked
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the videos that the back-end still has, or none and a note with the reason."""
     ended = parse_time(prediction.completed_at)
     is_gone = (
         prediction.data_removed or prediction.has_expired or (ended is not None and now - ended > _RETENTION)
@@ -225,9 +271,48 @@ def _videos(
     return [], "Its file was not saved, and back-ends delete them after an hour; save_to keeps them."
 
 
+def _hint(task: Task, prediction: Prediction) -> dict[str, Any] | None:
+    """Return the hint of a card whose video plays from the back-end; None while the task may still save."""
+    if not prediction.files and task.is_open:
+        return None
+    ended = parse_time(prediction.completed_at)
+    uri = prediction.files[0].get("uri") if prediction.files else None
+    folder = uri.rpartition("/")[0].removeprefix("file://") + "/" if isinstance(uri, str) else None
+    return {"until": (ended + _RETENTION).isoformat() if ended else None, "root": folder}
+
+
+def shown_cost(cost: object) -> dict[str, Any] | None:
+    """Return the texts and flags of a cost, None for a value of another form."""
+    if not isinstance(cost, dict):
+        return None
+    return {str(name): value for name, value in cost.items() if isinstance(value, str | bool | None)}
+
+
+def _merged_cost(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the cost of a prediction that two tasks report: settled, and with the submitting task's sum."""
+    if one is None or other is None:
+        return one or other
+    settled, open_ = (other, one) if "reserved" in one else (one, other)
+    return {**{name: open_[name] for name in ("task", "has_unknown") if name in open_}, **settled}
+
+
 def web_urls_of(prediction: Prediction) -> list[str]:
     """Return the output URLs that a browser may open."""
     return [url for url in prediction.output_urls if _web(url)]
+
+
+def _shown_facts(facts: object) -> dict[str, Any] | None:
+    """Return size, length and problems of a checked video; None for an unchecked one."""
+    if not isinstance(facts, dict):
+        return None
+    names = ("width", "height", "frames", "fps", "seconds")
+    shown = {name: facts[name] for name in names if isinstance(facts.get(name), int | float)}
+    return {**shown, "problems": _problem_texts(facts.get("problems"))}
+
+
+def _problem_texts(problems: object) -> list[str]:
+    texts = problems[:_MAX_PROBLEMS] if isinstance(problems, list) else []
+    return [str(text)[:_MAX_TEXT_LENGTH] for text in texts]
 
 
 def _number(value: object) -> int | None:
@@ -237,6 +322,10 @@ def _number(value: object) -> int | None:
 def _shown(values: dict[str, Any]) -> dict[str, Any]:
     """Return the inputs for a card: numbers and short texts."""
     shown = {name: values.get(name) for name in ("prompt", "seed", "size", "frame_num", "speed_mode")}
+    # The API's words have pictures, and a person chooses by the short ones.
+    shown["speed_mode"] = next(
+        (short for short, text in SPEED_MODES.items() if text == shown["speed_mode"]), shown["speed_mode"]
+    )
     return {
         name: value[:_MAX_TEXT_LENGTH] if isinstance(value, str) else value
         for name, value in shown.items()

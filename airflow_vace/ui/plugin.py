@@ -9,7 +9,7 @@ from airflow.plugins_manager import AirflowPlugin
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_vace import __version__
-from airflow_vace.ui import OPERATOR_NAMES
+from airflow_vace.ui import OPERATOR_NAMES, REVIEW_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
 
 PREFIX = "/vace"
+ICONS = {"icon": "icon.svg", "icon_dark_mode": "icon-dark.svg"}
 
 
 class _Routes:
@@ -48,7 +49,7 @@ def _scopes_tabs() -> bool:
 
 
 def tabs(*, is_scoped: bool | None = None) -> list[dict[str, Any]]:
-    """Return the tabs in the form of Airflow's `react_apps`.
+    """Return the page of the navigation and the tabs, in the form of Airflow's `react_apps`.
 
     :param is_scoped: True if a tab can be restricted to some operators; by default Airflow decides
     """
@@ -56,6 +57,15 @@ def tabs(*, is_scoped: bool | None = None) -> list[dict[str, Any]]:
     path = urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
     script = {"bundle_url": f"{path}{PREFIX}/tab.js?version={__version__}"}
     gallery = {"name": "Videos", "destination": "dag_run", "url_route": "vace_videos", **script}
+    # Without `nav_top_level` a page stands in the menu of plugins.
+    library: dict[str, Any] = {
+        "name": "Videos",
+        "destination": "nav",
+        "url_route": "vace_library",
+        "nav_top_level": True,
+        **{name: f"{path}{PREFIX}/{file}" for name, file in ICONS.items()},
+        **script,
+    }
     tab: dict[str, Any] = {
         "name": "Video",
         "destination": "task_instance",
@@ -63,13 +73,13 @@ def tabs(*, is_scoped: bool | None = None) -> list[dict[str, Any]]:
         **script,
     }
     if _scopes_tabs() if is_scoped is None else is_scoped:
-        return [gallery, {**tab, "applies_to": {"operator_name": list(OPERATOR_NAMES)}}]
+        return [library, gallery, {**tab, "applies_to": {"operator_name": [*OPERATOR_NAMES, *REVIEW_NAMES]}}]
     is_wanted = conf.getboolean("vace", "task_tab", fallback=False)
-    return [gallery, tab] if is_wanted else [gallery]
+    return [library, gallery, tab] if is_wanted else [library, gallery]
 
 
 class VacePlugin(AirflowPlugin):
-    """A gallery on each DAG run, and a tab with the video on each of the provider's task instances.
+    """A page with the videos of all runs, a gallery on each DAG run, and a tab on the provider's tasks.
 
     Before Airflow 3.4 a tab appears on every task of every DAG, so the setting `[vace] task_tab` enables the
     tab there.

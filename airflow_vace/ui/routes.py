@@ -5,6 +5,7 @@ A plugin's routes are open to everybody by default, so each route here names its
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,15 +15,19 @@ from uuid import UUID
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.common.db.common import SessionDep
-from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
+from airflow.api_fastapi.core_api.security import GetUserDep, get_user, requires_access_dag
 from airflow.providers.common.compat.sdk import conf
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
+from airflow_vace.storage.manifests import manifest_at
 from airflow_vace.ui.batches import heads_and_others, item_at, page_of, stamped
 from airflow_vace.ui.cards import Task, cards_of
 from airflow_vace.ui.files import is_below, pieces, place_below, range_of, roots_of, type_of
+from airflow_vace.ui.library import readable_dags, runs_with_videos
+from airflow_vace.ui.plugin import ICONS
+from airflow_vace.ui.related import tasks_of_tab
 from airflow_vace.ui.snapshots import Snapshots
 from airflow_vace.ui.task_instances import of_instance, of_task, pages_written_at, tasks_of
 
@@ -47,7 +52,7 @@ Page = Annotated[int, InPath(ge=0, le=_MAX_INDEX)]
 InstanceId = Annotated[UUID, InPath()]
 
 # The page loads the first one, which imports the others.
-SCRIPTS = ("tab.js", "cards.js", "batch.js")
+SCRIPTS = ("tab.js", "cards.js", "batch.js", "costs.js", "library.js", "parts.js")
 
 snapshots = Snapshots()
 
@@ -98,7 +103,11 @@ def new_app() -> FastAPI:
     # FastAPI's documentation pages would be open to everybody, so they are off.
     app = FastAPI(title="VACE videos", docs_url=None, redoc_url=None, openapi_url=None)
     for name in SCRIPTS:
-        app.add_api_route(f"/{name}", _script(name), dependencies=[_IS_KNOWN])
+        app.add_api_route(f"/{name}", _asset(name, "text/javascript"), dependencies=[_IS_KNOWN])
+    for name in ICONS.values():
+        app.add_api_route(f"/{name}", _asset(name, "image/svg+xml"), dependencies=[_IS_KNOWN])
+    # The route lists the DAGs that its user may read, and needs no permission beyond a login.
+    app.add_api_route("/library", library)
     run = "/runs/{dag_id}/{run_id}"
     app.add_api_route(f"{run}/videos", videos, dependencies=[_MAY_READ])
     app.add_api_route(f"{run}/pages/{{instance}}/{{page}}", page_of_batch, dependencies=[_MAY_READ])
@@ -109,30 +118,37 @@ def new_app() -> FastAPI:
         dependencies=[_MAY_READ],
         response_class=RedirectResponse,
     )
-    app.add_api_route(
-        f"{run}/files/{{instance}}/{{number}}",
-        saved_file,
-        methods=["GET", "HEAD"],
-        dependencies=[_MAY_READ],
-        response_class=StreamingResponse,
-    )
+    for path, route in (
+        ("files/{instance}/{number}", saved_file),
+        ("posters/{instance}/{number}", saved_poster),
+        ("manifests/{instance}/{number}", saved_manifest),
+        ("rejected/{instance}/{number}", rejected_file),
+        ("poster", poster_of_task),
+    ):
+        app.add_api_route(
+            f"{run}/{path}",
+            route,
+            methods=["GET", "HEAD"],
+            dependencies=[_MAY_READ],
+            response_class=StreamingResponse,
+        )
     return app
 
 
-def _script(name: str) -> Callable[[], FileResponse]:
+def _asset(name: str, media_type: str) -> Callable[[], FileResponse]:
     headers = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
     path = Path(__file__).with_name(name)
 
-    def script() -> FileResponse:
-        """Send a script of the tabs."""
-        return FileResponse(path, media_type="text/javascript", headers=headers)
+    def asset() -> FileResponse:
+        """Send a script or an icon of the screens."""
+        return FileResponse(path, media_type=media_type, headers=headers)
 
-    return script
+    return asset
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """URLs of the videos on cards; both methods return None for a video that the page must not show."""
+    """URLs of videos and posters on cards; all methods return None for a file that the page must not show."""
 
     root: str
     roots: list[str]
@@ -140,6 +156,14 @@ class Addresses:
     def saved(self, task: Task, number: int, file: dict[str, Any]) -> str | None:
         """Return the URL of a saved file."""
         return self._address("files", task, number) if is_below(self.roots, file.get("uri")) else None
+
+    def poster(self, task: Task, number: int, file: dict[str, Any]) -> str | None:
+        """Return the URL of a saved video's poster."""
+        return self._address("posters", task, number) if is_below(self.roots, file.get("poster")) else None
+
+    def rejected(self, task: Task, number: int, clip: dict[str, Any]) -> str | None:
+        """Return the URL of a rejected clip."""
+        return self._address("rejected", task, number) if is_below(self.roots, clip.get("uri")) else None
 
     def signed(self, task: Task, number: int) -> str | None:
         """Return the URL of the route that redirects to a signed output."""
@@ -167,16 +191,50 @@ def videos(
     task_id: str | None = None,
     map_index: Annotated[int | None, Query(ge=-1, le=_MAX_INDEX)] = None,
 ) -> list[dict[str, Any]]:
-    """Return a head for each batch of a run or of one task instance, then a card for each prediction.
+    """Return a head for each batch of a run or of one task's tab, then a card for each prediction.
 
-    The member `states` distinguishes a head. The cards of a batch come from :func:`page_of_batch`.
+    The member `states` distinguishes a head. The cards of a batch come from :func:`page_of_batch`. All
+    entries have `is_upstream`: true for those of the tasks before a task without videos.
     """
-    heads, tasks = heads_and_others(tasks_of(session, dag_id, run_id, of_task(task_id, map_index)))
+    if task_id is None:
+        found, is_upstream = tasks_of(session, dag_id, run_id, of_task(None, map_index)), False
+    else:
+        found, is_upstream = tasks_of_tab(session, dag_id, run_id, task_id, map_index)
+    heads, tasks = heads_and_others(found)
     if heads:
         written_at = pages_written_at(session, dag_id, run_id, [head.instance for head in heads])
         heads = [stamped(head, written_at.get(head.instance, {})) for head in heads]
-    cards = cards_of(tasks, addresses.saved, asked=addresses.signed)
-    return [*map(asdict, heads), *map(asdict, cards)]
+    cards = cards_of(
+        tasks,
+        addresses.saved,
+        asked=addresses.signed,
+        poster=addresses.poster,
+        rejected=addresses.rejected,
+    )
+    entries = [*map(asdict, heads), *map(asdict, cards)]
+    return [{**entry, "is_upstream": is_upstream} for entry in entries]
+
+
+def library(
+    user: GetUserDep,
+    session: SessionDep,
+    of: str | None = None,
+    before: Annotated[str | None, Query(max_length=100)] = None,
+) -> dict[str, Any]:
+    """Return `{"dags": {id: name}, "runs": […], "older": cursor | null}` for one page of the library.
+
+    Runs are newest first, each with `dag_id, run_id, state, run_after`; the cards of a run come from
+    :func:`videos`.
+
+    :param of: id of the DAG whose runs are listed; those of all DAGs by default
+    :param before: cursor of the page
+    """
+    dags = readable_dags(session, user)
+    try:
+        runs, older = runs_with_videos(session, [one for one in dags if of in (None, one)], before)
+    except ValueError as error:
+        raise HTTPException(422, "No such page") from error
+    return {"dags": dags, "runs": runs, "older": older}
 
 
 def page_of_batch(
@@ -190,7 +248,15 @@ def page_of_batch(
     # Without a readable view nobody knows whether the task is a batch, so the note says why.
     if task is None or ("batch" not in task.known and task.trouble is None):
         raise HTTPException(404, "No such batch")
-    cards, note = page_of(task, page, addresses.saved, datetime.now(UTC), addresses.signed)
+    cards, note = page_of(
+        task,
+        page,
+        addresses.saved,
+        datetime.now(UTC),
+        addresses.signed,
+        addresses.poster,
+        rejected=addresses.rejected,
+    )
     return {"cards": [asdict(card) for card in cards], "note": note}
 
 
@@ -233,10 +299,75 @@ def saved_file(
     range_: Annotated[str | None, Header(alias="Range")] = None,
 ) -> Response:
     """Send a file that the task's result names, whole or a range of bytes."""
+    return _sent(_file_of(instance.read(session), number).get("uri"), request, range_)
+
+
+def rejected_file(
+    instance: InPathInstance,
+    number: Number,
+    request: Request,
+    session: SessionDep,
+    range_: Annotated[str | None, Header(alias="Range")] = None,
+) -> Response:
+    """Send the file of a clip that the checks rejected, whole or a range of bytes."""
     task = instance.read(session)
     prediction = task.prediction if task else None
+    clips = prediction.rejected if prediction else []
+    return _sent(clips[number].get("uri") if number < len(clips) else None, request, range_)
+
+
+def saved_poster(instance: InPathInstance, number: Number, request: Request, session: SessionDep) -> Response:
+    """Send the poster of a saved video."""
+    return _sent_poster(_file_of(instance.read(session), number), request)
+
+
+def saved_manifest(instance: InPathInstance, number: Number, session: SessionDep) -> Response:
+    """Send the manifest of a saved file as JSON."""
+    uri = _file_of(instance.read(session), number).get("uri")
+    try:
+        place = place_below(_roots(), uri)
+        manifest = manifest_at(place) if place else None
+    except Exception as error:  # stores are third-party code and raise anything
+        raise HTTPException(502, "The store of this manifest can't be read") from error
+    if manifest is None:
+        raise HTTPException(404, "No such manifest")
+    content = json.dumps(manifest, indent=2)
+    return Response(content, headers=_HEADERS, media_type="application/json")
+
+
+def poster_of_task(
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    request: Request,
+    session: SessionDep,
+    map_index: Annotated[int, Query(ge=-1, le=_MAX_INDEX)] = -1,
+) -> Response:
+    """Send the poster of a task's first video, for texts that know no id of a task instance."""
+    found = tasks_of(session, dag_id, run_id, of_task(task_id, map_index))
+    session.close()
+    return _sent_poster(_file_of(found[0] if found else None, 0), request)
+
+
+def _sent_poster(file: dict[str, Any], request: Request) -> Response:
+    uri = file.get("poster")
+    if not (type_of(str(uri)) or "").startswith("image/"):
+        raise HTTPException(404, "No such poster")
+    return _sent(uri, request, None)
+
+
+def _file_of(task: Task | None, number: int) -> dict[str, Any]:
+    """Return the entry of a saved file, {} if the task's result names no such file."""
+    prediction = task.prediction if task else None
     files: Sequence[dict[str, Any]] = prediction.files if prediction else ()
-    uri = files[number].get("uri") if number < len(files) else None
+    return files[number] if number < len(files) else {}
+
+
+def _sent(uri: object, request: Request, range_: str | None) -> Response:
+    """Return the response with a saved file below the deployment's roots.
+
+    :param range_: the request's header `Range`
+    """
     try:
         place = place_below(_roots(), uri)
         size = place.size() if place else None

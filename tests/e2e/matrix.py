@@ -21,7 +21,8 @@ CELLS = ("3.1.8:3.11", "3.2.2:3.12", "3.3.2:3.11", "3.3.2:3.12", "3.3.2:3.13", "
 # These tests read the source tree, which is absent: the wheel is tested.
 DESELECTED = "not imports_point_down and not wheel_holds and not links_between_the_pages"
 # The rooms of the package that import no Airflow: a test of layers holds that line, so another Airflow cannot
-# change these results. Another Python could, so a run without `--airflow-only` has them too.
+# change these results. Another Python could, so a run without `--airflow-only` has them too. The tests of
+# video run in any case, since a newer Python gets a newer PyAV.
 AIRFLOW_FREE = (
     "tests/client",
     "tests/core",
@@ -36,7 +37,7 @@ AIRFLOW_FREE = (
 # Libraries of the release's own day: Airflow 3.2.2 does not start its own `dag.test()` with later ones.
 RELEASE_DATES = {"3.2.2": "2026-06-10"}
 NEWEST = ("apache-airflow-providers-common-compat", "apache-airflow-providers-http")
-NEEDED = ("hypothesis>=6", "jsonschema>=4", "pytest>=8.4", "pytest-xdist>=3.8", "replicate<2")
+NEEDED = ("hypothesis>=6", "jsonschema>=4", "pytest>=8.4", "pytest-xdist>=3.8", "replicate<2", "statsd>=4")
 
 
 def interpreter(version: str) -> str | None:
@@ -65,12 +66,15 @@ def install(cell: str, python: str, wheel: Path, folder: Path) -> Path:
     ]
     for name in NEWEST:
         command += ["--exclude-newer-package", f"{name}={today}"]
-    subprocess.run([*command, f"apache-airflow=={airflow}", f"{wheel}[emulator]", *NEEDED], check=True)
+    subprocess.run([*command, f"apache-airflow=={airflow}", f"{wheel}[emulator,video]", *NEEDED], check=True)
     return own
 
 
 def run(cell: str, wheel: Path, scratch: Path, options: list[str]) -> tuple[bool, str]:
-    """Run the tests of one cell; return True if they pass, and the cell's row of the table."""
+    """Run the tests of one cell; return True if they pass, and the cell's row of the table.
+
+    :param options: further options of pytest; without any the long tests run too
+    """
     airflow, _, version = cell.partition(":")
     python = interpreter(version)
     if python is None:
@@ -80,12 +84,13 @@ def run(cell: str, wheel: Path, scratch: Path, options: list[str]) -> tuple[bool
     installed = time.monotonic() - started
     for name in ("tests", "dags", "deploy", "docs", "benchmarks"):
         shutil.copytree(ROOT / name, place / "repo" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "pyproject.toml", "constraints.txt"):
+    for name in ("README.md", "pyproject.toml", "constraints.txt", "zensical.toml"):
         shutil.copy(ROOT / name, place / "repo" / name)
+    more = {"VACE_DAGS": "1"} if options else {"VACE_DAGS": "1", "VACE_LONG": "1"}
     tests = subprocess.run(
         [own, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "-k", DESELECTED, *options],
         cwd=place / "repo",
-        env={**os.environ, "PATH": f"{place / 'venv/bin'}:{os.environ['PATH']}"},
+        env={**os.environ, **more, "PATH": f"{place / 'venv/bin'}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,

@@ -1,6 +1,6 @@
 """Start Airflow on Celery, two of each part, with its servers, until Ctrl-C.
 
-    uv run --group cluster --group stores python tests/e2e/run_cluster.py
+    PYTHONPATH=tests uv run --group cluster --group stores python tests/e2e/run_cluster.py
 
 The program needs Debian's `postgresql` and `redis-server`. All processes listen on free ports of loopback and
 work in one directory, which is removed at the end, also if this program is killed.

@@ -18,6 +18,7 @@ import requests
 from airflow_vace.emulator import Emulator
 from airflow_vace.provider_info import get_provider_info
 from support.batch_views import head_of_batch, pages_of_batch
+from support.browsers import QUIET
 from support.polled import end_all
 from support.standalone import Airflow, until, whole_airflow
 
@@ -33,16 +34,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
 ]
 PICTURES = os.environ.get("VACE_PICTURES")
-# Chromium asks its maker for updates otherwise, and a root user needs `--no-sandbox`.
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+PRICES = {"prunaai/vace-14b": {"per_run": 0.40}}
 # Ten clips of `@task.vace`, mapped.
 CAMPAIGN = "vace_campaign_taskflow"
 PRODUCTS = [
@@ -113,7 +105,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     settings = {"AIRFLOW__VACE__VIDEO_ROOTS": f"{videos}/", "AIRFLOW__VACE__TASK_TAB": "True"}
     with (
         Emulator(time_scale=0.1) as emulator,
-        whole_airflow(home, emulator.connection, **settings) as airflow,
+        whole_airflow(home, emulator.connection_to(prices=PRICES), **settings) as airflow,
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
@@ -121,20 +113,30 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         browser.close()
 
 
+@pytest.fixture(autouse=True)
+def _closed_pages(seen: Seen) -> Iterator[None]:
+    """Close the pages of a test, since each polls on, and a thousand cards take a core."""
+    yield
+    for context in seen.browser.contexts:
+        context.close()
+
+
 @pytest.fixture(scope="module")
 def campaign(seen: Seen) -> str:
     """Return the id of a run of ten clips, two of them failed."""
     outcome = {"status": "failed", "error": "E1001 out of memory"}
     seen.emulator.faults.add(method="POST", skip=3, times=2, outcome=outcome)
-    run_id = seen.airflow.trigger(CAMPAIGN, products=PRODUCTS, save_to=f"{seen.videos}/")
+    run_id = seen.airflow.trigger(CAMPAIGN, products=PRODUCTS, save_to=f"{seen.videos}/", min_share=0.5)
     until(lambda: seen.airflow.tasks(CAMPAIGN, run_id).get("summary") == "success", 240)
     return run_id
 
 
 def playing(page: Page) -> list[float]:
-    """Return each video's duration in seconds, 0 for one that the browser cannot open."""
+    """Load all videos, and return each duration in seconds, 0 for one that the browser cannot open."""
+    # A video with a poster loads nothing by itself.
     found: list[float] = page.evaluate(
-        "[...document.querySelectorAll('.vace-videos video')].map(v => v.readyState ? v.duration : 0)"
+        "[...document.querySelectorAll('.vace-videos video')].map(v => { v.preload = 'metadata'; return v; })"
+        ".map(v => v.readyState ? v.duration : 0)"
     )
     return found
 
@@ -149,6 +151,24 @@ def test_a_runs_gallery_plays_videos_and_explains_failures(seen: Seen, campaign:
     assert failed.count() == 2
     assert "E1001 out of memory" in failed.first.inner_text()
     seen.picture(page, "gallery")
+
+
+def test_a_runs_gallery_sums_the_costs_that_its_xcoms_have(seen: Seen, campaign: str) -> None:
+    page = seen.page(seen.run_page(campaign, "/plugin/vace_videos"))
+    page.wait_for_selector(".vace-videos article")
+    # A failed prediction is billed too.
+    until(lambda: "2 without a video, $4.00" in page.inner_text(".vace-videos"), 30)
+    cards = page.locator(".vace-videos article").all_inner_texts()
+    assert ["$0.40" in text for text in cards] == [True] * 10
+    run = f"/dags/{CAMPAIGN}/dagRuns/{quote(campaign, safe='')}"
+    found = seen.airflow.ask("GET", f"{run}/taskInstances?limit=100")["task_instances"]
+    costs = []
+    for ti in [ti for ti in found if ti["task_id"] == "clip"]:
+        key = "return_value" if ti["state"] == "success" else "vace_view"
+        path = f"{run}/taskInstances/clip/xcomEntries/{key}?map_index={ti['map_index']}"
+        value = seen.airflow.ask("GET", path)["value"]
+        costs.append((value if ti["state"] == "success" else value["prediction"])["cost"])
+    assert costs == [{"amount": "0.40", "currency": "USD", "basis": "per_run"}] * 10
 
 
 def test_a_video_plays_in_place_on_its_task(seen: Seen, campaign: str) -> None:
@@ -203,6 +223,62 @@ def test_a_run_without_a_video_says_so(seen: Seen) -> None:
     assert "no money left" in page.inner_text(".vace-videos")
 
 
+def requests_of(page: Page, part: str) -> list[dict[str, Any]]:
+    """Return name and received bytes of the requests to the plugin's routes with this part in the path."""
+    found: list[dict[str, Any]] = page.evaluate(
+        "part => performance.getEntriesByType('resource').filter(e => e.name.includes('/vace/'))"
+        ".filter(e => e.name.includes(part)).map(e => ({name: e.name, bytes: e.transferSize}))",
+        part,
+    )
+    return found
+
+
+# --- posters ---------------------------------------------------------------------------------------
+
+
+def test_a_gallery_shows_posters_and_loads_a_video_when_played(seen: Seen, campaign: str) -> None:
+    page = seen.page(seen.run_page(campaign, "/plugin/vace_videos"), height=3000)
+    page.locator(".vace-videos video").first.wait_for()
+    until(lambda: len(requests_of(page, "/posters/")) == 8, 60)
+    assert requests_of(page, "/files/") == []
+    assert sum(request["bytes"] for request in requests_of(page, "/posters/")) < 8 * 25_000
+    ready = page.locator("article[data-status=succeeded]").first
+    ready.get_by_role("button", name="Details of ").click()
+    assert "832 x 480, 81 frames, 16 fps, 5.1 s" in page.inner_text(".vace-videos")
+    assert "No problems" in page.inner_text(".vace-videos")
+    seen.picture(page, "posters")
+    page.locator(".vace-videos video").first.focus()
+    page.keyboard.press("Space")
+    until(lambda: page.evaluate("document.querySelector('.vace-videos video').currentTime") > 0, 60)
+    assert len({request["name"] for request in requests_of(page, "/files/")}) == 1
+
+
+@pytest.mark.parametrize("has_posters", [True, False])
+def test_a_thousand_clips_load_the_posters_on_the_screen_only(
+    seen: Seen, one_clip: str, *, has_posters: bool
+) -> None:
+    address = f"{seen.airflow.address}/vace/runs/{CAMPAIGN}/{quote(one_clip, safe='')}/videos"
+    cards = requests.get(address, headers=seen.airflow.headers, timeout=60).json()
+    (card,) = [card for card in cards if card.get("videos")]
+
+    def copied(number: int) -> dict[str, Any]:
+        (video,) = card["videos"]
+        poster = f"{video['poster']}?n={number}" if has_posters else None
+        video = {**video, "src": f"{video['src']}?n={number}", "poster": poster}
+        return {**card, "instance": f"{number}", "map_index": number, "videos": [video]}
+
+    page = seen.page("/")
+    page.route("**/vace/runs/**/videos", lambda route: route.fulfill(json=[copied(n) for n in range(1000)]))
+    page.goto(f"{seen.airflow.address}{seen.run_page(one_clip, '/plugin/vace_videos')}")
+    until(lambda: page.locator(".vace-videos article").count() == 1000, 120)
+    kind = "/posters/" if has_posters else "/files/"
+    until(lambda: bool(requests_of(page, kind)), 60)
+    page.wait_for_load_state("networkidle", timeout=120_000)
+    assert len(requests_of(page, kind)) < 50
+    assert not has_posters or requests_of(page, "/files/") == []
+    seen.picture(page, f"thousand-{kind.strip('/')}")
+
+
 @pytest.fixture(scope="module")
 def one_clip(seen: Seen) -> str:
     """Return the id of a run of one clip, whose last task has no video."""
@@ -221,16 +297,6 @@ def batch(seen: Seen, one_clip: str) -> str:
         seen.put_xcom(one_clip, key, value)
     seen.put_xcom(one_clip, "vace_view", head_of_batch(states))
     return one_clip
-
-
-def requests_of(page: Page, part: str) -> list[dict[str, Any]]:
-    """Return name and received bytes of the requests to the plugin's routes with this part in the path."""
-    found: list[dict[str, Any]] = page.evaluate(
-        "part => performance.getEntriesByType('resource').filter(e => e.name.includes('/vace/'))"
-        ".filter(e => e.name.includes(part)).map(e => ({name: e.name, bytes: e.transferSize}))",
-        part,
-    )
-    return found
 
 
 def test_a_thousand_clips_show_one_head_and_sixty_cards(seen: Seen, batch: str) -> None:

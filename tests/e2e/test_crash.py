@@ -43,6 +43,8 @@ COMMON = {
     "retries": 2,
     "retry_delay": timedelta(seconds=1),
 }
+# The cap is the price of one clip, so a second bill would need a fault in both ledger and cap.
+CAP = {"max_cost": 0.40}
 
 for shape in ("deferred", "waiting", "sensed"):
     with DAG(shape, schedule=None, params={"backend": "replicate"}) as dag:
@@ -52,6 +54,7 @@ for shape in ("deferred", "waiting", "sensed"):
             deferrable=shape == "deferred",
             end_from_trigger=False,
             **COMMON,
+            **CAP,
         )
         if shape == "sensed":
             VacePredictionSensor(
@@ -76,6 +79,8 @@ with DAG("many", schedule=None, params={"prompts": []}) as many:
         wait_for_completion=True,
         deferrable=True,
         vace_conn_id="replicate",
+        # The vendor's own failures are billed, and one more is right then.
+        max_cost=0.80,
         retries=30,
         retry_delay=timedelta(seconds=1),
     ).expand(input=prompts())
@@ -101,6 +106,7 @@ POINTS = {
     "waiting": (BEFORE_THE_CREATE, ACCEPTED, ANSWERED, RECORDED, WORKER, ENDED),
     "sensed": (BEFORE_THE_CREATE, ACCEPTED, ANSWERED, RECORDED, TRIGGERER, ENDED),
 }
+PRICES = {"prunaai/vace-14b": {"per_run": 0.40}}
 # One lists its predictions, so a lost create can be found; the other does not.
 BACKENDS = ("replicate", "gateway")
 
@@ -249,7 +255,7 @@ def emulator() -> Iterator[Emulator]:
 def airflow(emulator: Emulator, watch: Watch) -> Iterator[Airflow]:
     with postgres() as database, Wire(emulator.url, watch.vendor_before, watch.vendor_after) as vendor:
         connections = {
-            backend: emulator.connection_to(backend=backend).replace(emulator.url, vendor.url)
+            backend: emulator.connection_to(backend=backend, prices=PRICES).replace(emulator.url, vendor.url)
             for backend in BACKENDS
         }
         # Airflow chooses its port when it is made, so the wire before it is made in between.
@@ -292,7 +298,7 @@ def judged(airflow: Airflow, scenario: Scenario, billed: int, states: str, xcom:
     is_done = set(states.split("+")) == {"success"} and xcom == "payload" and billed == 1
     if scenario.backend == "gateway" and scenario.point in (BEFORE_THE_CREATE, ACCEPTED, ANSWERED):
         accepted = 0 if scenario.point == BEFORE_THE_CREATE else 1
-        said = "SubmissionUnknown: A create was started at"
+        said = "SubmissionUnknown: A request for a prediction was started at"
         attempt = airflow.tasks(scenario.shape, scenario.name)
         last = max(ti["try_number"] for ti in attempt if ti["task_id"] == "operator")
         is_explained = said in airflow.log(scenario.shape, scenario.name, "operator", last)

@@ -307,3 +307,19 @@ def test_a_mangled_head_leaves_the_other_cards(site: Site, batch: str) -> None:
     assert "cannot read" in cards[0]["note"]
     assert page_on(site, 0)["cards"] == []
     assert "cannot read" in page_on(site, 0)["note"]
+
+
+def test_a_card_of_a_batch_has_the_poster_of_its_video() -> None:
+    page = pages_of_batch("s")["vace_view_page_0000"]
+    (file,) = page["items"][0]["prediction"]["files"]
+    file["poster"] = True
+    batch = task(view=head_of_batch("s"), page=page)
+    named: list[Any] = []
+
+    def poster(_: Task, number: int, of: dict[str, Any]) -> str:
+        named.append(of["poster"])
+        return f"/posters/{number}"
+
+    cards, _ = page_of(batch, 0, source, NOON, nowhere, poster)
+    assert cards[0].videos[0]["poster"] == "/posters/0"
+    assert named == [f"{file['uri']}.jpg"]

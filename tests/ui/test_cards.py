@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from airflow_vace.input_fields import SPEED_MODES
 from airflow_vace.ui.cards import Task, cards_of
 from airflow_vace.ui.xcoms import read_value
 
@@ -38,6 +39,41 @@ def test_an_unsaved_video_plays_from_the_back_end_for_an_hour() -> None:
     assert "save_to" in (card.note or "")
 
 
+@pytest.mark.parametrize(
+    ("uri", "root"),
+    [("s3://bucket/clips/a.mp4", "s3://bucket/clips/"), ("file:///data/clips/a.mp4", "/data/clips/")],
+)
+def test_a_video_saved_outside_of_the_roots_names_the_missing_root_at_once(uri: str, root: str) -> None:
+    (card,) = cards_of([task(result={**PAYLOAD, "files": [{"uri": uri}]})], nowhere, NOON)
+    assert [video["where"] for video in card.videos] == ["back-end"]
+    assert card.hint == {"until": "2026-01-01T13:00:00+00:00", "root": root}
+
+
+def test_an_unsaved_video_has_a_hint_unless_the_task_may_still_save_it() -> None:
+    (card,) = cards_of([task(result=PAYLOAD)], nowhere, NOON)
+    assert card.hint == {"until": "2026-01-01T13:00:00+00:00", "root": None}
+    (card,) = cards_of([task(view={"prediction": PAYLOAD}, state="running")], nowhere, NOON)
+    assert (card.is_open, card.hint) == (True, None)
+    saved = task(result={**PAYLOAD, "files": [{"uri": "file:///a.mp4"}]})
+    (card,) = cards_of([saved], lambda *_: "/files/i/0", NOON)
+    assert card.hint is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "shown"),
+    [
+        (SPEED_MODES["lightly"], "lightly"),
+        ("Other", "Other"),
+        ("extra", "extra"),
+        (None, None),
+    ],
+)
+def test_a_card_has_the_short_word_of_a_speed(mode: object, shown: object) -> None:
+    view = {"prediction": PAYLOAD, "input": {"speed_mode": mode}}
+    (card,) = cards_of([task(view=view)], nowhere, NOON)
+    assert card.input.get("speed_mode") == shown
+
+
 def test_a_signed_output_plays_by_a_route_or_has_a_note() -> None:
     signed = {**PAYLOAD, "output": f"{PAYLOAD['output']}?…"}
     (card,) = cards_of([task(result=signed)], nowhere, NOON, lambda task, number: f"/{task.task_id}/{number}")
@@ -48,6 +84,26 @@ def test_a_signed_output_plays_by_a_route_or_has_a_note() -> None:
     assert "save_to" in (card.note or "")
 
 
+def test_a_card_has_the_cost_of_all_attempts_that_two_tasks_know() -> None:
+    paid = {"amount": "0.40", "currency": "USD", "basis": "per_run"}
+    submit = task(
+        task_id="submit",
+        result={**PAYLOAD, "status": "starting", "cost": {**paid, "task": "0.80", "reserved": "0.40"}},
+    )
+    wait = task(result={**PAYLOAD, "cost": paid})
+    for order in ([submit, wait], [wait, submit]):
+        (card,) = cards_of(order, nowhere, NOON)
+        assert card.cost == {**paid, "task": "0.80"}
+    (card,) = cards_of([submit], nowhere, NOON)
+    assert (card.cost or {})["reserved"] == "0.40"
+
+
+@pytest.mark.parametrize("cost", [0.4, "0.40", [], {"amount": "0.40"}])
+def test_a_cost_of_another_form_shows_nothing(cost: object) -> None:
+    (card,) = cards_of([task(result={**PAYLOAD, "cost": cost})], nowhere, NOON)
+    assert card.cost is None
+
+
 def test_a_card_has_label_and_seed() -> None:
     named = {**PAYLOAD, "label": "Trail shoe", "seed": 7}
     tasks = [task(task_id="submit", result={**named, "status": "starting"}), task(result=PAYLOAD)]
@@ -56,6 +112,22 @@ def test_a_card_has_label_and_seed() -> None:
         assert (card.status, card.label) == ("succeeded", "Trail shoe")
     (card,) = cards_of([task(result=named)], nowhere, NOON)
     assert (card.label, card.seed) == ("Trail shoe", 7)
+
+
+def test_a_card_has_the_rejected_clips_without_their_addresses() -> None:
+    clip = {
+        "id": "p0",
+        "seed": 7,
+        "uri": "s3://b/p0.mp4",
+        "problems": ["All frames are black."],
+        "cost": None,
+    }
+    tasks = [task(result={**PAYLOAD, "rejected": [clip, {"id": "p00", "problems": None}]})]
+    (card,) = cards_of(tasks, nowhere, NOON, rejected=lambda *of: f"/{of[1]}" if of[2].get("uri") else None)
+    assert card.rejected == [
+        {"id": "p0", "seed": 7, "problems": ["All frames are black."], "src": "/0"},
+        {"id": "p00", "seed": None, "problems": [], "src": None},
+    ]
 
 
 def test_a_submitting_task_and_its_sensor_share_one_card() -> None:
@@ -129,3 +201,25 @@ def test_a_card_shows_plain_inputs_only() -> None:
     assert card.input == {"size": "832*480"}
     (card,) = cards_of([task(view={"prediction": PAYLOAD, "input": {"prompt": "a" * 9000}})], nowhere, NOON)
     assert len(card.input["prompt"]) == 2000
+
+
+SAVED = {"uri": "file:///clips/a.mp4", "size": 7}
+
+
+@pytest.mark.parametrize(
+    ("facts", "shown"),
+    [
+        (None, None),
+        ("black", None),
+        ({"problems": "black"}, {"problems": []}),
+        (
+            {"width": 832, "height": "480", "black_share": 1.0, "problems": ["black", {"a": 1}]},
+            {"width": 832, "problems": ["black", "{'a': 1}"]},
+        ),
+    ],
+)
+def test_facts_of_a_card_are_numbers_and_problems(facts: Any, shown: Any) -> None:
+    payload = {**PAYLOAD, "files": [{**SAVED, "facts": facts}]}
+    (card,) = cards_of([task(result=payload)], lambda *_: "/files/i/0", NOON)
+    assert card.videos[0]["facts"] == shown
+    assert card.videos[0]["poster"] is None

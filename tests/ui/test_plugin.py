@@ -10,22 +10,36 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_vace.ui import OPERATOR_NAMES, plugin
+from airflow_vace.ui import OPERATOR_NAMES, REVIEW_NAMES, plugin
 
 
-@pytest.mark.parametrize(("wanted", "names"), [("False", ["Videos"]), ("True", ["Videos", "Video"])])
+@pytest.mark.parametrize(("wanted", "count"), [("False", 2), ("True", 3)])
 def test_before_airflow_3_4_a_setting_enables_the_tab_of_a_task(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, names: list[str]
+    monkeypatch: pytest.MonkeyPatch, wanted: str, count: int
 ) -> None:
     monkeypatch.setenv("AIRFLOW__VACE__TASK_TAB", wanted)
     tabs = plugin.tabs(is_scoped=False)
-    assert [tab["name"] for tab in tabs] == names
+    places = [("Videos", "nav"), ("Videos", "dag_run"), ("Video", "task_instance")]
+    assert [(tab["name"], tab["destination"]) for tab in tabs] == places[:count]
     assert not [tab for tab in tabs if "applies_to" in tab]
 
 
-def test_since_airflow_3_4_the_tab_is_on_our_tasks_only() -> None:
-    _, tab = plugin.tabs(is_scoped=True)
-    assert tab["applies_to"] == {"operator_name": list(OPERATOR_NAMES)}
+def test_since_airflow_3_4_the_tab_is_on_our_tasks_and_on_reviews_only() -> None:
+    *_, tab = plugin.tabs(is_scoped=True)
+    assert tab["applies_to"] == {"operator_name": [*OPERATOR_NAMES, *REVIEW_NAMES]}
+
+
+def test_the_names_of_reviews_are_those_of_airflows_operators() -> None:
+    hitl = pytest.importorskip("airflow.providers.standard.operators.hitl")
+    assert {getattr(hitl, name).__name__ for name in REVIEW_NAMES} == set(REVIEW_NAMES)
+
+
+def test_the_page_in_the_navigation_has_an_icon_for_each_theme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://data.example/airflow/")
+    (library, *_) = plugin.tabs()
+    assert (library["url_route"], library["nav_top_level"]) == ("vace_library", True)
+    assert library["icon"] == "/airflow/vace/icon.svg"
+    assert library["icon_dark_mode"] == "/airflow/vace/icon-dark.svg"
 
 
 def test_the_tab_is_scoped_to_the_names_of_our_tasks() -> None:

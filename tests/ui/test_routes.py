@@ -18,7 +18,7 @@ def test_the_gallery_has_a_card_for_each_prediction_failed_ones_too(site: Site) 
     for card in cards:
         assert card["input"]["prompt"].endswith("slow tracking shot")
         assert card["input"]["seed"] == 7
-        assert card["web"].startswith("https://replicate.com/p/")
+        assert card["web"].startswith("http://127.0.0.1:")
         assert not card["is_open"]
     (failed,) = [c for c in cards if c["status"] == "failed"]
     assert "E1001 out of memory" in failed["error"]
@@ -28,7 +28,8 @@ def test_the_gallery_has_a_card_for_each_prediction_failed_ones_too(site: Site) 
 def test_a_task_instance_shows_its_own_card_only(site: Site) -> None:
     (card,) = site.cards("?task_id=clip&map_index=2")
     assert card["map_index"] == 2
-    assert site.cards("?task_id=summary") == []
+    assert not card["is_upstream"]
+    assert site.cards("?task_id=clips_wanted") == []
     assert site.cards("?task_id=clip&map_index=7") == []
 
 
@@ -38,19 +39,28 @@ RUN_ROUTES = [
     "/runs/{dag_id}/{run_id}/progress/{instance}",
     "/runs/{dag_id}/{run_id}/outputs/{instance}/{number}",
     "/runs/{dag_id}/{run_id}/files/{instance}/{number}",
+    "/runs/{dag_id}/{run_id}/posters/{instance}/{number}",
+    "/runs/{dag_id}/{run_id}/manifests/{instance}/{number}",
+    "/runs/{dag_id}/{run_id}/rejected/{instance}/{number}",
+    "/runs/{dag_id}/{run_id}/poster",
 ]
 
 
 def filled(site: Site, route: str) -> str:
     run_id = quote(site.run_id, safe="")
-    return route.format(dag_id=DAG_ID, run_id=run_id, instance=saved(site)["instance"], number=0, page=0)
+    card = saved(site)
+    if route.endswith("/poster"):
+        route += f"?task_id=clip&map_index={card['map_index']}"
+    return route.format(dag_id=DAG_ID, run_id=run_id, instance=card["instance"], number=0, page=0)
 
 
 def test_the_list_of_tested_routes_is_complete() -> None:
+    from airflow_vace.ui.plugin import ICONS
     from airflow_vace.ui.routes import SCRIPTS, new_app
 
     paths = [route.path for route in new_app().routes]  # type: ignore[attr-defined]
-    assert paths == [*(f"/{name}" for name in SCRIPTS), *RUN_ROUTES]
+    # The tests of the library and of the icons are in another module.
+    assert paths == [*(f"/{name}" for name in (*SCRIPTS, *ICONS.values())), "/library", *RUN_ROUTES]
 
 
 @pytest.mark.parametrize("route", RUN_ROUTES)
@@ -61,8 +71,8 @@ def test_each_route_refuses_users_who_may_not_read_the_dag(site: Site, route: st
         assert site.get(f"{path}?dag_id=open", user).status_code == 403
         assert site.get(path.replace(DAG_ID, "%76ace_campaign"), user).status_code == 403
     assert site.get(path, None).status_code == 401
-    # The route to a signed output is for videos that are not saved, and a page is for a batch.
-    is_absent = "/outputs/" in route or "/pages/" in route
+    # A signed output is for videos that are not saved, a page is for a batch, and no clip was rejected.
+    is_absent = any(part in route for part in ("/outputs/", "/pages/", "/rejected/"))
     assert site.get(path, "admin").status_code == (404 if is_absent else 200)
 
 
@@ -76,7 +86,7 @@ def test_a_permission_for_one_dag_opens_no_other(site: Site, route: str) -> None
         assert answer.status_code in (403, 404), answer.text
 
 
-@pytest.mark.parametrize("name", ["tab.js", "cards.js", "batch.js"])
+@pytest.mark.parametrize("name", ["tab.js", "cards.js", "batch.js", "costs.js", "library.js", "parts.js"])
 def test_each_script_needs_a_login(site: Site, name: str) -> None:
     assert site.get(f"/{name}", None).status_code == 401
     answer = site.get(f"/{name}", OUTSIDER)

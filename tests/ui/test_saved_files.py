@@ -45,6 +45,78 @@ def test_a_saved_video_is_sent_whole_and_in_ranges(site: Site) -> None:
     assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", str(size))
 
 
+def test_a_saved_video_has_a_poster_and_facts(site: Site) -> None:
+    card = saved(site)
+    (video,) = card["videos"]
+    assert video["poster"] == video["src"].replace("/files/", "/posters/")
+    assert (video["facts"]["width"], video["facts"]["height"]) == (832, 480)
+    assert video["facts"]["problems"] == []
+    (file,) = site.roots.rglob(f"*{card['id']}.mp4.jpg")
+    by_task = f"{site.run}/poster?task_id=clip&map_index={card['map_index']}"
+    for path in (video["poster"].removeprefix("/vace"), by_task):
+        answer = site.get(path)
+        assert (answer.status_code, answer.content) == (200, file.read_bytes())
+        assert answer.headers["Content-Type"] == "image/jpeg"
+        assert "sandbox" in answer.headers["Content-Security-Policy"]
+    assert site.get(f"{site.run}/poster?task_id=summary").status_code == 404
+    assert site.get(f"{site.run}/poster?task_id=nobody").status_code == 404
+
+
+def test_a_rejected_clip_is_sent_if_below_the_roots(
+    site: Site, result: dict[str, Any], tmp_path: Path
+) -> None:
+    index = result["map_index"]
+    (site.roots / "rejected.mp4").write_bytes(b"black")
+    (tmp_path / "outside.mp4").write_bytes(SECRET)
+    clips = [
+        {"id": f"p{number}", "seed": number, "uri": f"file://{path}", "problems": ["All frames are black."]}
+        for number, path in enumerate((site.roots / "rejected.mp4", tmp_path / "outside.mp4"))
+    ]
+    site.put({**result, "rejected": clips}, map_index=index)
+    (card,) = site.cards(f"?task_id=clip&map_index={index}")
+    inside, outside = card["rejected"]
+    assert (inside["problems"], outside["src"]) == (["All frames are black."], None)
+    assert str(tmp_path) not in str(card)
+    path = inside["src"].removeprefix("/vace")
+    assert site.get(path).content == b"black"
+    for missing in ("1", "2"):
+        assert site.get(f"{path.removesuffix('0')}{missing}").status_code == 404
+
+
+def test_a_saved_video_has_a_manifest(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(site)["videos"][0]["src"].removeprefix("/vace").replace("/files/", "/manifests/")
+    answer = site.get(path)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+    assert answer.json()["input"]["seed"] == 7
+    monkeypatch.setenv("AIRFLOW__VACE__VIDEO_ROOTS", "/nowhere/")
+    assert site.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("trick", ["file:///etc/passwd", "{outside}/a.jpg", "{roots}/page.html", 7, None])
+def test_only_posters_below_the_roots_are_sent(
+    site: Site, result: dict[str, Any], tmp_path: Path, trick: Any
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(SECRET)
+    uri = (
+        trick.format(outside=f"file://{tmp_path}", roots=f"file://{site.roots}")
+        if isinstance(trick, str)
+        else trick
+    )
+    index, (file, *_) = result["map_index"], result["files"]
+    site.put({**result, "files": [{**file, "poster": uri}]}, map_index=index)
+    answer = site.get(f"{site.run}/posters/{site.instance(map_index=index)}/0")
+    assert answer.status_code == 404
+    (card,) = site.cards(f"?task_id=clip&map_index={index}")
+    assert card["videos"][0]["poster"] is None
+
+
+def test_a_video_is_no_poster(site: Site, result: dict[str, Any]) -> None:
+    index, (file, *_) = result["map_index"], result["files"]
+    site.put({**result, "files": [{**file, "poster": file["uri"]}]}, map_index=index)
+    assert site.get(f"{site.run}/posters/{site.instance(map_index=index)}/0").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("header", "asked"),
     [
