@@ -49,8 +49,9 @@ def test_the_rooms_above_the_line_know_neither_airflow_nor_io() -> None:
 ROOMS = (
     *("input_fields", "input_files", "plain", "redaction", "exceptions", "other_inputs", "inputs"),
     *("progress", "output", "ids", "status", "prediction"),
-    *("core", "client", "connection", "hooks", "storage"),
-    *("submission", "links", "task", "batch", "triggers", "operators", "sensors", "decorators"),
+    *("core", "client", "observability", "connection", "video", "hooks", "storage"),
+    "video_files",
+    *("submission", "links", "task", "batch", "reconcile", "triggers", "operators", "sensors", "decorators"),
 )
 
 
@@ -96,6 +97,7 @@ def test_importing_a_dag_loads_no_http_client() -> None:
         "airflow_vace.emulator.Emulator",
         "airflow_vace.demo.main",
         "airflow_vace.emulator.cli.main",
+        "airflow_vace.reconcile.cli.main",
         "airflow_vace.provider_info.get_provider_info",
     ],
 )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import runpy
+import shutil
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
+from airflow_vace.video import inspect
+from airflow_vace.video.reading import pictures
 from support.films import film
 from support.runs import content_of
 
@@ -83,16 +89,18 @@ def test_text_to_video_submits_waits_and_passes_on_the_file(fast_emulator: Emula
 
 @pytest.mark.parametrize("dag_id", ["vace_campaign", "vace_campaign_taskflow"])
 def test_a_failed_clip_does_not_affect_the_rest_of_a_campaign(
-    fast_emulator: Emulator, tmp_path: Path, dag_id: str
+    fast_emulator: Emulator, tmp_path: Path, capfd: pytest.CaptureFixture[str], dag_id: str
 ) -> None:
     fast_emulator.faults.add(method="POST", skip=1, outcome={"status": "failed", "error": "E1001 memory"})
-    found = run(dag_id, save_to=f"{tmp_path}/")
+    found = run(dag_id, save_to=f"{tmp_path}/", min_share=0.5)
     clips = [state for (task_id, _), state in sorted(states(found).items()) if task_id == "clip"]
     assert sorted(clips) == ["failed", "success", "success"]
     assert str(found.state) == states(found)["summary", -1] == "success"
     summary = xcom(found, "summary")
     assert list(summary) == ["Trail shoe", "Rain jacket", "Head lamp"]
     assert [clip is None for clip in summary.values()] == [state == "failed" for state in clips]
+    (missing,) = [name for name, clip in summary.items() if clip is None]
+    assert re.search(rf"{missing}: Prediction \w+ failed: E1001 memory", capfd.readouterr().out)
     prompts = {made.id: made.input["prompt"] for made in fast_emulator.world.runs.values()}
     for name, uri in summary.items():
         made = uri and next(prompt for identifier, prompt in prompts.items() if identifier in uri)
@@ -105,9 +113,10 @@ def test_a_failed_clip_does_not_affect_the_rest_of_a_campaign(
     assert all(len(image) == 1 for image in images)
 
 
-def test_a_campaign_without_any_clip_fails(fast_emulator: Emulator, tmp_path: Path) -> None:
-    fast_emulator.faults.add(method="POST", times=None, outcome={"status": "failed", "error": "E1001"})
-    products = [{"name": "One", "image": "https://example.com/1.png"}]
+def test_a_campaign_with_too_few_clips_fails(fast_emulator: Emulator, tmp_path: Path) -> None:
+    # A create that is refused leaves no prediction, and a reason all the same.
+    fast_emulator.faults.add(method="POST", times=1, status=422, body={"detail": "prompt refused"})
+    products = [{"name": name, "image": "https://example.com/1.png"} for name in ("One", "Two")]
     found = run("vace_campaign", save_to=f"{tmp_path}/", products=products)
     assert str(found.state) == "failed"
     assert states(found)["summary", -1] == "failed"
@@ -186,6 +195,107 @@ def test_each_video_of_a_restyled_library_is_an_asset_event(
         assert event["prediction_id"] in event["uri"]
         assert len(event["sha256"]) == 64
         assert event["metrics"]["predict_time"] > 0
+
+
+def uploading(emulator: Emulator, folder: Path, **extra: Any) -> str:
+    """Return a connection that takes files of a folder as uploads."""
+    return emulator.connection_to(backend="replicate", input_roots=[str(folder)], **extra)
+
+
+def test_a_library_becomes_portraits_and_a_further_run_pays_for_nothing(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", uploading(fast_emulator, tmp_path))
+    names = sorted(path.name for path in (DAGS / "vace_library").iterdir())
+    for _ in range(2):
+        found = run("vace_vertical", save_to=f"{tmp_path}/")
+        assert set(states(found).values()) == {"success"}
+        assert xcom(found, "summary") == {name: (tmp_path / name).as_uri() for name in names}
+        assert fast_emulator.bill["charged"] == len(names) == 2
+    for name in names:
+        facts = inspect(tmp_path / name)
+        assert (facts.width, facts.height, facts.frames) == (480, 832, 33)
+    for made in fast_emulator.world.runs.values():
+        assert made.input["size"] == "480*832"
+        assert made.input["src_mask"].startswith(fast_emulator.url)
+
+
+@pytest.mark.parametrize(("min_share", "state"), [(1.0, "failed"), (0.5, "success")])
+def test_a_missing_share_of_portraits_fails_the_summary(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, min_share: float, state: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", uploading(fast_emulator, tmp_path))
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "broken.mp4").write_bytes(b"no video")
+    shutil.copy(next((DAGS / "vace_library").iterdir()), library / "whole.mp4")
+    found = run("vace_vertical", library=f"{library}/", save_to=f"{tmp_path}/", min_share=min_share)
+    assert states(found) == {
+        ("clips", -1): "success",
+        ("canvas", 0): "failed",
+        ("canvas", 1): "success",
+        ("portraits", -1): "success",
+        ("summary", -1): state,
+    }
+    assert fast_emulator.bill["charged"] == 1
+    if state == "success":
+        assert xcom(found, "summary") == {
+            "broken.mp4": None,
+            "whole.mp4": (tmp_path / "whole.mp4").as_uri(),
+        }
+
+
+def test_each_clip_of_a_long_shot_begins_with_the_end_of_the_one_before(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", uploading(fast_emulator, tmp_path))
+    found = run("vace_long_shot", save_to=f"{tmp_path}/")
+    assert {str(ti.state) for ti in found.get_task_instances()} == {"success"}
+    assert fast_emulator.bill["charged"] == 4
+    made = list(fast_emulator.world.runs.values())
+    assert "src_video" not in made[0].input
+    for before, after in itertools.pairwise(made):
+        assert after.input["prompt"] != before.input["prompt"]
+        (clip,) = tmp_path.rglob(f"*clip-{before.id}.mp4")
+        control = tmp_path / "control" / before.id
+        kept = [picture for _, picture in pictures(control / "src_video.mp4")][:17]
+        shown = [picture for _, picture in pictures(clip)][-17:]
+        assert np.abs(np.stack(kept).astype(int) - np.stack(shown)).max() <= 3
+    (film,) = tmp_path.glob("film-*.mp4")
+    assert xcom(found, "film") == str(film)
+    facts = inspect(film)
+    assert (facts.frames, facts.width, facts.height) == (4 * 81 - 3 * 17, 832, 480)
+
+
+def test_takes_go_on_until_one_is_good(fast_emulator: Emulator, tmp_path: Path) -> None:
+    found = run("vace_until_good", save_to=f"{tmp_path}/")
+    assert str(found.state) == "success"
+    assert [made.input["seed"] for made in fast_emulator.world.runs.values()] == [7, 8]
+    assert fast_emulator.bill["charged"] == 2
+    (good,) = [made.id for made in fast_emulator.world.runs.values() if made.input["seed"] == 8]
+    assert good in xcom(found, "publish")
+
+
+def test_takes_end_without_a_good_one(fast_emulator: Emulator, tmp_path: Path) -> None:
+    found = run("vace_until_good", save_to=f"{tmp_path}/", min_brightness=1)
+    assert str(found.state) == "failed"
+    assert [made.input["seed"] for made in fast_emulator.world.runs.values()] == [7, 8, 9]
+    assert fast_emulator.bill["charged"] == 3
+
+
+@pytest.mark.parametrize("is_of_run", [True, False])
+def test_takes_end_at_the_cap(
+    fast_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_of_run: bool
+) -> None:
+    prices = {"prunaai/vace-14b": {"per_run": 0.40}}
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection_to(prices=prices))
+    if is_of_run:
+        monkeypatch.setenv("AIRFLOW__VACE__MAX_COST_PER_DAG_RUN", "0.80")
+    found = run(
+        "vace_until_good", save_to=f"{tmp_path}/", min_brightness=1, max_cost=None if is_of_run else 0.3
+    )
+    assert str(found.state) == "failed"
+    assert fast_emulator.bill["charged"] == (2 if is_of_run else 0)
 
 
 def test_the_key_is_in_no_log_row_or_file_of_airflow(
