@@ -50,6 +50,18 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def long(session: nox.Session) -> None:
+    """Run the tests that take many seconds of a core: kills, hostile servers, random histories."""
+    run(session, "pytest", "-n", "4", "-m", "long", *session.posargs, VACE_LONG="1")
+
+
+@nox.session
+def dags(session: nox.Session) -> None:
+    """Run whole DAGs: those of the pages, the examples, and others with a database."""
+    run(session, "pytest", "-n", "4", "-m", "dags", *session.posargs, VACE_DAGS="1")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
     run(session, "ruff", "check", *session.posargs)
@@ -136,6 +148,25 @@ def wheel(session: nox.Session) -> None:
         check = str(Path("tests/e2e/wheel.py").resolve())
         with session.chdir(folder):  # where the checkout is not on Python's path
             session.run(python, check)
+
+
+@nox.session
+def lineage(session: nox.Session) -> None:
+    """Read the events of OpenLineage's provider, installed elsewhere: the provider listens to each task."""
+    with tempfile.TemporaryDirectory() as folder:
+        python = f"{folder}/bin/python"
+        session.run("uv", "venv", "-q", folder)
+        install = ("uv", "pip", "install", "-q", "--python", python, "-c", "constraints.txt")
+        needed = ("pytest", "pytest-xdist", "hypothesis", "apache-airflow-providers-openlineage>=2.20")
+        session.run(*install, "-e", ".[emulator]", *needed)
+        session.run(python, "-m", "pytest", "-n", "0", "tests/observability/test_lineage.py")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into `site/`, without a network; a link without a target is an error."""
+    # The reference is read from the source, so nothing of the package is imported.
+    run(session, "zensical", "build", "--strict", "--clean", groups=("docs",))
 
 
 @nox.session
