@@ -193,7 +193,9 @@ class Emulator:
         # Port 0 lets the system choose, so the real port is known only now.
         self.port = self._runner.addresses[0][1]
         for run in self.world.runs.values():
-            self.webhooks.watch(run)
+            # The events of an end before the restart were sent by the emulator of that time.
+            if run.finished_at(time.time()) is None:
+                self.webhooks.watch(run)
 
     async def stop(self) -> None:
         """Stop to serve, and delete all files."""

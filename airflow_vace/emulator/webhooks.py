@@ -43,7 +43,7 @@ class Webhooks:
 
     def watch(self, run: Run) -> None:
         """Send the events of a prediction that has a webhook, from now to the end."""
-        if run.webhook and run.finished_at(time.time()) is None:
+        if run.webhook:
             watch = asyncio.create_task(self._watch(run, run.webhook))
             self._watches.add(watch)
             watch.add_done_callback(self._watches.discard)

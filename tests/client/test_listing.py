@@ -25,7 +25,7 @@ def known(identifier: str, day: int = 4) -> dict[str, Any]:
 
 @pytest.fixture
 def lists(slow: Emulator, connect: Callable[[str], None]) -> Emulator:
-    connect(slow.connection_to(backend="replicate", timeout=1))
+    connect(slow.connection_to(backend="replicate"))
     return slow
 
 

@@ -98,6 +98,13 @@ def test_without_a_filter_output_and_end_are_sent() -> None:
     assert receiver.statuses == ["succeeded"] * 3
 
 
+def test_an_end_before_the_answer_to_the_create_is_sent() -> None:
+    with Emulator(time_scale=1e-9) as emulator, receiving() as receiver:
+        create(emulator, receiver, "completed")
+        receiver.wait_until_completed()
+    assert receiver.statuses == ["succeeded"]
+
+
 def test_the_official_client_accepts_the_signature() -> None:
     with Emulator(time_scale=0.0002) as emulator, receiving() as receiver:
         create(emulator, receiver, "completed")
