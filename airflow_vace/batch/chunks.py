@@ -214,9 +214,10 @@ class Chunks:
         chunk = self._places[name]
         with chunk.writing:
             data = self._get(chunk.key) or {}
+        # Until its first write, this attempt continues the records of the attempt before.
+        self._check_owner(chunk, data)
         entry = _items_of(data).get(name) or {}
-        nonce = (entry.get("record") or {}).get("nonce")
-        if data.get("owner") != self._owner or nonce != record.nonce:
+        if (entry.get("record") or {}).get("nonce") != record.nonce:
             raise _lost()
 
     # --- the store ---------------------------------------------------------------------------------

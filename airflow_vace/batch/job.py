@@ -72,7 +72,7 @@ class BatchJob:
         work = Work(task, context, items, chunks, is_resumed=is_resumed, changed=lambda: job.note(progress))
         job = cls(task, context, items, work)
         if not is_resumed:
-            task.log.info("%d items: %s", len(items), summary_of(items))
+            task.log.info("%d items: %s", len(items), _beginning(items, chunks))
         return job
 
     def note(self, progress: Progress) -> None:
@@ -234,6 +234,16 @@ def check_directory(task: VaceBatchOperator, ti: Any) -> None:
     if doubt:
         task.log.warning("%s", doubt)
     task.save_to = found.save_to
+
+
+def _beginning(items: Sequence[Item], chunks: Chunks) -> str:
+    """Return the counts of the items, and how many of those that wait have been submitted before."""
+    known = sum(item.state is State.WAITING and chunks.entry(item.key).record is not None for item in items)
+    return (
+        f"{summary_of(items)} ({known} of them submitted by an earlier attempt)"
+        if known
+        else summary_of(items)
+    )
 
 
 def _items_of(task: VaceBatchOperator) -> list[Item]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections import Counter
 from types import SimpleNamespace
@@ -246,7 +247,7 @@ def test_a_kill_cancels_all_open_items_only_without_a_next_attempt(
 
 
 def test_a_killed_batch_goes_on_in_the_next_attempt(
-    running: Emulator, tmp_path: Path, airflow_says: Callable[[str], None]
+    running: Emulator, tmp_path: Path, airflow_says: Callable[[str], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     airflow_says("running")
     run = batch(tmp_path, Store())
@@ -261,8 +262,38 @@ def test_a_killed_batch_goes_on_in_the_next_attempt(
     with interrupting(kill, lambda: billed(running) >= 7), pytest.raises(Killed):
         run.result()
     end_all(running)
+    capfd.readouterr()
     assert run.retried().result()["counts"]["succeeded"] == 20
     assert billed(running) == 20
+    # The log of the next attempt tells at once which items are paid for.
+    (known,) = re.findall(
+        r"20 items: 20 waiting \((\d+) of them submitted by an earlier attempt\)", "".join(capfd.readouterr())
+    )
+    assert 7 <= int(known) <= 20
+
+
+@pytest.mark.parametrize("changed", [2, 20])
+def test_a_clear_replaces_the_running_items_whose_input_has_changed(
+    running: Emulator, tmp_path: Path, changed: int
+) -> None:
+    prompts = [f"fox {number}" for number in range(20)]
+    run = batch(tmp_path, Store(), inputs=prompts, deferrable=True)
+
+    class Cleared(BaseException):
+        """The clear by a person while the task is deferred."""
+
+    def clear() -> None:
+        raise Cleared
+
+    with pytest.raises(Cleared):
+        run.result(between=clear)
+    prompts[:changed] = [f"wolf {number}" for number in range(changed)]
+    with pytest.raises(Cleared):
+        run.cleared().result(between=clear)
+    assert statuses(running) == Counter(starting=20, canceled=changed)
+    end_all(running)
+    assert run.retried().result()["counts"]["succeeded"] == 20
+    assert billed(running) == 20 + changed
 
 
 def end_all(server: Emulator) -> None:
