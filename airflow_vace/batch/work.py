@@ -25,10 +25,12 @@ from airflow_vace.exceptions import (
     VideoRejected,
 )
 from airflow_vace.observability.metrics import TaskMetrics
+from airflow_vace.prediction import PredictionStatus
 from airflow_vace.redaction import excerpt
 from airflow_vace.storage.checks import problems_of
 from airflow_vace.submission.decision import may_regenerate
 from airflow_vace.submission.ledger import IntentLostError
+from airflow_vace.submission.record import Phase
 from airflow_vace.task.checking import regenerations_of
 
 if TYPE_CHECKING:
@@ -196,8 +198,7 @@ class Work:
         # A rejected video is a failure, and other items may be cheaper.
         if isinstance(failed.cause, VideoRejected):
             return False
-        self._waiting.append(item)
-        self._stop_submitting(failed)
+        self._stop_submitting(failed, item)
         return True
 
     def _flush(self) -> None:
@@ -212,20 +213,37 @@ class Work:
         except LedgerError as error:
             self.task.log.warning("%s; a later attempt polls these predictions again", error)
 
-    def _stop_submitting(self, failed: Failed) -> None:
-        reason = excerpt(failed.text, MAX_ERROR_LENGTH)
+    def _stop_submitting(self, failed: Failed, *refused: Item) -> None:
+        """Submit no further items, and skip those that wait, and the `refused` ones."""
         if self._refusal is None:
             self._refusal = failed
+            reason = excerpt(failed.text, MAX_ERROR_LENGTH)
             self.task.log.warning("No more items are submitted: %s", reason)
-        for item in self._waiting:
-            item.state, item.may_retry = State.SKIPPED, failed.may_retry
-            item.error = f"Not submitted: {reason}"
-            record = self.chunks.entry(item.key).record
-            if may_regenerate(record, regenerations_of(self.task)) and record is not None:
-                item.state, item.payload = State.FAILED, record.known.payload()
-                problems = " ".join(problems_of(record.known.files))
-                item.error = excerpt(f"{problems} Not submitted again: {reason}", MAX_ERROR_LENGTH)
-        self._waiting = []
+            waiting, self._waiting = self._waiting, []
+            for item in waiting:
+                if self._may_have_prediction(item):
+                    self._waiting.append(item)
+                else:
+                    self._skip(item, failed)
+        for item in refused:
+            self._skip(item, failed)
+
+    def _may_have_prediction(self, item: Item) -> bool:
+        """Return True if an earlier attempt has paid for a result of the item, or may have."""
+        record = self.chunks.entry(item.key).record
+        if record is None or may_regenerate(record, regenerations_of(self.task)):
+            return False
+        return record.phase is not Phase.SETTLED or record.known.status is PredictionStatus.SUCCEEDED
+
+    def _skip(self, item: Item, failed: Failed) -> None:
+        reason = excerpt(failed.text, MAX_ERROR_LENGTH)
+        item.state, item.may_retry = State.SKIPPED, failed.may_retry
+        item.error = f"Not submitted: {reason}"
+        record = self.chunks.entry(item.key).record
+        if may_regenerate(record, regenerations_of(self.task)) and record is not None:
+            item.state, item.payload = State.FAILED, record.known.payload()
+            problems = " ".join(problems_of(record.known.files))
+            item.error = excerpt(f"{problems} Not submitted again: {reason}", MAX_ERROR_LENGTH)
 
     # --- events ------------------------------------------------------------------------------------
 
@@ -266,9 +284,10 @@ class Work:
             case RejectedVideo():
                 self._close_item(key)
                 item.state = State.WAITING
-                self._waiting.append(item)
-                if self._refusal is not None:
-                    self._stop_submitting(self._refusal)
+                if self._refusal is None:
+                    self._waiting.append(item)
+                else:
+                    self._stop_submitting(self._refusal, item)
             case Failed():
                 self._close_item(key)
                 self._fail(item, event)

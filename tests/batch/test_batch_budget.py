@@ -76,6 +76,21 @@ def test_all_attempts_of_a_batch_share_one_cap(vendor: Emulator, tmp_path: Path,
 
 
 @MODES
+def test_a_retry_at_the_cap_lists_all_videos_that_are_saved(
+    vendor: Emulator, tmp_path: Path, *, deferrable: bool
+) -> None:
+    rows = [{"prompt": f"fox {number}", "frame_num": 1} for number in range(60)]
+    run = batch(tmp_path, Store(), deferrable=deferrable, inputs=rows, max_cost=24)
+    vendor.faults.add(method="POST", outcome=BUSY)
+    with pytest.raises(BatchFailed, match="59 of 60 items succeeded"):
+        run.result()
+    # The cap is spent, so the failed item stays without a video, and no other item needs a create.
+    with pytest.raises(AirflowFailException, match="59 of 60 items succeeded"):
+        run.retried().result()
+    assert billed(vendor) == 60
+
+
+@MODES
 def test_the_receipt_counts_failed_attempts_of_an_item(
     vendor: Emulator, tmp_path: Path, *, deferrable: bool
 ) -> None:
