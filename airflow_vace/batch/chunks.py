@@ -123,7 +123,8 @@ class _Chunk:
 class Chunks:
     """The entries of a batch; threads may write different items at the same time.
 
-    `takes_intents` is False after a kill, and no create follows then.
+    `takes_intents` is False after a kill, and no create follows then. `has_records` is True if the store had
+    a record of an item at the start, so predictions may be paid.
 
     :param store: Airflow's `task_state_store`, or a substitute for one attempt
     :param attempt: Airflow's number of the attempt; a later attempt takes the batch over
@@ -138,6 +139,7 @@ class Chunks:
         self.spending = spending or Spending()
         self.is_durable = is_durable
         self.takes_intents = True
+        self.has_records = False
         self._store = store
         self._owner = [attempt, secrets.token_hex(8)]
         self._chunks: list[_Chunk] = []
@@ -156,6 +158,7 @@ class Chunks:
                 known = Entry.from_json(entry)
                 chunk.put(name, known)
                 self._places[name] = chunk
+                self.has_records = self.has_records or known.record is not None
                 # Items that are no longer in the inputs have been paid for too.
                 self.spending.note(name, None if known.record is None else known.record.expense)
             self._chunks.append(chunk)

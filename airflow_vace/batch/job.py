@@ -197,8 +197,10 @@ def prepare(task: VaceBatchOperator, context: Context) -> tuple[list[Item], Chun
         check_directory(task, context.get("ti"))
         chunks = _chunks_of(task, context)
     chunks.load()
-    missing = extra_missing(task)
-    if missing is not None and not any(chunks.entry(item.key).record for item in items):
+    # Videos that are paid for are fetched whatever has changed since, and each create checks its price.
+    if chunks.has_records:
+        return items, chunks
+    if (missing := extra_missing(task)) is not None:
         raise AirflowFailException(str(missing)) from missing
     with translated():
         model, version = split_reference(task.model or None, task.version or None)

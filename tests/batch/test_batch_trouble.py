@@ -165,6 +165,26 @@ def test_an_input_that_the_server_refuses_ends_its_item_alone(replicate: Emulato
     assert (result["counts"]["succeeded"], result["counts"]["failed"]) == (18, 2)
 
 
+# --- changes while predictions run ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prices", [{}, {"prunaai/vace-14b": {"per_run": "cheap"}}], ids=["none", "bad"])
+def test_videos_are_fetched_whatever_becomes_of_the_prices(
+    slow_emulator: Emulator, connect: Callable[[str], None], tmp_path: Path, prices: dict[str, Any]
+) -> None:
+    def connect_with(prices: dict[str, Any]) -> None:
+        connect(slow_emulator.connection_to(backend="replicate", prices=prices))
+
+    def change() -> None:
+        end_all(slow_emulator)
+        connect_with(prices)
+
+    connect_with({"prunaai/vace-14b": {"per_run": 0.40}})
+    result = batch(tmp_path, Store(), deferrable=True, max_cost=20).result(between=change)
+    assert result["counts"]["succeeded"] == 20
+    assert result["cost"]["amount"] == "8.00"
+
+
 # --- the state store -------------------------------------------------------------------------------
 
 
