@@ -193,10 +193,12 @@ def prepare(task: VaceBatchOperator, context: Context) -> tuple[list[Item], Chun
     """
     let_threads_take_turns(loses_channel_in_threads())
     with translated():
-        items = _items_of(task)
-        check_directory(task, context.get("ti"))
         chunks = _chunks_of(task, context)
     chunks.load()
+    with translated():
+        # The files of a prediction that is paid for may be gone, and each create checks its own.
+        items = _items_of(task, checks_files=not chunks.has_records)
+        check_directory(task, context.get("ti"))
     # Videos that are paid for are fetched whatever has changed since, and each create checks its price.
     if chunks.has_records:
         return items, chunks
@@ -248,7 +250,7 @@ def _beginning(items: Sequence[Item], chunks: Chunks) -> str:
     )
 
 
-def _items_of(task: VaceBatchOperator) -> list[Item]:
+def _items_of(task: VaceBatchOperator, *, checks_files: bool) -> list[Item]:
     hook = task.hook
     model, version = split_reference(task.model or None, task.version or None)
 
@@ -257,7 +259,8 @@ def _items_of(task: VaceBatchOperator) -> list[Item]:
 
     def check(values: dict[str, Any]) -> None:
         resolved, _, _ = hook.resolved(values, model=model, version=version)
-        files.check_local(resolved)
+        if checks_files:
+            files.check_local(resolved)
 
     rows, bad = read_rows(task.inputs, key=task.key, model=name, check=check)
     if task.on_bad_input == "fail":

@@ -17,6 +17,7 @@ from airflow_vace.batch.trigger import VaceBatchTrigger
 from airflow_vace.exceptions import BatchFailed, LedgerError
 from conftest import scale_waits
 from support.batches import MODES, batch, billed, rows_of
+from support.films import MP4
 from support.interrupts import interrupting, raising
 from support.tasks import Store
 
@@ -183,6 +184,27 @@ def test_videos_are_fetched_whatever_becomes_of_the_prices(
     result = batch(tmp_path, Store(), deferrable=True, max_cost=20).result(between=change)
     assert result["counts"]["succeeded"] == 20
     assert result["cost"]["amount"] == "8.00"
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["clear", "wait"])
+def test_videos_are_fetched_although_a_source_file_is_gone(
+    fast_emulator: Emulator, connect: Callable[[str], None], tmp_path: Path, *, deferrable: bool
+) -> None:
+    film = tmp_path / "source.mp4"
+    film.write_bytes(MP4)
+    connect(fast_emulator.connection_to(backend="replicate", input_roots=str(tmp_path)))
+    rows = [{"prompt": "a fox", "src_video": str(film)}]
+    run = batch(tmp_path, Store(), inputs=rows, deferrable=deferrable)
+    result = run.result(between=film.unlink)
+    film.unlink(missing_ok=True)
+    again = run.cleared().result()
+    assert result["counts"]["succeeded"] == again["counts"]["succeeded"] == 1
+    assert billed(fast_emulator) == 1
+    # A new item needs its file.
+    run.make = batch(tmp_path, inputs=[*rows, rows[0]]).make
+    with pytest.raises(AirflowFailException, match=r"(?s)1 of 2 items succeeded.*source\.mp4"):
+        run.cleared().result()
+    assert billed(fast_emulator) == 1
 
 
 # --- the state store -------------------------------------------------------------------------------
