@@ -16,7 +16,7 @@ from airflow_vace.batch.rows import read_rows, refuse_bad_rows
 from airflow_vace.batch.work import Work
 from airflow_vace.connection import let_threads_take_turns
 from airflow_vace.core.names import split_reference
-from airflow_vace.exceptions import BatchFailed, VaceInputError
+from airflow_vace.exceptions import BatchFailed, VaceError, VaceInputError
 from airflow_vace.storage.destination import Destination
 from airflow_vace.storage.lineage import report_output
 from airflow_vace.storage.masking import mask_signatures
@@ -24,7 +24,7 @@ from airflow_vace.storage.upload import InputFiles
 from airflow_vace.task.airflow_internals import loses_channel_in_threads
 from airflow_vace.task.budget import spending_of
 from airflow_vace.task.checking import extra_missing, mode_of
-from airflow_vace.task.errors import translated
+from airflow_vace.task.errors import can_submit_later, translated
 from airflow_vace.task.partitions import add_partition
 from airflow_vace.task.state import is_test_of_a_task
 from airflow_vace.task.submitting import warn_of_lost_state
@@ -189,16 +189,18 @@ def prepare(task: VaceBatchOperator, context: Context) -> tuple[list[Item], Chun
     """Return the rows as items, and the loaded records, after all checks of the batch as a whole.
 
     :raises AirflowFailException: for a bad row, source or directory
+    :raises VaceTransportError: if the store of the rows or of the directory does not answer now
     :raises LedgerError: if the records are out of reach
     """
     let_threads_take_turns(loses_channel_in_threads())
     with translated():
         chunks = _chunks_of(task, context)
     chunks.load()
-    with translated():
+    # A store or a file server may be back by the time of a retry.
+    with translated(can_submit_later):
         # The files of a prediction that is paid for may be gone, and each create checks its own.
         items = _items_of(task, checks_files=not chunks.has_records)
-        check_directory(task, context.get("ti"))
+        check_directory(task, context.get("ti"), has_records=chunks.has_records)
     # Videos that are paid for are fetched whatever has changed since, and each create checks its price.
     if chunks.has_records:
         return items, chunks
@@ -227,14 +229,20 @@ def read_directory(task: VaceBatchOperator, ti: Any) -> Destination:
     return replace(found, checks=mode_of(task))
 
 
-def check_directory(task: VaceBatchOperator, ti: Any) -> None:
+def check_directory(task: VaceBatchOperator, ti: Any, *, has_records: bool) -> None:
     """Check that videos can be saved, and write the directory as text into the task.
 
+    :param has_records: predictions may be paid, so the wait goes on until the store is back
     :raises VaceInputError: if `save_to` is no directory, or cannot be written
     :raises VaceTransportError: if the store does not answer now
     """
     found = read_directory(task, ti)
-    doubt = found.check()
+    try:
+        doubt = found.check()
+    except VaceError as error:
+        if not has_records:
+            raise
+        doubt = str(error)
     if doubt:
         task.log.warning("%s", doubt)
     task.save_to = found.save_to

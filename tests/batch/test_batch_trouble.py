@@ -14,7 +14,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
 from airflow_vace.batch.trigger import VaceBatchTrigger
-from airflow_vace.exceptions import BatchFailed, LedgerError
+from airflow_vace.exceptions import BatchFailed, LedgerError, VaceTransportError
+from airflow_vace.storage.destination import Destination
 from conftest import scale_waits
 from support.batches import MODES, batch, billed, rows_of
 from support.films import MP4
@@ -205,6 +206,26 @@ def test_videos_are_fetched_although_a_source_file_is_gone(
     with pytest.raises(AirflowFailException, match=r"(?s)1 of 2 items succeeded.*source\.mp4"):
         run.cleared().result()
     assert billed(fast_emulator) == 1
+
+
+def test_a_store_that_does_not_answer_is_left_to_a_retry_and_ends_no_wait(
+    running: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: Destination) -> str | None:
+        raise VaceTransportError("The store does not answer", sent=False)
+
+    monkeypatch.setattr(Destination, "check", away)
+    run = batch(tmp_path, Store(), deferrable=True)
+    with pytest.raises(VaceTransportError, match="The store does not answer"):
+        run.result()
+    monkeypatch.undo()
+
+    def change() -> None:
+        end_all(running)
+        monkeypatch.setattr(Destination, "check", away)
+
+    assert run.retried().result(between=change)["counts"]["succeeded"] == 20
+    assert billed(running) == 20
 
 
 # --- the state store -------------------------------------------------------------------------------
