@@ -82,10 +82,10 @@ class Destination:
         # DAG processors call this often, so a store is not opened here; `check` opens the store later.
         if _is_local(text):
             place_of(text, "save_to")
-        stem = PurePosixPath(_path_part(text)).stem
+        stem, index = PurePosixPath(_path_part(text)).stem, _index_of(getattr(ti, "map_index", -1))
         return cls(
             save_to=text,
-            names=_names_in_directory(ti) if text.endswith("/") else _names_of_file(ti, stem),
+            names=_names_in_directory(ti, index) if text.endswith("/") else _names_of_file(index, stem),
             input=without_secrets(dict(values or {}), redact),
             task={name: getattr(ti, name) for name in _TASK_FIELDS if hasattr(ti, name)},
         )
@@ -107,6 +107,13 @@ class Destination:
         known = {**asdict(replace(self, rule=None)), "names": list(self.names), "checks": checks}
         # An older triggerer needs no new member, and a row without a digest has none.
         return {name: value for name, value in known.items() if value is not None}
+
+    def file(self, name: str) -> Self:
+        """Return the destination of a file in this directory; :meth:`of` returns the same for its address."""
+        index = _index_of(self.task.get("map_index"))
+        return replace(
+            self, save_to=f"{self.save_to}{name}", names=_names_of_file(index, PurePosixPath(name).stem)
+        )
 
     @property
     def is_directory(self) -> bool:
@@ -253,27 +260,25 @@ def _is_existing_directory(text: str) -> bool:
         return False
 
 
-def _names_in_directory(ti: Any) -> tuple[str, ...]:
+def _names_in_directory(ti: Any, index: str) -> tuple[str, ...]:
     """Return `{dag_id}/{run_id}/{task_id}-{map_index}` in parts that any store accepts; () without a task."""
     if ti is None:
         return ()
-    return (_safe(ti.dag_id, 150), _safe(ti.run_id, 150), _safe(ti.task_id, 100) + _index_of(ti))
+    return (_safe(ti.dag_id, 150), _safe(ti.run_id, 150), _safe(ti.task_id, 100) + index)
 
 
-def _names_of_file(ti: Any, stem: str) -> tuple[str, ...]:
+def _names_of_file(index: str, stem: str) -> tuple[str, ...]:
     """Return the map index as a suffix, unless the author's name ends in the index already.
 
     Only the last number counts as index, and dates are ignored. Otherwise instances 11 and 28 would both
     write to `2026-11-28.mp4`.
     """
-    index = _index_of(ti)
     numbers = re.findall(r"\d+", _DATE.sub("", stem))
     return (index,) if index and numbers[-1:] != [index[1:]] else ()
 
 
-def _index_of(ti: Any) -> str:
-    index = getattr(ti, "map_index", -1)
-    return f"-{index}" if isinstance(index, int) and index >= 0 else ""
+def _index_of(map_index: object) -> str:
+    return f"-{map_index}" if isinstance(map_index, int) and map_index >= 0 else ""
 
 
 def _split(name: str, suffix: str) -> tuple[str, str]:

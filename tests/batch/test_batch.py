@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+import support.tasks
 from airflow_vace.exceptions import BatchFailed
+from support.attempts import forget
 from support.batches import MODES, batch, billed, rows_of
 from support.films import MP4
 from support.tasks import Store
@@ -221,6 +223,36 @@ def test_a_triggerer_saves_each_video_at_once(vendor: Emulator, tmp_path: Path) 
     assert run.result()["counts"]["succeeded"] == 20
     fetched = [seen for seen in vendor.requests if "_delivery" in seen.path]
     assert len(fetched) == 20
+
+
+@pytest.mark.parametrize("save_in", ["worker", "triggerer"])
+def test_each_instance_of_a_mapped_batch_saves_under_names_of_its_own(
+    vendor: Emulator, tmp_path: Path, save_in: str
+) -> None:
+    for index in range(2):
+        run = batch(tmp_path, Store(), inputs=["a fox", "an owl"], deferrable=True, save_in=save_in)
+        run.ti.map_index = index
+        assert run.result()["counts"]["succeeded"] == 2
+    names = ["00000-0.mp4", "00000-1.mp4", "00001-0.mp4", "00001-1.mp4"]
+    assert sorted(path.name for path in tmp_path.glob("*.mp4")) == names
+    assert len([seen for seen in vendor.requests if "_delivery" in seen.path]) == 4
+
+
+def test_a_late_worker_finds_the_files_of_a_mapped_batch(
+    vendor: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = support.tasks.event_of
+
+    def late(*arguments: Any) -> Any:
+        event = real(*arguments)
+        forget(vendor)
+        return event
+
+    monkeypatch.setattr(support.tasks, "event_of", late)
+    run = batch(tmp_path, Store(), inputs=["a fox"], deferrable=True, save_in="triggerer")
+    run.ti.map_index = 0
+    assert run.result()["counts"]["succeeded"] == 1
+    assert billed(vendor) == 1
 
 
 # --- saved videos of other runs --------------------------------------------------------------------
