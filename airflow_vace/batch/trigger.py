@@ -144,7 +144,9 @@ class VaceBatchTrigger(BaseTrigger):
 
                 directory = Destination.from_json(self.destination)
                 digest = item[3] if len(item) > 3 else None
-                file = replace(directory.file(f"{key}.mp4"), order_digest=digest)
+                file = replace(
+                    directory.file(f"{key}.mp4"), task={**directory.task, "label": key}, order_digest=digest
+                )
                 hook = hook.fresh(poller.settings)
                 priced = replace(prediction, cost=cost_of(hook, prediction, {}))
                 await save_in_triggerer(hook, priced, file, self.log, self.metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -236,6 +237,16 @@ def test_each_instance_of_a_mapped_batch_saves_under_names_of_its_own(
     names = ["00000-0.mp4", "00000-1.mp4", "00001-0.mp4", "00001-1.mp4"]
     assert sorted(path.name for path in tmp_path.glob("*.mp4")) == names
     assert len([seen for seen in vendor.requests if "_delivery" in seen.path]) == 4
+
+
+@pytest.mark.parametrize("save_in", ["worker", "triggerer"])
+def test_the_manifest_beside_each_video_has_the_key_as_label(
+    vendor: Emulator, tmp_path: Path, save_in: str
+) -> None:
+    rows = [{"sku": "TR-1", "prompt": "a fox"}]
+    batch(tmp_path, Store(), inputs=rows, key="sku", deferrable=True, save_in=save_in).result()
+    assert json.loads((tmp_path / "TR-1.mp4.json").read_text())["label"] == "TR-1"
+    assert billed(vendor) == 1
 
 
 def test_a_late_worker_finds_the_files_of_a_mapped_batch(
