@@ -97,7 +97,11 @@ class BatchJob:
         saves = task.save_in == "triggerer"
         return {
             "items": [
-                [key, running.prediction.id, running.deadline, self.work.order_digest(key) if saves else None]
+                [
+                    *(key, running.prediction.id, running.deadline),
+                    self.work.order_digest(key) if saves else None,
+                    *(() if self.work.is_own(key) else (False,)),
+                ]
                 for key, running in self.work.open.items()
             ],
             "vace_conn_id": task.vace_conn_id,

@@ -36,7 +36,8 @@ class VaceBatchTrigger(BaseTrigger):
     The event is `{"ended": [keys]}`, with the keys of all items whose waits are over.
 
     :param items: `[key, prediction id, deadline, digest]` for each open item; the deadline in seconds since
-        the epoch, by the server's clock; the digest of the order for a manifest, or None
+        the epoch, by the server's clock; the digest of the order for a manifest, or None. A fifth member
+        False stands for a prediction that may be another task's, which no kill cancels
     :param vace_conn_id: connection of type `vace`
     :param poll_interval: greatest delay, in seconds, between an end and its notice
     :param cancel_on_kill: cancel the predictions when a person ends the deferred task (Airflow 3.3+)
@@ -161,7 +162,7 @@ class VaceBatchTrigger(BaseTrigger):
         from airflow_vace.batch.kill import acancel_if_ended
         from airflow_vace.hooks import VaceHook
 
-        references = [item[1] for item in self.items]
+        references = [item[1] for item in self.items if False not in item[4:]]
         hook = VaceHook(self.vace_conn_id)
         work = acancel_if_ended(self.task_instance, references, self.log, hook)
         task = asyncio.create_task(work)

@@ -160,10 +160,18 @@ class Work:
         record = self.chunks.entry(key).record
         return None if record is None else record.order_digest
 
+    def is_own(self, key: str) -> bool:
+        """Return False if the prediction of an item may be another task's, so no kill cancels it."""
+        record = self.chunks.entry(key).record
+        return record is None or record.is_own
+
     def stop(self) -> list[Prediction]:
-        """Submit nothing from now on, and return all predictions that may run, for a signal handler."""
+        """Submit nothing from now on; return all predictions that may run, and are the task's.
+
+        A signal handler calls this.
+        """
         jobs = self._jobs.stop()
-        found = [running.prediction for running in list(self.open.values())]
+        found = [running.prediction for key, running in list(self.open.items()) if self.is_own(key)]
         return list({prediction.id: prediction for prediction in (*found, *jobs)}.values())
 
     # --- submitting --------------------------------------------------------------------------------

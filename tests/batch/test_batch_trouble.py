@@ -309,6 +309,35 @@ def test_a_kill_cancels_all_open_items_only_without_a_next_attempt(
     assert statuses(running) == Counter({"canceled" if canceled else "starting": 20})
 
 
+def foreign(server: Emulator) -> list[dict[str, Any]]:
+    """Return rows whose first prediction has no clear answer, and may be another task's of the same seed."""
+    server.faults.add("accepted_then_502", input={"prompt": "a fox"})
+    return [{"prompt": "a fox", "seed": 7}, {"prompt": "an owl", "seed": 7}]
+
+
+def canceled_prompts(server: Emulator) -> list[str]:
+    return [run.input["prompt"] for run in server.world.runs.values() if run.canceled is not None]
+
+
+def test_a_kill_spares_a_prediction_that_may_be_another_tasks(
+    running: Emulator, tmp_path: Path, airflow_says: Callable[[str], None]
+) -> None:
+    airflow_says("failed")
+    run = batch(tmp_path, Store(), inputs=foreign(running))
+
+    def kill() -> None:
+        run.legs[-1].on_kill()
+        raise KilledError
+
+    def is_open() -> bool:
+        leg: Any = run.legs and run.legs[-1]
+        return bool(leg and leg._job and len(leg._job.work.open) == 2)
+
+    with interrupting(kill, is_open), pytest.raises(KilledError):
+        run.result()
+    assert canceled_prompts(running) == ["an owl"]
+
+
 def test_a_killed_batch_goes_on_in_the_next_attempt(
     running: Emulator, tmp_path: Path, airflow_says: Callable[[str], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -416,6 +445,25 @@ def test_the_end_of_a_deferred_batch_cancels_all_open_items(
     assert statuses(running) == Counter({"canceled" if canceled else "starting": 20})
     if canceled:
         assert "20 of 20 predictions are canceled" in capfd.readouterr().out
+
+
+def test_the_end_of_a_deferred_batch_spares_a_prediction_that_may_be_another_tasks(
+    running: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = batch(tmp_path, Store(), deferrable=True, inputs=foreign(running))
+    with pytest.raises(KilledError):
+        run.result(between=raising(KilledError))
+
+    async def asend(_: object) -> Any:
+        return SimpleNamespace(task_states={"r": {"t": "failed"}})
+
+    comms = SimpleNamespace(asend=asend)
+    monkeypatch.setattr("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", comms, raising=False)
+    trigger = VaceBatchTrigger(**run.rows[-1])
+    ti: Any = run.ti
+    trigger.task_instance = ti
+    asyncio.run(trigger.on_kill())
+    assert canceled_prompts(running) == ["an owl"]
 
 
 class KilledError(Exception):
