@@ -43,7 +43,7 @@ class Entry:
 
     `record` is the item's submission, None without one. `attempt` is Airflow's number of the attempt that has
     written the entry. `error` is the reason of a failure without a record's word for it. `reused` is the
-    payload of a saved video of another run.
+    payload of a saved video of another run, and `record` then belongs to an earlier prediction of the item.
     """
 
     record: Record | None = None

@@ -239,9 +239,11 @@ class Jobs:
             return RejectedVideo()
         if payload is not Unfinished.RUNNING:
             if payload.get("reused"):
-                # The ledger has no record of another run's prediction, and a later process asks for none.
+                # The ledger has no record of another run's prediction, and a later process asks for none. The
+                # record of an earlier prediction of the item stays, since its cost counts.
                 kept = {**payload, "files": packed(payload["files"])}
-                self._chunks.put(item.key, Entry(reused=kept), is_urgent=False)
+                record = self._chunks.entry(item.key).record
+                self._chunks.put(item.key, Entry(record=record, reused=kept), is_urgent=False)
             return Ended(payload)
         if deadline is not None and run.now() >= deadline:
             # An unconfirmed deadline would end the next wait at once.

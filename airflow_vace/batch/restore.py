@@ -45,9 +45,15 @@ def restore(
         entry = chunks.entry(item.key)
         record = entry.record
         is_of_attempt = is_resumed and entry.attempt == chunks.attempt
-        if record is None or record.phase is Phase.INTENT:
+        if entry.reused is not None:
+            # A later attempt looks again whether the file is there.
             if is_of_attempt:
-                _restore_unsubmitted(item, entry)
+                files = unpacked(entry.reused.get("files") or ())
+                item.state, item.payload = State.REUSED, {**entry.reused, "files": files}
+        elif record is None or record.phase is Phase.INTENT:
+            if is_of_attempt and entry.error is not None:
+                item.state = State.FAILED if record is None else State.UNKNOWN
+                item.error, item.may_retry = entry.error, entry.may_retry
         elif is_of_attempt and record.phase is Phase.SUBMITTED and entry.error is None:
             item.state, item.payload = State.RUNNING, record.known.payload()
             found[item.key] = Running(record.known, record.deadline)
@@ -57,15 +63,6 @@ def restore(
             is_cleared = attempt.is_cleared_since(record)
             _restore_ended(item, entry, record, is_of_attempt=is_of_attempt, is_cleared=is_cleared)
     return found
-
-
-def _restore_unsubmitted(item: Item, entry: Entry) -> None:
-    if entry.reused is not None:
-        files = unpacked(entry.reused.get("files") or ())
-        item.state, item.payload = State.REUSED, {**entry.reused, "files": files}
-    elif entry.error is not None:
-        item.state = State.FAILED if entry.record is None else State.UNKNOWN
-        item.error, item.may_retry = entry.error, entry.may_retry
 
 
 def _restore_ended(

@@ -134,6 +134,26 @@ def test_a_reused_item_costs_nothing(vendor: Emulator, tmp_path: Path) -> None:
     assert again["cost"] == {"amount": "0.40", "currency": "USD", "basis": "per_run", "saved": "7.60"}
 
 
+@MODES
+def test_an_item_that_failed_before_it_was_reused_stays_in_the_sum(
+    vendor: Emulator, tmp_path: Path, *, deferrable: bool
+) -> None:
+    rows = [{"sku": name, "prompt": name, "frame_num": 1} for name in ("fox", "owl")]
+    run = batch(tmp_path, Store(), inputs=rows, key="sku", reuse="saved", deferrable=deferrable, max_cost=1)
+    vendor.faults.add(method="POST", input={"prompt": "fox"}, outcome=BUSY)
+    with pytest.raises(BatchFailed, match="1 of 2 items succeeded"):
+        run.result()
+    batch(tmp_path, Store(), inputs=rows[:1], key="sku").result()
+    result = run.retried().result()
+    assert result["counts"]["reused"] == 1
+    assert result["cost"]["amount"] == "0.80"
+    # The next attempt reads the records, and another dollar is not there.
+    (tmp_path / "fox.mp4").unlink()
+    with pytest.raises(AirflowFailException, match=r"\$0.80 are spent"):
+        run.cleared().result()
+    assert billed(vendor) == 3
+
+
 def test_a_cap_without_a_price_is_an_error_before_any_request(
     fast_emulator: Emulator, connect: Callable[[str], None], tmp_path: Path
 ) -> None:
