@@ -35,6 +35,8 @@ class Ledger:
     """
 
     is_durable = True
+    # The ends of predictions are recorded.
+    keeps_ends = True
     # The name of the record's prediction among the expenses.
     name = ""
 
@@ -159,6 +161,8 @@ class AttemptLedger(Ledger):
     """
 
     is_durable = False
+    # No later attempt reads them, and each write is a request.
+    keeps_ends = False
 
     def __init__(self, ti: Any, spending: Spending | None = None) -> None:
         self.spending = spending or Spending()

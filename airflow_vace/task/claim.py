@@ -199,7 +199,7 @@ class OperatorClaim:
         # The prediction of a reused file is another task's, so this ledger has no record of it.
         if prediction is None or not prediction.status.is_final or prediction.reused:
             return
-        if self.is_durable:
+        if self.ledger.keeps_ends:
             self._settle(prediction)
 
     def settle_rejected(self, prediction: Prediction) -> None:

@@ -118,6 +118,20 @@ def test_items_wait_for_the_cost_of_others_before_they_are_skipped(
     assert billed(fast_emulator) == 20
 
 
+@MODES
+def test_a_batch_without_a_store_frees_what_was_reserved(
+    fast_emulator: Emulator, connect: Callable[[str], None], tmp_path: Path, *, deferrable: bool
+) -> None:
+    connect(
+        fast_emulator.connection_to(backend="replicate", prices={"prunaai/vace-14b": {"per_second": 0.01}})
+    )
+    result = batch(tmp_path, None, deferrable=deferrable, max_cost=40).result()
+    assert result["counts"]["succeeded"] == 20
+    assert Decimal(result["cost"]["amount"]) < 1
+    assert "reserved" not in result["cost"]
+    assert not any("reserved" in row["cost"] for row in rows_of(result))
+
+
 @pytest.mark.parametrize("save_in", ["worker", "triggerer"])
 def test_the_manifest_beside_each_video_has_its_cost(vendor: Emulator, tmp_path: Path, save_in: str) -> None:
     batch(tmp_path, Store(), deferrable=True, save_in=save_in).result()
