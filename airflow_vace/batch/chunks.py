@@ -351,11 +351,12 @@ class ItemLedger(Ledger):
                 sent=False,
             )
         self._reserve(record)
-        # No later attempt could read the intent, so a batch without such a store writes none.
-        if not self.is_durable:
-            return
         try:
-            self._chunks.put(self.name, Entry(record=record), is_verified=True)
+            # No later attempt could read the intent in a batch without such a store, but a later process of
+            # this attempt counts what is reserved.
+            self._chunks.put(
+                self.name, Entry(record=record), is_verified=self.is_durable, is_urgent=self.is_durable
+            )
         except BaseException:  # a failed write brings the earlier entry back by itself
             self._note_expense(before)
             raise
@@ -372,8 +373,7 @@ class ItemLedger(Ledger):
 
     def withdraw(self, before: Record | None) -> None:
         self._note_expense(before)
-        if self.is_durable:
-            self._chunks.put(self.name, Entry(record=before))
+        self._chunks.put(self.name, Entry(record=before), is_urgent=self.is_durable)
 
 
 class AttemptStore:

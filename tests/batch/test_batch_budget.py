@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_vace.exceptions import BatchFailed
 from support.batches import MODES, batch, billed, rows_of
+from support.polled import end_all
 from support.tasks import Store
 
 if TYPE_CHECKING:
@@ -130,6 +131,23 @@ def test_a_batch_without_a_store_frees_what_was_reserved(
     assert Decimal(result["cost"]["amount"]) < 1
     assert "reserved" not in result["cost"]
     assert not any("reserved" in row["cost"] for row in rows_of(result))
+
+
+def test_an_unknown_create_of_a_batch_without_a_store_counts_after_a_deferral(
+    slow_emulator: Emulator, connect: Callable[[str], None], tmp_path: Path
+) -> None:
+    def end() -> None:
+        slow_emulator.world.time_scale = 0.0002
+        end_all(slow_emulator)
+
+    connect(slow_emulator.connection_to(backend="gateway", prices=PRICES))
+    slow_emulator.faults.add("accepted_then_reset", times=3)
+    run = batch(tmp_path, None, deferrable=True, max_in_flight=5, max_cost=4, min_success=0)
+    result = run.result(between=end)
+    assert run.deferred
+    assert billed(slow_emulator) == 10
+    assert (result["counts"]["unknown"], result["counts"]["succeeded"]) == (3, 7)
+    assert (result["cost"]["amount"], result["cost"]["reserved"]) == ("4.00", "1.20")
 
 
 @pytest.mark.parametrize("save_in", ["worker", "triggerer"])
