@@ -10,6 +10,7 @@ from airflow_vace.core.pricing import HOW_TO_PRICE, money_text
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.plain import is_absent
 from airflow_vace.redaction import excerpt, without_secrets
+from airflow_vace.submission.record import Phase
 from airflow_vace.task.errors import can_submit_later, translated
 from airflow_vace.task.saving import destination_of
 from airflow_vace.task.submitting import checked_orders, submission_of
@@ -94,11 +95,17 @@ def plan_of(run: OperatorRun) -> Plan:
 
 def text_of(run: OperatorRun, plan: Plan) -> str:
     """Return the next step of a task in words."""
-    if plan.record is not None:
-        known = f" {plan.record.known.id}, {plan.record.known.status}" if plan.record.known.id else ""
+    if plan.record is not None and plan.record.phase is Phase.INTENT:
         return (
-            f"an earlier attempt has submitted a prediction{known}, so the task would continue with it, and"
-            " pay for another one only if it brings no video"
+            f"an earlier attempt has started a request for a prediction at {plan.record.intended_at}, and"
+            " recorded no response, so the task would look for that prediction, and pay for another one only"
+            " if there is none"
+        )
+    if plan.record is not None:
+        known = plan.record.known
+        return (
+            f"an earlier attempt has submitted a prediction {known.id}, {known.status}, so the task would"
+            " continue with it, and pay for another one only if it brings no video"
         )
     if plan.saved is not None:
         uris = ", ".join(str(file.get("uri")) for file in plan.saved.files)

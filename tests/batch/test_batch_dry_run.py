@@ -83,6 +83,19 @@ def test_items_of_earlier_attempts_and_saved_videos_cost_nothing(vendor: Emulato
     assert billed(vendor) == 3
 
 
+def test_an_item_with_an_unknown_create_is_counted(
+    vendor: Emulator, connect: Callable[[str], None], tmp_path: Path
+) -> None:
+    connect(vendor.connection_to(backend="gateway"))
+    vendor.faults.add("accepted_then_reset")
+    run = batch(tmp_path, Store(), inputs=["a fox"])
+    with pytest.raises(AirflowFailException, match="1 unknown"):
+        run.result()
+    run.make = batch(tmp_path, inputs=["a fox"], dry_run=True).make
+    assert "1 would continue with the prediction of an earlier attempt" in plan(run.retried())
+    assert billed(vendor) == 1
+
+
 def test_the_connection_asks_for_a_dry_run(
     vendor: Emulator, connect: Callable[[str], None], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from airflow_vace.decorators import vace_task
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
+from support.attempts import killed_at
 from support.films import MP4
 from support.runs import run as run_dag
 from support.runs import states
@@ -152,6 +153,14 @@ def test_an_earlier_prediction_and_a_saved_video_are_named(vendor: Emulator, tmp
     assert f"an earlier attempt has submitted a prediction {payload['id']}, succeeded" in plan(run.cleared())
     text = plan(task(Store(), save_to=file, reuse="saved"))
     assert f"would return file://{file} of prediction {payload['id']}, at no cost" in text
+    assert len(vendor.bill["predictions"]) == 1
+
+
+def test_a_request_without_a_response_is_named(vendor: Emulator) -> None:
+    run = task(Store(), dry_run=False)
+    killed_at(run, "submit", after=True)
+    run.make = task().make
+    assert "an earlier attempt has started a request for a prediction at 2" in plan(run)
     assert len(vendor.bill["predictions"]) == 1
 
 
