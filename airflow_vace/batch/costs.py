@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from airflow_vace.batch.items import State
 from airflow_vace.core.pricing import Cost, amount_text, read_amount
 from airflow_vace.submission.expense import check_price, total_cost
 
@@ -28,7 +29,7 @@ class Costs:
     def of(self, item: Item) -> dict[str, Any]:
         """Return the JSON form of the cost of an item; unknown without a price or a create."""
         expense = self._spending.expense(item.key)
-        if expense is not None:
+        if expense is not None and item.state is not State.REUSED:
             return expense.cost()
         return (item.payload or {}).get("cost") or Cost().as_json()
 

@@ -130,6 +130,13 @@ class Expense:
             known["has_unknown"] = True
         return known
 
+    def beside(self, cost: dict[str, Any]) -> dict[str, Any]:
+        """Return the JSON form of the cost of a reused video, with the sum of this expense as `task`."""
+        if not self.committed or cost["currency"] != self.price.currency:
+            return cost
+        known = {**cost, "task": amount_text(self.committed)}
+        return {**known, "reserved": amount_text(self.held)} if self.held else known
+
 
 class Spending:
     """The expenses of a task, by item; threads may reserve at the same time.

@@ -105,7 +105,11 @@ class OperatorRun(TaskRun):
     def cost_of(self, prediction: Prediction) -> dict[str, Any]:
         record = None
         with suppress(Exception):  # a cost describes the video, so no error may cost the video
-            record = None if prediction.reused else self.claim.ledger.latest
+            record = self.claim.ledger.latest
+        if prediction.reused:
+            cost = super().cost_of(prediction)
+            # The record is of an earlier prediction of the task, which is paid all the same.
+            return cost if record is None or record.expense is None else record.expense.beside(cost)
         if record is None or record.phase is Phase.INTENT or record.known.id != prediction.id:
             return super().cost_of(prediction)
         # The price at the submission applies, whatever the table says now.

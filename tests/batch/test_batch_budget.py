@@ -178,7 +178,9 @@ def test_an_item_that_failed_before_it_was_reused_stays_in_the_sum(
     batch(tmp_path, Store(), inputs=rows[:1], key="sku").result()
     result = run.retried().result()
     assert result["counts"]["reused"] == 1
-    assert result["cost"]["amount"] == "0.80"
+    assert result["cost"] == {"amount": "0.80", "currency": "USD", "basis": "per_run", "saved": "0.40"}
+    reused = next(row["cost"] for row in rows_of(result) if row["status"] == "reused")
+    assert (reused["amount"], reused["task"], reused["saved"]) == ("0.00", "0.40", "0.40")
     # The next attempt reads the records, and another dollar is not there.
     (tmp_path / "fox.mp4").unlink()
     with pytest.raises(AirflowFailException, match=r"\$0.80 are spent"):

@@ -99,6 +99,18 @@ def test_a_reused_video_costs_nothing_and_names_what_is_saved(tmp_path: Path) ->
     assert again["cost"] == {"amount": "0.00", "currency": "USD", "basis": "per_run", "saved": "0.40"}
 
 
+def test_a_failed_attempt_counts_in_the_receipt_of_a_reused_video(priced: Emulator, tmp_path: Path) -> None:
+    file = f"{tmp_path}/fox.mp4"
+    priced.faults.add(method="POST", outcome=BUSY)
+    task = run(save_to=file, reuse="saved")
+    with pytest.raises(PredictionFailed):
+        task.result()
+    run(save_to=file).result()
+    cost = task.retried().result()["cost"]
+    assert cost == {**PAID, "amount": "0.00", "saved": "0.40", "task": "0.40"}
+    assert billed(priced) == 2
+
+
 # --- caps ------------------------------------------------------------------------------------------
 
 
