@@ -200,6 +200,7 @@ def prepare(task: VaceBatchOperator, context: Context) -> tuple[list[Item], Chun
     with translated():
         chunks = _chunks_of(task, context)
     chunks.load()
+    chunks.spending.publish()
     # A store or a file server may be back by the time of a retry.
     with translated(can_submit_later):
         # The files of a prediction that is paid for may be gone, and each create checks its own.

@@ -233,6 +233,7 @@ class Creator:
     def _withdraw(self, before: Record | None) -> None:
         try:
             self.ledger.withdraw(before)
+            self.ledger.spending.publish()
         except LedgerError as error:
             self.log.warning("%s: a retry will search for a prediction that was never accepted", error)
 

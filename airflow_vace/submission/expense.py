@@ -145,6 +145,7 @@ class Spending:
     :param spent_elsewhere: returns the expenses of the other tasks of the DAG run, given the sum of this
         task; None without a limit for the run
     :param run_cap: the greatest sum of all expenses of the DAG run
+    :param announce: shows the sum of this task to the others of the DAG run; None without a limit for it
     """
 
     def __init__(
@@ -153,10 +154,14 @@ class Spending:
         *,
         run_cap: Decimal | None = None,
         spent_elsewhere: Callable[[Decimal], Decimal] | None = None,
+        announce: Callable[[Decimal], None] | None = None,
     ) -> None:
         self.cap = cap
         self.run_cap = run_cap
         self._spent_elsewhere = spent_elsewhere
+        self._announce = announce
+        # The sum that the other tasks see; None if that is uncertain.
+        self._announced: Decimal | None = _NOTHING
         self._expenses: dict[str, Expense] = {}
         self._spent = self._held = _NOTHING
         self._currencies: Counter[str] = Counter()
@@ -206,7 +211,24 @@ class Spending:
                 self._check(expense)
             except BaseException:  # an unread sum of the run leaves nothing reserved either
                 self._replace(name, before)
+                # The others have read what was refused as if it were reserved.
+                self._publish()
                 raise
+
+    def publish(self) -> None:
+        """Show the sum of this task to the others of the DAG run, if it has changed since the last time.
+
+        No error is raised, since the prediction at hand is paid for.
+        """
+        with self._lock:
+            self._publish()
+
+    def _publish(self) -> None:
+        if self._announce is None or self._announced == self.committed:
+            return
+        with suppress(Exception):  # Airflow's API server and XCom backends raise any type
+            self._announce(self.committed)
+            self._announced = self.committed
 
     def _replace(self, name: str, expense: Expense | None) -> None:
         before = self._expenses.pop(name, None)
@@ -236,7 +258,9 @@ class Spending:
             raise _exceeded("max_cost", self.cap, self._spent, held, expense)
         if self.run_cap is None or self._spent_elsewhere is None:
             return
+        self._announced = None
         elsewhere = self._spent_elsewhere(self.committed)
+        self._announced = self.committed
         if elsewhere + self.committed > self.run_cap:
             where = "[vace] max_cost_per_dag_run"
             raise _exceeded(where, self.run_cap, elsewhere + self._spent, held, expense)

@@ -61,22 +61,33 @@ def spending_of(max_cost: object, context: Any) -> Spending:
     run_cap = read_amount(text)
     if run_cap is None:
         raise _no_amount(f"[vace] {_RUN_OPTION}", text)
-    return Spending(cap, run_cap=run_cap, spent_elsewhere=_RunCosts(ti, context).spent_elsewhere)
+    costs = _RunCosts(ti, context)
+    return Spending(cap, run_cap=run_cap, spent_elsewhere=costs.spent_elsewhere, announce=costs.announce)
 
 
 class _RunCosts:
     """The expenses of all tasks of a DAG run, in XCom.
 
     Each task writes its own sum before it reads the others', so of two tasks that submit at the same time at
-    least one sees both sums. Airflow deletes the XComs of a task at the start of another attempt, so the sum
-    of a task is missing until its next create. In a task loop (Airflow 3.4) a pass adds the sum of the pass
-    before it to that pass's own sum of earlier ones; a pass without a create ends this chain.
+    least one sees both sums. Airflow deletes the XComs of a task at the start of another attempt, which
+    writes the sum again once it has read its records. In a task loop (Airflow 3.4) a pass adds the sum of the
+    pass before it to that pass's own sum of earlier ones; a pass without a create ends this chain.
     """
 
     def __init__(self, ti: Any, context: Any) -> None:
         self._ti = ti
         self._loop = context.get("loop")
         self._tasks = [task for task in getattr(context.get("dag"), "tasks", ()) if _spends(task)]
+
+    def announce(self, own: Decimal) -> None:
+        """Write the sum of this task.
+
+        :raises Exception: of any kind, if Airflow's XComs are out of reach
+        """
+        from airflow_vace.connection import airflow_turn
+
+        with airflow_turn():
+            self._ti.xcom_push(COST_KEY, amount_text(own))
 
     def spent_elsewhere(self, own: Decimal) -> Decimal:
         """Write the sum of this task, and return the sum of all others.

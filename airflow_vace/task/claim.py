@@ -228,5 +228,6 @@ class OperatorClaim:
                 return
             if record.known.id == prediction.id:
                 self.ledger.write(record.settled(prediction))
+                self.ledger.spending.publish()
         except LedgerError as error:
             self._log.warning("The end of prediction %s was not recorded: %s", prediction.id, error)

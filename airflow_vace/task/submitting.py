@@ -47,6 +47,8 @@ def submit(run: OperatorRun) -> tuple[Prediction, float]:
     is_lost_by_retry = not run.claim.is_durable and run.claim.ledger.latest is not None
     with translated(lambda error: can_submit_later(error) and not is_lost_by_retry):
         orders = checked_orders(run)
+        # Airflow has deleted the sum of an earlier attempt.
+        run.claim.ledger.spending.publish()
         submission = run.claim.submission = submission_of(run, orders)
         # The signal may have come during the wait for an earlier video, or its check.
         if run.claim.is_stopped:
