@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.batch.items import State
-from airflow_vace.core.pricing import Cost, amount_text, read_amount
+from airflow_vace.core.pricing import UNKNOWN, Cost, amount_text, read_amount
 from airflow_vace.submission.expense import check_price, total_cost
 
 if TYPE_CHECKING:
@@ -36,10 +36,15 @@ class Costs:
     def total(self, items: Iterable[Item]) -> dict[str, Any]:
         """Return the JSON form of the cost of all predictions of the task.
 
-        The member `saved` is what the reused videos would have cost.
+        The member `saved` is what the reused videos would have cost, and `unpriced` the number of items whose
+        prediction has no price, so the amount leaves them out.
         """
         total = total_cost(self._spending.expenses)
-        reused = [cost for cost in map(self.of, items) if cost.get("saved")]
+        costs = [self.of(item) for item in items if item.payload is not None]
+        unpriced = sum(cost["basis"] == UNKNOWN for cost in costs)
+        if unpriced and total["amount"] is not None:
+            total["unpriced"] = unpriced
+        reused = [cost for cost in costs if cost.get("saved")]
         if not reused:
             return total
         saved = sum((read_amount(cost["saved"]) or Decimal() for cost in reused), Decimal())

@@ -188,6 +188,17 @@ def test_an_item_that_failed_before_it_was_reused_stays_in_the_sum(
     assert billed(vendor) == 3
 
 
+def test_the_sum_names_the_number_of_items_without_a_price(
+    fast_emulator: Emulator, connect: Callable[[str], None], tmp_path: Path
+) -> None:
+    prices = {"prunaai/vace-14b": [{"size": "1280*720", "per_run": 0.80}]}
+    connect(fast_emulator.connection_to(backend="replicate", prices=prices))
+    rows = [{"prompt": "a fox", "frame_num": 1, "size": size} for size in ("1280*720", "832*480")]
+    result = batch(tmp_path, Store(), inputs=rows).result()
+    assert billed(fast_emulator) == 2
+    assert result["cost"] == {"amount": "0.80", "currency": "USD", "basis": "per_run", "unpriced": 1}
+
+
 def test_a_cap_without_a_price_is_an_error_before_any_request(
     fast_emulator: Emulator, connect: Callable[[str], None], tmp_path: Path
 ) -> None:
