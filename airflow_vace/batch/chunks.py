@@ -168,19 +168,28 @@ class Chunks:
         chunk = self._places.get(name)
         return (None if chunk is None else chunk.get(name)) or Entry()
 
-    def put(self, name: str, entry: Entry, *, is_verified: bool = False, is_urgent: bool = True) -> None:
+    def put(
+        self,
+        name: str,
+        entry: Entry,
+        *,
+        is_verified: bool = False,
+        is_urgent: bool = True,
+        attempt: int | None = None,
+    ) -> None:
         """Write the entry of an item, together with the entries that other threads have waiting.
 
         :param is_verified: read the entry back, because two attempts may write at once
         :param is_urgent: write at once; False leaves the write to the next one of the chunk, or to
             :meth:`flush`
+        :param attempt: number of the attempt that has written the entry first (default: this one)
         :raises IntentLostError: if a later attempt has taken the batch over
         :raises LedgerError: if the entry could not be written; the earlier entry stays in memory then
         """
         with self._lock:
             chunk = self._place_of(name)
             before = chunk.get(name)
-            chunk.put(name, replace(entry, attempt=self.attempt))
+            chunk.put(name, replace(entry, attempt=self.attempt if attempt is None else attempt))
             chunk.changed = change = chunk.changed + 1
         if not is_urgent:
             return
@@ -336,6 +345,8 @@ class ItemLedger(Ledger):
         self.name = name
         self.spending = chunks.spending
         self.is_durable = chunks.is_durable
+        # The entry in whose place an intent was written.
+        self._earlier = Entry()
 
     @property
     def latest(self) -> Record | None:
@@ -351,6 +362,7 @@ class ItemLedger(Ledger):
                 sent=False,
             )
         self._reserve(record)
+        self._earlier = self._chunks.entry(self.name)
         try:
             # No later attempt could read the intent in a batch without such a store, but a later process of
             # this attempt counts what is reserved.
@@ -373,7 +385,9 @@ class ItemLedger(Ledger):
 
     def withdraw(self, before: Record | None) -> None:
         self._note_expense(before)
-        self._chunks.put(self.name, Entry(record=before), is_urgent=self.is_durable)
+        # A later process must not take the prediction of an earlier attempt for a result of this one.
+        earlier = replace(self._earlier, record=before)
+        self._chunks.put(self.name, earlier, is_urgent=self.is_durable, attempt=earlier.attempt)
 
 
 class AttemptStore:

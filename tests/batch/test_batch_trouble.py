@@ -167,6 +167,19 @@ def test_an_input_that_the_server_refuses_ends_its_item_alone(replicate: Emulato
     assert (result["counts"]["succeeded"], result["counts"]["failed"]) == (18, 2)
 
 
+def test_a_refused_item_of_a_clear_is_no_success_after_a_deferral(running: Emulator, tmp_path: Path) -> None:
+    end_all(running)
+    rows = [{"prompt": prompt, "frame_num": 1} for prompt in ("a fox", "an owl")]
+    run = batch(tmp_path, Store(), inputs=rows, reuse=False, deferrable=True, min_success=0)
+    assert run.result()["counts"]["succeeded"] == 2
+    running.world.time_scale = 100.0
+    running.faults.add("no_money", method="POST", input={"prompt": "an owl"}, times=None)
+    result = run.cleared().result(between=lambda: end_all(running))
+    assert run.deferred
+    assert (result["counts"]["succeeded"], result["counts"]["failed"]) == (1, 1)
+    assert billed(running) == 3
+
+
 # --- changes while predictions run ---------------------------------------------------------------------
 
 
