@@ -255,12 +255,9 @@ def check_directory(task: VaceBatchOperator, ti: Any, *, has_records: bool) -> N
 
 def _beginning(items: Sequence[Item], chunks: Chunks) -> str:
     """Return the counts of the items, and how many of those that wait have been submitted before."""
+    counts = summary_of(items)
     known = sum(item.state is State.WAITING and chunks.entry(item.key).record is not None for item in items)
-    return (
-        f"{summary_of(items)} ({known} of them submitted by an earlier attempt)"
-        if known
-        else summary_of(items)
-    )
+    return f"{counts} ({known} of them submitted by an earlier attempt)" if known else counts
 
 
 def _items_of(task: VaceBatchOperator, *, checks_files: bool) -> list[Item]:
