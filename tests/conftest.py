@@ -254,5 +254,5 @@ def server(
     backend: str,  # noqa: F811 - of faces, or of the module that asks
 ) -> Emulator:
     """A server whose predictions run on and on."""
-    connect(slow_emulator.connection_to(backend=backend, timeout=1))
+    connect(slow_emulator.connection_to(backend=backend, timeout=3))
     return slow_emulator

@@ -201,8 +201,8 @@ def prepare(task: VaceBatchOperator, context: Context) -> tuple[list[Item], Chun
         chunks = _chunks_of(task, context)
     chunks.load()
     chunks.spending.publish()
-    # A store or a file server may be back by the time of a retry.
-    with translated(can_submit_later):
+    # A store or a file may be back by the time of a retry, which fetches the videos that are paid for.
+    with translated(lambda error: chunks.has_records or can_submit_later(error)):
         # The files of a prediction that is paid for may be gone, and each create checks its own.
         items = _items_of(task, checks_files=not chunks.has_records)
         check_directory(task, context.get("ti"), has_records=chunks.has_records)

@@ -141,9 +141,11 @@ class Expense:
 class Spending:
     """The expenses of a task, by item; threads may reserve at the same time.
 
+    `is_rehearsal` is True in a dry run, whose sum stops no task that pays.
+
     :param cap: the greatest sum of all expenses; None without a limit
     :param spent_elsewhere: returns the expenses of the other tasks of the DAG run, given the sum of this
-        task; None without a limit for the run
+        task and `is_rehearsal`; None without a limit for the run
     :param run_cap: the greatest sum of all expenses of the DAG run
     :param announce: shows the sum of this task to the others of the DAG run; None without a limit for it
     """
@@ -153,11 +155,12 @@ class Spending:
         cap: Decimal | None = None,
         *,
         run_cap: Decimal | None = None,
-        spent_elsewhere: Callable[[Decimal], Decimal] | None = None,
+        spent_elsewhere: Callable[[Decimal, bool], Decimal] | None = None,
         announce: Callable[[Decimal], None] | None = None,
     ) -> None:
         self.cap = cap
         self.run_cap = run_cap
+        self.is_rehearsal = False
         self._spent_elsewhere = spent_elsewhere
         self._announce = announce
         # The sum that the other tasks see; None if that is uncertain.
@@ -259,7 +262,7 @@ class Spending:
         if self.run_cap is None or self._spent_elsewhere is None:
             return
         self._announced = None
-        elsewhere = self._spent_elsewhere(self.committed)
+        elsewhere = self._spent_elsewhere(self.committed, self.is_rehearsal)
         self._announced = self.committed
         if elsewhere + self.committed > self.run_cap:
             where = "[vace] max_cost_per_dag_run"

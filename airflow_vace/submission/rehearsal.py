@@ -56,5 +56,6 @@ def rehearse(submission: Submission, order_since: Callable[[Record | None], Orde
     sent = submission.reachable(order.values)
     expense = creator.expense(order, sent, None, version)
     if expense is not None:
+        ledger.spending.is_rehearsal = True
         ledger.spending.reserve(ledger.name, expense)
     return Plan(order=replace(order, version=order.version or version), expense=expense)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # What a task instance has spent and reserved, as text, for the other tasks of its DAG run.
 COST_KEY = "vace_cost"
+# What the task instance would spend, in a dry run.
+REHEARSED_KEY = "vace_cost_of_dry_run"
 # What the earlier passes of a task loop have spent, likewise: a pass reads only the pass before it.
 EARLIER_KEY = "vace_cost_of_earlier_passes"
 _RUN_OPTION = "max_cost_per_dag_run"
@@ -89,9 +91,10 @@ class _RunCosts:
         with airflow_turn():
             self._ti.xcom_push(COST_KEY, amount_text(own))
 
-    def spent_elsewhere(self, own: Decimal) -> Decimal:
+    def spent_elsewhere(self, own: Decimal, is_rehearsal: bool) -> Decimal:  # noqa: FBT001 - a callback
         """Write the sum of this task, and return the sum of all others.
 
+        :param is_rehearsal: only other dry runs see the sum of a dry run
         :raises LedgerError: if Airflow's XComs are out of reach; nothing was submitted
         """
         # DAG parsing imports this module, and must load no HTTP client.
@@ -100,10 +103,13 @@ class _RunCosts:
         ti = self._ti
         try:
             with airflow_turn():
-                ti.xcom_push(COST_KEY, amount_text(own))
+                ti.xcom_push(REHEARSED_KEY if is_rehearsal else COST_KEY, amount_text(own))
                 earlier = self._spent_in_earlier_passes()
                 # Without map indexes, Airflow returns the values of all instances of each task.
-                found = ti.xcom_pull(task_ids=[task.task_id for task in self._tasks], key=COST_KEY)
+                names = [task.task_id for task in self._tasks]
+                found = list(ti.xcom_pull(task_ids=names, key=COST_KEY))
+                if is_rehearsal:
+                    found += ti.xcom_pull(task_ids=names, key=REHEARSED_KEY)
         except Exception as error:  # Airflow's API server and XCom backends raise any type
             raise LedgerError(
                 f"The costs of this DAG run could not be read ({type(error).__name__}: {error}), so [vace]"

@@ -14,7 +14,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
 from airflow_vace.batch.trigger import VaceBatchTrigger
-from airflow_vace.exceptions import BatchFailed, LedgerError, VaceTransportError
+from airflow_vace.exceptions import BatchFailed, LedgerError, VaceInputError, VaceTransportError
 from airflow_vace.storage.destination import Destination
 from conftest import scale_waits
 from support.batches import MODES, batch, billed, rows_of
@@ -377,12 +377,28 @@ def test_a_killed_batch_goes_on_in_the_next_attempt(
     assert 7 <= int(known) <= 20
 
 
+def test_a_retry_fetches_the_videos_once_the_file_of_rows_is_back(running: Emulator, tmp_path: Path) -> None:
+    rows, away = tmp_path / "rows.jsonl", tmp_path / "away"
+    rows.write_text('{"prompt": "fox", "frame_num": 1}\n')
+    run = batch(tmp_path, Store(), inputs=str(rows), deferrable=True)
+
+    def move() -> None:
+        end_all(running)
+        rows.rename(away)
+
+    with pytest.raises(VaceInputError, match="inputs"):
+        run.result(between=move)
+    away.rename(rows)
+    assert run.retried().result()["counts"]["succeeded"] == 1
+    assert billed(running) == 1
+
+
 @pytest.mark.parametrize("changed", [2, 20])
 def test_a_clear_replaces_the_running_items_whose_input_has_changed(
     running: Emulator, tmp_path: Path, changed: int
 ) -> None:
-    prompts = [f"fox {number}" for number in range(20)]
-    run = batch(tmp_path, Store(), inputs=prompts, deferrable=True)
+    rows: list[dict[str, Any]] = [{"prompt": f"fox {number}", "frame_num": 1} for number in range(20)]
+    run = batch(tmp_path, Store(), inputs=rows, deferrable=True)
 
     class Cleared(BaseException):
         """The clear by a person while the task is deferred."""
@@ -392,7 +408,8 @@ def test_a_clear_replaces_the_running_items_whose_input_has_changed(
 
     with pytest.raises(Cleared):
         run.result(between=clear)
-    prompts[:changed] = [f"wolf {number}" for number in range(changed)]
+    for row in rows[:changed]:
+        row["prompt"] += " and a wolf"
     with pytest.raises(Cleared):
         run.cleared().result(between=clear)
     assert statuses(running) == Counter(starting=20, canceled=changed)

@@ -93,7 +93,8 @@ def test_no_reservation_passes_the_cap() -> None:
 def test_the_costs_of_other_tasks_count_for_the_cap_of_the_run() -> None:
     asked: list[Decimal] = []
 
-    def spent_elsewhere(own: Decimal) -> Decimal:
+    def spent_elsewhere(own: Decimal, is_rehearsal: bool) -> Decimal:  # noqa: FBT001 - a callback
+        assert not is_rehearsal
         asked.append(own)
         return Decimal("0.50")
 

@@ -61,14 +61,14 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     with Emulator(time_scale=0.0002) as emulator:
-        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection_to(timeout=1))
+        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection_to(timeout=3))
         yield emulator
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     with Emulator(time_scale=100.0) as emulator:
-        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection_to(timeout=1))
+        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection_to(timeout=3))
         yield emulator
 
 

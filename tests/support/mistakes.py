@@ -108,7 +108,7 @@ class Scene:
 
     def connect(self, extra: Mapping[str, Any] | None = None, **fields: Any) -> None:
         """Change members of the connection's extra, and other fields of the connection."""
-        known = json.loads(self.server.connection_to(**{"timeout": 1, **(extra or {})}))
+        known = json.loads(self.server.connection_to(**{"timeout": 3, **(extra or {})}))
         self.connect_as(json.dumps({**known, **fields}))
 
     def connect_as(self, connection: str) -> None:

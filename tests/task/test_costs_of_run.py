@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_vace.operators import VaceBatchOperator, VacePredictionOperator
 from support.attempts import billed, killed_at
@@ -105,3 +105,22 @@ def test_a_refused_create_is_in_no_sum(
         dag_run.task("large", input={"prompt": "a fox", "size": "1280*720"}).result()
     dag_run.task("third").result()
     assert billed(fast_emulator) == 2
+
+
+def test_a_dry_run_stops_no_task_that_pays_but_another_dry_run(vendor: Emulator) -> None:
+    dag_run = DagRun()
+    with pytest.raises(AirflowSkipException, match=r"\$0.40"):
+        dag_run.task("rehearsed", dry_run=True).result()
+    dag_run.task("paid").result()
+    with pytest.raises(AirflowFailException, match="would pass"):
+        dag_run.task("rehearsed_too", dry_run=True).result()
+    assert billed(vendor) == 1
+
+
+def test_dry_runs_of_a_dag_run_are_summed(vendor: Emulator) -> None:
+    dag_run = DagRun()
+    with pytest.raises(AirflowSkipException):
+        dag_run.task("first", dry_run=True).result()
+    with pytest.raises(AirflowFailException, match="would pass"):
+        dag_run.task("second", dry_run=True).result()
+    assert billed(vendor) == 0
