@@ -10,8 +10,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, assert_never
 
 from airflow_vace.batch.items import Item, Running, State
-from airflow_vace.batch.jobs import MAX_ERROR_LENGTH, THREADS, Ended, Failed, Jobs, Outcome, RejectedVideo
+from airflow_vace.batch.jobs import THREADS, Ended, Failed, Jobs, Outcome, RejectedVideo
 from airflow_vace.batch.restore import restore
+from airflow_vace.batch.waiting import WaitingItems
 from airflow_vace.batch.watch import Watcher
 from airflow_vace.core.names import split_reference
 from airflow_vace.exceptions import (
@@ -19,18 +20,11 @@ from airflow_vace.exceptions import (
     LedgerError,
     PredictionCanceled,
     SubmissionUnknown,
-    VaceAuthError,
-    VaceBillingError,
     VaceError,
     VideoRejected,
 )
 from airflow_vace.observability.metrics import TaskMetrics
-from airflow_vace.prediction import PredictionStatus
-from airflow_vace.redaction import excerpt
-from airflow_vace.storage.checks import problems_of
-from airflow_vace.submission.decision import may_regenerate
 from airflow_vace.submission.ledger import IntentLostError
-from airflow_vace.submission.record import Phase
 from airflow_vace.task.checking import regenerations_of
 
 if TYPE_CHECKING:
@@ -42,10 +36,6 @@ if TYPE_CHECKING:
     from airflow_vace.batch.operator import VaceBatchOperator
     from airflow_vace.prediction import Prediction
 
-# A server that refuses as many items one after another refuses the others too.
-_MAX_REFUSALS = 8
-# The same for refusals of the key, or for lack of credit.
-_MAX_ACCOUNT_REFUSALS = 3
 # A worker is woken when this part of the room for open predictions is free.
 _WAKE_SHARE = 4
 _FLUSH_SECONDS = 1.0
@@ -95,24 +85,12 @@ class Work:
         self._watcher = Watcher(
             task.hook.fresh(), task.poll_interval, self._wait_over, task.log, self.metrics
         )
-        self._refusals = 0
-        self._refusal: Failed | None = None
-        # True while the cap leaves no room, until a prediction that runs has cost less than reserved.
-        self._is_held = False
         self._next_flush = time.monotonic() + _FLUSH_SECONDS
+        max_regenerations = regenerations_of(task)
         self.open = restore(
-            items,
-            chunks,
-            self._jobs.attempt,
-            is_resumed=is_resumed,
-            max_regenerations=regenerations_of(task),
+            items, chunks, self._jobs.attempt, is_resumed=is_resumed, max_regenerations=max_regenerations
         )
-        # Predictions of an earlier attempt are paid for, so these come first, at the end of the list.
-        self._waiting = sorted(
-            (item for item in items if item.state is State.WAITING),
-            key=lambda item: (chunks.entry(item.key).record is None, item.position),
-            reverse=True,
-        )
+        self._waiting = WaitingItems(items, chunks, max_regenerations, task.log)
 
     def look_at(self, keys: Sequence[str]) -> None:
         """Poll the items whose waits in the triggerer have ended."""
@@ -188,25 +166,25 @@ class Work:
     def _fill(self) -> None:
         """Begin as many submissions as there is room for."""
         submitting = self._jobs.submitting
-        if self._is_held and (self.open or self._jobs):
+        if self._waiting.is_held and (self.open or self._jobs):
             return
-        self._is_held = False
+        self._waiting.is_held = False
         while self._waiting and len(submitting) < THREADS:
             if len(self.open) + len(submitting) >= self.task.max_in_flight:
                 return
-            self._jobs.submit(self._waiting.pop())
+            self._jobs.submit(self._waiting.take())
 
     def _is_held_by(self, item: Item, failed: Failed, cap: BudgetExceeded) -> bool:
         """Wait for the cost of predictions that run, or submit no more; False if the item has failed."""
-        self._is_held = cap.may_fit_later and bool(self.open or self._jobs) and self._refusal is None
-        if self._is_held:
-            item.state = State.WAITING
-            self._waiting.append(item)
+        waiting = self._waiting
+        waiting.is_held = cap.may_fit_later and bool(self.open or self._jobs) and waiting.refusal is None
+        if waiting.is_held:
+            waiting.put(item)
             return True
         # A rejected video is a failure, and other items may be cheaper.
         if isinstance(failed.cause, VideoRejected):
             return False
-        self._stop_submitting(failed, item)
+        waiting.stop(failed, item)
         return True
 
     def _flush(self) -> None:
@@ -220,38 +198,6 @@ class Work:
             raise
         except LedgerError as error:
             self.task.log.warning("%s; a later attempt polls these predictions again", error)
-
-    def _stop_submitting(self, failed: Failed, *refused: Item) -> None:
-        """Submit no further items, and skip those that wait, and the `refused` ones."""
-        if self._refusal is None:
-            self._refusal = failed
-            reason = excerpt(failed.text, MAX_ERROR_LENGTH)
-            self.task.log.warning("No more items are submitted: %s", reason)
-            waiting, self._waiting = self._waiting, []
-            for item in waiting:
-                if self._may_have_prediction(item):
-                    self._waiting.append(item)
-                else:
-                    self._skip(item, failed)
-        for item in refused:
-            self._skip(item, failed)
-
-    def _may_have_prediction(self, item: Item) -> bool:
-        """Return True if an earlier attempt has paid for a result of the item, or may have."""
-        record = self.chunks.entry(item.key).record
-        if record is None or may_regenerate(record, regenerations_of(self.task)):
-            return False
-        return record.phase is not Phase.SETTLED or record.known.status is PredictionStatus.SUCCEEDED
-
-    def _skip(self, item: Item, failed: Failed) -> None:
-        reason = excerpt(failed.text, MAX_ERROR_LENGTH)
-        item.state, item.may_retry = State.SKIPPED, failed.may_retry
-        item.error = f"Not submitted: {reason}"
-        record = self.chunks.entry(item.key).record
-        if may_regenerate(record, regenerations_of(self.task)) and record is not None:
-            item.state, item.payload = State.FAILED, record.known.payload()
-            problems = " ".join(problems_of(record.known.files))
-            item.error = excerpt(f"{problems} Not submitted again: {reason}", MAX_ERROR_LENGTH)
 
     # --- events ------------------------------------------------------------------------------------
 
@@ -282,20 +228,16 @@ class Work:
                 self._jobs.end(key)
                 self.open[key] = event
                 item.state, item.payload = State.RUNNING, prediction.payload()
-                self._refusals = 0
+                self._waiting.note_accepted()
                 self._watcher.watch(key, prediction, deadline)
             case Ended(payload):
                 self._close_item(key)
                 item.state = State.REUSED if payload.get("reused") else State.SUCCEEDED
                 item.payload, item.error = payload, None
-                self._refusals = 0
+                self._waiting.note_accepted()
             case RejectedVideo():
                 self._close_item(key)
-                item.state = State.WAITING
-                if self._refusal is None:
-                    self._waiting.append(item)
-                else:
-                    self._stop_submitting(self._refusal, item)
+                self._waiting.put(item)
             case Failed():
                 self._close_item(key)
                 self._fail(item, event)
@@ -306,7 +248,7 @@ class Work:
     def _close_item(self, key: str) -> None:
         self._jobs.end(key)
         self.open.pop(key, None)
-        self._is_held = False
+        self._waiting.is_held = False
 
     def _fail(self, item: Item, failed: Failed) -> None:
         cause = failed.cause
@@ -325,13 +267,6 @@ class Work:
         if failed.is_old:
             return
         if failed.was_submitted:
-            self._refusals = 0
-            return
-        self._refusals += 1
-        is_of_account = isinstance(cause, VaceAuthError | VaceBillingError)
-        if is_of_account and self._refusals < _MAX_ACCOUNT_REFUSALS and self._refusal is None:
-            # A single refusal may be a moment's trouble, and a refused create costs nothing.
-            item.state, item.error = State.WAITING, None
-            self._waiting.insert(0, item)
-        elif is_of_account or self._refusals >= _MAX_REFUSALS:
-            self._stop_submitting(failed)
+            self._waiting.note_accepted()
+        else:
+            self._waiting.note_refused(item, failed)
