@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_vace.batch.items import compressed, decompressed
 from airflow_vace.connection import airflow_turn
-from airflow_vace.exceptions import LedgerError, VaceTransportError
+from airflow_vace.exceptions import LedgerError
 from airflow_vace.submission.expense import Spending
-from airflow_vace.submission.ledger import IntentLostError, Ledger
+from airflow_vace.submission.ledger import IntentLostError
 from airflow_vace.submission.record import Phase, Record
 
 if TYPE_CHECKING:
@@ -331,63 +331,6 @@ def _lost() -> IntentLostError:
         "Another attempt of this task has taken over: this one sends no create and cancels nothing. Nothing"
         " was submitted by this one."
     )
-
-
-class ItemLedger(Ledger):
-    """The record of one item of a batch.
-
-    :param chunks: the entries of the batch
-    :param name: key of the item
-    """
-
-    def __init__(self, chunks: Chunks, name: str) -> None:
-        self._chunks = chunks
-        self.name = name
-        self.spending = chunks.spending
-        self.is_durable = chunks.is_durable
-        # The entry in whose place an intent was written.
-        self._earlier = Entry()
-
-    @property
-    def latest(self) -> Record | None:
-        return self._chunks.entry(self.name).record
-
-    def read(self) -> Record | None:
-        return self.latest
-
-    def intend(self, record: Record, before: Record | None) -> None:
-        if not self._chunks.takes_intents:
-            raise VaceTransportError(
-                "The task was killed before it sent the request for a prediction; nothing was submitted",
-                sent=False,
-            )
-        self._reserve(record)
-        self._earlier = self._chunks.entry(self.name)
-        try:
-            # No later attempt could read the intent in a batch without such a store, but a later process of
-            # this attempt counts what is reserved.
-            self._chunks.put(
-                self.name, Entry(record=record), is_verified=self.is_durable, is_urgent=self.is_durable
-            )
-        except BaseException:  # a failed write brings the earlier entry back by itself
-            self._note_expense(before)
-            raise
-
-    def write(self, record: Record) -> None:
-        # A later attempt polls a prediction without a recorded end, and pays nothing for that.
-        is_urgent = record.phase is not Phase.SETTLED
-        self._note_expense(record)
-        self._chunks.put(self.name, Entry(record=record), is_urgent=is_urgent)
-
-    def confirm(self, record: Record) -> None:
-        if self.is_durable:
-            self._chunks.confirm(self.name, record)
-
-    def withdraw(self, before: Record | None) -> None:
-        self._note_expense(before)
-        # A later process must not take the prediction of an earlier attempt for a result of this one.
-        earlier = replace(self._earlier, record=before)
-        self._chunks.put(self.name, earlier, is_urgent=self.is_durable, attempt=earlier.attempt)
 
 
 class AttemptStore:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_vace.batch.chunks import Entry, ItemLedger
+from airflow_vace.batch.chunks import Entry
 from airflow_vace.batch.item_task import ItemTask, QuietLog, Unfinished, finish
 from airflow_vace.batch.items import Running
+from airflow_vace.batch.ledger import ItemLedger
 from airflow_vace.exceptions import (
     BudgetExceeded,
     LedgerError,

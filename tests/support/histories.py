@@ -13,7 +13,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from airflow_vace.batch.chunks import Chunks, ItemLedger
+from airflow_vace.batch.chunks import Chunks
+from airflow_vace.batch.ledger import ItemLedger
 from airflow_vace.client.creates import Creates
 from airflow_vace.client.settings import Settings
 from airflow_vace.core.create_budget import CreateBudget
