@@ -28,6 +28,7 @@ _MAX_REJECTED = 20
 
 # https://replicate.com/docs/topics/predictions/data-retention
 _RETENTION = timedelta(hours=1)
+_FINAL = frozenset(str(status) for status in PredictionStatus if status.is_final)
 # Task states in which an unfinished prediction may still run.
 _OPEN = ("running", "deferred", "queued", "scheduled", "restarting", "up_for_retry", "up_for_reschedule")
 
@@ -156,7 +157,7 @@ def cards_of(  # noqa: PLR0913 - four kinds of URLs
     for task in tasks:
         card = card_of(task, source, now or datetime.now(UTC), asked, poster, rejected=rejected)
         key = card.id or task.instance
-        rank = (bool(card.videos or card.note), card.completed_at is not None, card.is_open)
+        rank = _knowledge(card)
         before = found.get(key)
         if before is not None:
             # The submitting task alone knows the inputs, so the surviving card takes them over.
@@ -168,6 +169,13 @@ def cards_of(  # noqa: PLR0913 - four kinds of URLs
         if before is None or rank > before[0]:
             found[key] = (rank, card)
     return [card for _, card in found.values()]
+
+
+def _knowledge(card: Card) -> tuple[bool, ...]:
+    """Return the rank of a card among those of one prediction; the greatest knows most."""
+    # Some back-ends report no times, so the status counts too.
+    has_ended = card.completed_at is not None or card.status in _FINAL
+    return (bool(card.videos or card.note), has_ended, card.is_open, card.error is not None)
 
 
 def card_of(  # noqa: PLR0913 - four kinds of URLs

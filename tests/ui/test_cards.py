@@ -147,6 +147,21 @@ def test_while_the_sensor_waits_the_card_is_open() -> None:
         assert (card.task_id, card.is_open) == ("wait", True)
 
 
+@pytest.mark.parametrize("status", ["failed", "canceled", "starting"])
+def test_the_card_of_a_failed_sensor_has_the_error(status: str) -> None:
+    # A back-end without times, or a sensor that ended before the prediction.
+    started = {**PAYLOAD, "status": "starting", "output": None, "completed_at": None}
+    view = {"prediction": {**started, "status": status}, "error": "The prediction has no video."}
+    tasks = [
+        task(task_id="submit", view={"prediction": started, "input": {"prompt": "a fox"}}),
+        task(task_id="wait", view=view, state="failed"),
+    ]
+    for order in (tasks, tasks[::-1]):
+        (card,) = cards_of(order, nowhere, NOON)
+        assert (card.task_id, card.status, card.error) == ("wait", status, "The prediction has no video.")
+        assert card.input == {"prompt": "a fox"}
+
+
 @pytest.mark.parametrize(
     "value",
     [None, "text", 5, [], {}, {"prediction": None}, {"id": "../x"}, {"id": 5}, {"id": "p1", "status": 7}],
