@@ -153,10 +153,12 @@ def cards_of(  # noqa: PLR0913 - four kinds of URLs
     :param poster: return the URL of a saved file's poster from `task, number, file`, None without one
     :param rejected: return the URL of a rejected clip from `task, number, clip`, None to hide the file
     """
-    found: dict[str, tuple[tuple[bool, ...], Card]] = {}
+    found: dict[tuple[str, bool], tuple[tuple[bool, ...], Card]] = {}
     for task in tasks:
         card = card_of(task, source, now or datetime.now(UTC), asked, poster, rejected=rejected)
-        key = card.id or task.instance
+        # A task that reuses a video has paid nothing, unlike the task that has made the video.
+        is_reused = card.id is not None and task.prediction is not None and task.prediction.reused
+        key = (card.id or task.instance, is_reused)
         rank = _knowledge(card)
         before = found.get(key)
         if before is not None:

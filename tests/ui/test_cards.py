@@ -98,6 +98,16 @@ def test_a_card_has_the_cost_of_all_attempts_that_two_tasks_know() -> None:
     assert (card.cost or {})["reserved"] == "0.40"
 
 
+def test_a_paid_video_and_its_reuse_have_a_card_each() -> None:
+    paid = {"amount": "0.40", "currency": "USD", "basis": "per_run"}
+    saved = {**paid, "amount": "0.00", "saved": "0.40"}
+    made = task(task_id="make", result={**PAYLOAD, "cost": paid})
+    reused = task(task_id="reuse", result={**PAYLOAD, "reused": True, "cost": saved})
+    for order in ([made, reused], [reused, made]):
+        cards = {card.task_id: card.cost for card in cards_of(order, nowhere, NOON)}
+        assert cards == {"make": paid, "reuse": saved}
+
+
 @pytest.mark.parametrize("cost", [0.4, "0.40", [], {"amount": "0.40"}])
 def test_a_cost_of_another_form_shows_nothing(cost: object) -> None:
     (card,) = cards_of([task(result={**PAYLOAD, "cost": cost})], nowhere, NOON)
