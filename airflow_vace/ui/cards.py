@@ -303,6 +303,9 @@ def _merged_cost(one: dict[str, Any] | None, other: dict[str, Any] | None) -> di
     if one is None or other is None:
         return one or other
     settled, open_ = (other, one) if "reserved" in one else (one, other)
+    if settled.get("amount") is None:
+        # A price by the second has no amount before the end, so the reserved amount stays.
+        settled, open_ = open_, settled
     return {**{name: open_[name] for name in ("task", "has_unknown") if name in open_}, **settled}
 
 

@@ -13,10 +13,13 @@ function shownAmount(amount, currency) {
   return currency === "USD" ? `$${text}` : `${currency} ${text}`;
 }
 
+// Without a price by the run, the cost of a prediction is known only after the end.
+const isKnown = (cost) => Boolean(cost?.currency) && (cost.amount !== null || Boolean(cost.task));
+
 // What all predictions of a card's task have cost, such as "$0.80 in all" beside a card's own "$0.40".
 export function costOf(card) {
   const { cost } = card;
-  if (!cost?.currency || (cost.amount === null && !cost.task)) return null;
+  if (!isKnown(cost)) return null;
   const own = cost.amount === null ? "unknown" : shownAmount(millionths(cost.amount), cost.currency);
   const parts = [own];
   if (cost.reserved) parts.push("reserved");
@@ -34,7 +37,7 @@ export function totalsOf(entries) {
   const saved = new Map();
   let reused = 0;
   for (const { cost, counts } of entries) {
-    if (!cost?.currency) continue;
+    if (!isKnown(cost)) continue;
     const add = (sums, text) => sums.set(cost.currency, (sums.get(cost.currency) ?? 0n) + millionths(text));
     add(paid, cost.task ?? cost.amount);
     if (cost.saved) {

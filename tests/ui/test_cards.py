@@ -98,6 +98,17 @@ def test_a_card_has_the_cost_of_all_attempts_that_two_tasks_know() -> None:
     assert (card.cost or {})["reserved"] == "0.40"
 
 
+def test_a_card_has_the_reserved_cost_until_the_duration_is_known() -> None:
+    by_second = {"currency": "USD", "basis": "per_second"}
+    reserved = {**by_second, "amount": "0.84", "reserved": "0.84"}
+    started = {**PAYLOAD, "status": "starting", "completed_at": None}
+    submit = task(task_id="submit", result={**started, "cost": reserved})
+    waiting = {"prediction": {**started, "cost": {**by_second, "amount": None}}}
+    for order in ([submit, task(view=waiting)], [task(view=waiting), submit]):
+        (card,) = cards_of(order, nowhere, NOON)
+        assert card.cost == reserved
+
+
 def test_a_paid_video_and_its_reuse_have_a_card_each() -> None:
     paid = {"amount": "0.40", "currency": "USD", "basis": "per_run"}
     saved = {**paid, "amount": "0.00", "saved": "0.40"}
