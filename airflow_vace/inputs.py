@@ -167,6 +167,14 @@ def _wrong_type(field: InputField, value: object, wanted: str) -> VaceInputError
     return _error(field.name, value, f"must be {wanted}", f"give {usable}{default}")
 
 
+def api_word(name: str, text: str) -> str:
+    """Return the API's form of a text input of VACE, such as `1280*720` for `1280x720`.
+
+    :param name: name of the input
+    """
+    return _read_str(FIELDS[name], text)
+
+
 def _read_str(field: InputField, value: object) -> str:
     if not isinstance(value, str):
         raise _wrong_type(field, value, "text")

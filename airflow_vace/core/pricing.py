@@ -13,13 +13,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.core.names import check_model, split_reference
 from airflow_vace.exceptions import VaceInputError
-from airflow_vace.inputs import DEFAULT_MODEL, FIELDS
+from airflow_vace.inputs import DEFAULT_MODEL, FIELDS, api_word
 from airflow_vace.prediction import PredictionStatus, parse_time
 from airflow_vace.redaction import excerpt
 
@@ -157,6 +157,9 @@ class Pricing:
             model, version = _read_model(name, place)
             entries = entry if isinstance(entry, list) else [entry]
             prices = tuple(_read_price(each, version, f"{place}, model {name}") for each in entries)
+            if model == DEFAULT_MODEL:
+                # An order has the API's words, and an author may write the short ones.
+                prices = tuple(map(_with_api_words, prices))
             # A price for a named version stands before the prices for all versions.
             known = found.get(model, ())
             found[model] = (*prices, *known) if version else (*known, *prices)
@@ -233,6 +236,14 @@ def _read_model(name: object, place: str) -> tuple[str, str | None]:
     except VaceInputError as error:
         raise _unusable(place, "names no model owner/name", name) from error
     return (model or "").lower(), version
+
+
+def _with_api_words(price: Price) -> Price:
+    conditions = {name: getattr(price, name) for name in _DEFAULTS}
+    words: dict[str, Any] = {
+        name: api_word(name, text) for name, text in conditions.items() if text is not None
+    }
+    return replace(price, **words)
 
 
 def _read_price(entry: object, version: str | None, place: str) -> Price:

@@ -17,6 +17,7 @@ from airflow_vace.core.pricing import (
     run_seconds,
 )
 from airflow_vace.exceptions import VaceInputError
+from airflow_vace.inputs import normalize_input
 from airflow_vace.prediction import Prediction
 
 VACE = "prunaai/vace-14b"
@@ -91,6 +92,20 @@ def test_the_first_price_with_fitting_conditions_applies() -> None:
         Decimal("0.4"),
         Decimal(1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("condition", "given"),
+    [({"size": "1280x720"}, {"size": "1280x720"}), ({"speed_mode": "extra"}, {"speed_mode": "Extra Juiced"})],
+)
+def test_a_condition_may_have_the_short_words_of_an_input(
+    condition: dict[str, str], given: dict[str, str]
+) -> None:
+    pricing = Pricing.read({VACE: [{**condition, "per_run": 0.80}, {"per_run": 0.40}]}, "here")
+    values, _ = normalize_input({"prompt": "a fox", **given})
+    price = pricing.price_of(VACE, None, values)
+    assert price is not None
+    assert price.per_run == Decimal("0.80")
 
 
 def test_a_default_of_the_model_meets_a_condition() -> None:
