@@ -193,6 +193,8 @@ def stop(prediction: Prediction, *, timing: Timing) -> Call[Prediction | None]:
 class Listing:
     """The pages of the account's predictions, newest first; `is_over` after the last page.
 
+    A prediction on two pages is in the first one only.
+
     :param created_after: ISO 8601 time; older predictions are left out
     :param notes_unreadable: log how many items of a page cannot be read
     """
@@ -204,6 +206,7 @@ class Listing:
         self.is_over = False
         self._following: str | None = None
         self._count = 0
+        self._listed: set[str] = set()
 
     def next_page(self) -> Call[Page]:
         """Return the next page.
@@ -217,6 +220,9 @@ class Listing:
         api = (yield from connected()).api
         request = api.page(self._following) if self._following else api.list(self.created_after)
         page = _newer(read_list(api, request, (yield from sent(request))), self.created_after)
+        # Where a cursor counts rows, a new prediction moves the last row to the next page.
+        page = replace(page, predictions=tuple(p for p in page.predictions if p.id not in self._listed))
+        self._listed.update(prediction.id for prediction in page.predictions)
         self._count += 1
         self._following, self.is_over = page.following, page.following is None
         if page.unreadable and self.notes_unreadable:

@@ -324,6 +324,16 @@ def test_pages_follow_each_other_and_unreadable_items_are_noted() -> None:
     assert "1 items that can't be read" in driver.notes[0]
 
 
+def test_a_prediction_on_two_pages_is_listed_once() -> None:
+    after = "https://api.replicate.com/v1/predictions?cursor=2"
+    first, second, third = ({"id": name, "status": "starting"} for name in ("p3", "p2", "p1"))
+    driver = Driver(answer(results=[first, second], next=after), answer(results=[second, third], next=None))
+    listing, found = calls.Listing(None, timing=TIMING), list[str]()
+    while not listing.is_over:
+        found += [prediction.id for prediction in driver.run(listing.next_page()).predictions]
+    assert found == ["p3", "p2", "p1"]
+
+
 def test_an_endless_list_is_an_error() -> None:
     timing = Timing(max_list_pages=2)
     after = "https://api.replicate.com/v1/predictions?cursor=2"
