@@ -190,8 +190,10 @@ class _Reader:
         pages = batch.get("pages")
         for number in range(pages if isinstance(pages, int) else 0):
             page = self.api.xcom(row, page_key(number))
-            for item in (page.get("items") or []) if isinstance(page, dict) else []:
-                self._add_payload(Place.of(row, str(item.get("key"))), item.get("prediction"))
+            items = page.get("items") if isinstance(page, dict) else None
+            for item in items if isinstance(items, list) else ():
+                if isinstance(item, dict):
+                    self._add_payload(Place.of(row, str(item.get("key"))), item.get("prediction"))
 
     def _add_payload(self, place: Place, payload: object, *, is_own: bool = True) -> None:
         # Any task may push such an XCom, so a wrong one is no trouble.

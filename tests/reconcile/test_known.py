@@ -163,6 +163,9 @@ def test_an_xcom_in_a_store_is_reported(airflow: FakeAirflow) -> None:
 def test_odd_values_of_other_tasks_are_no_trouble(airflow: FakeAirflow) -> None:
     airflow.add("odd", xcoms={"vace_view": {"prediction": {"id": 7}, "batch": {"pages": "many"}}})
     airflow.add("bare", xcoms={"vace_view": [1, 2], "return_value": {"id": None}})
+    head = {"prediction": None, "batch": {"pages": 2}}
+    pages = {"vace_view_page_0000": {"items": [5, "text", None]}, "vace_view_page_0001": {"items": 7}}
+    airflow.add("pages", xcoms={"vace_view": head, **pages})
     assert read(airflow) == Known()
 
 
