@@ -81,7 +81,7 @@ class Known:
     submissions: list[Submission] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
     has_records: bool = True
-    shared: list[tuple[Place, tuple[str | None, ...]]] = field(default_factory=list, repr=False)
+    shared: list[tuple[Place, list[str | None]]] = field(default_factory=list, repr=False)
 
     def add(self, place: Place, ids: Iterable[str | None]) -> None:
         """Note the ids of a task's predictions; an earlier place of an id stays."""
@@ -99,7 +99,9 @@ class Known:
     def add_prediction(self, place: Place, prediction: Prediction, *, is_own: bool) -> None:
         """Note a task's prediction; with `is_own=False` the place counts only if no other task names it."""
         # A gateway's list may name a prediction by the vendor's id.
-        ids = (prediction.id, prediction.upstream_id)
+        ids = [prediction.id, prediction.upstream_id]
+        # The clips that the checks rejected are paid too.
+        ids += [clip["id"] for clip in prediction.rejected if isinstance(clip["id"], str)]
         if is_own:
             self.add(place, ids)
         else:

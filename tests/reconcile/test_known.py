@@ -97,6 +97,13 @@ def test_before_airflow_3_3_views_and_results_are_read(version: str) -> None:
         assert not [path for path in airflow.seen if path.endswith("state-store")]
 
 
+def test_a_clip_that_the_checks_rejected_belongs_to_its_task() -> None:
+    rejected = [{"id": "bad", "seed": 7, "uri": "file:///bad.mp4", "problems": ["black"]}]
+    with FakeAirflow("3.2.0") as airflow:
+        airflow.add("clip", xcoms={"vace_view": view("good", prediction=payload("good", rejected=rejected))})
+        assert places(read(airflow)) == {"good": "d.clip", "bad": "d.clip"}
+
+
 def test_a_submitting_task_comes_before_its_sensor(airflow: FakeAirflow) -> None:
     sensor: dict[str, Any] = {"operator": "VacePredictionSensor"}
     airflow.add("wait", xcoms={"vace_view": view("one", input={})}, **sensor)
