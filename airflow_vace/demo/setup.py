@@ -91,4 +91,6 @@ def agreed_connection(options: argparse.Namespace) -> str:
 
     :raises DemoError: see :func:`real_connection`
     """
-    return real_connection(options.conn_id, f"makes one prediction, {REAL_PRICE},", is_agreed=options.yes)
+    # A whole Airflow starts no prediction by itself, and any number by the person.
+    one, many = f"makes one prediction, {REAL_PRICE},", f"lets you start predictions, {REAL_PRICE} each,"
+    return real_connection(options.conn_id, many if options.ui else one, is_agreed=options.yes)

@@ -125,6 +125,27 @@ def test_with_a_connection_and_a_yes_it_pays_once(
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "action"),
+    [([], "makes one prediction, about $0.40,"), (["--ui"], "lets you start predictions, about $0.40 each,")],
+)
+def test_the_question_names_what_is_paid(
+    options: list[str], action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refuse(question: str) -> str:
+        asked.append(question)
+        return "n"
+
+    monkeypatch.setattr("builtins.input", refuse)
+    with Emulator() as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_MY_GATEWAY", emulator.connection)
+        assert demo.main(["--conn-id", "my_gateway", "--save-to", str(tmp_path), *options]) == 1
+        assert emulator.requests == []
+    assert asked == [f"This {action} over 'my_gateway'. Go on? [y/N] "]
+
+
 def test_a_missing_connection_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert demo.main(["--conn-id", "no_such", "--save-to", str(tmp_path)]) == 1
     said = capsys.readouterr().err
