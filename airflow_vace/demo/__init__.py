@@ -121,15 +121,20 @@ def _run_once(console: Console, options: argparse.Namespace, home: Path, setup: 
     given = agreed_connection(options) if options.conn_id else None
     with Steps(console) as steps:
         steps.begin("Preparing a throw-away Airflow (SQLite)")
-        path = _run_dag(steps, conf, home, setup, given)
+        prediction = _run_dag(steps, conf, home, setup, given)
         steps.done("The video is saved")
         seconds = steps.seconds
-    print_report(console, conf, path, seconds=seconds, is_emulated=given is None)
+    path = Path(prediction["files"][0]["uri"].removeprefix("file://"))
+    # A random seed is known from the prediction alone.
+    shown = conf | {"seed": conf["seed"] if prediction.get("seed") is None else prediction["seed"]}
+    print_report(console, shown, path, seconds=seconds, is_emulated=given is None)
     return 0
 
 
-def _run_dag(steps: Steps, conf: dict[str, Any], home: Path, setup: Setup, connection: str | None) -> Path:
-    """Run the DAG against a connection, None for the emulator; return the path of the video.
+def _run_dag(
+    steps: Steps, conf: dict[str, Any], home: Path, setup: Setup, connection: str | None
+) -> dict[str, Any]:
+    """Run the DAG against a connection, None for the emulator; return the payload of the prediction.
 
     :raises DemoError: if the run fails; the message names the kept log
     """
@@ -147,5 +152,5 @@ def _run_dag(steps: Steps, conf: dict[str, Any], home: Path, setup: Setup, conne
             # The home is deleted at the end, so the log must move out of it first.
             kept = shutil.copy(log, Path(conf["save_to"]) / "vace-demo.log")
             raise DemoError(f"the DAG run is {result['state']}; its log is in {kept}:\n{tail_of(log)}")
-    file = result["prediction"]["files"][0]
-    return Path(file["uri"].removeprefix("file://"))
+    found: dict[str, Any] = result["prediction"]
+    return found

@@ -22,6 +22,7 @@ from airflow_vace.client.settings import Settings
 from airflow_vace.demo.ui import copy_dags, emulator_connection, make_library
 from airflow_vace.demo.watch import Sight, logged
 from airflow_vace.emulator import Emulator
+from airflow_vace.emulator.video import draw
 from support.terminals import plain, terminal
 
 if TYPE_CHECKING:
@@ -144,6 +145,18 @@ def test_the_question_names_what_is_paid(
         assert demo.main(["--conn-id", "my_gateway", "--save-to", str(tmp_path), *options]) == 1
         assert emulator.requests == []
     assert asked == [f"This {action} over 'my_gateway'. Go on? [y/N] "]
+
+
+def test_the_report_names_the_seed_that_was_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = tmp_path / "a.mp4"
+    draw(video, prompt="a fox", seed=5, size=(64, 48), frames=5)
+    found = {"state": "success", "prediction": {"seed": 5, "files": [{"uri": f"file://{video}"}]}}
+    monkeypatch.setattr(demo, "watch", lambda *_: found)
+    setup = demo.Setup(migrate=lambda *_: None)
+    assert demo.main(["--seed", "-1", "--save-to", str(tmp_path)], setup) == 0
+    assert "5 frames, 0.31 s at 16 fps, seed 5, speed lightly" in capsys.readouterr().out
 
 
 def test_a_missing_connection_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
