@@ -262,7 +262,7 @@ class Faults:
             checked = Fault.from_json(members)
             found = [replace(f, **{n: getattr(checked, n) for n in members}) for f in found] or [checked]
         with self._lock:
-            self._waiting += found
+            self._waiting += [fault for fault in found if fault.times != 0]
 
     def clear(self) -> None:
         """Remove all faults."""

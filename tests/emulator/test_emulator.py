@@ -354,6 +354,12 @@ def test_faults_hit_matching_requests_in_order_and_number(emulator: Emulator) ->
     assert emulator.faults.waiting() == []
 
 
+def test_a_fault_for_no_request_hits_none(emulator: Emulator) -> None:
+    emulator.faults.add(status=500, times=0)
+    assert [post(emulator).status_code for _ in range(2)] == [200, 200]
+    assert emulator.faults.waiting() == []
+
+
 def test_a_fault_may_be_aimed_at_the_input_of_a_prediction(emulator: Emulator) -> None:
     emulator.faults.add("aborted", input={"prompt": "*fox*"})
     emulator.faults.add(
