@@ -159,7 +159,9 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "reset": lambda value: value in (None, "before", "after"),
     "hang": lambda value: value in (None, "before", "after"),
     "status": lambda value: value is None or (_is_count(value) and 200 <= value <= 599),
-    "headers": lambda value: isinstance(value, dict),
+    "headers": lambda value: (
+        isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
+    ),
     "body": lambda _: True,
     "drip": lambda value: value is None or _is_seconds(value),
     "truncate": lambda value: value is None or _is_count(value),

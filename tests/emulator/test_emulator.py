@@ -442,6 +442,7 @@ def test_faults_are_scripted_over_http_too(emulator: Emulator) -> None:
         {"skip": True},
         {"outcome": {"video": "blurred"}},
         {"input": "a fox"},
+        {"status": 429, "headers": {"Retry-After": 5}},
     )
     for bad in ({"stauts": 500}, {"preset": "nothing"}, {**slow_down, "form": "soon"}, 5, *wrong):
         assert requests.post(url, json=bad, timeout=10).status_code == 400
