@@ -81,15 +81,20 @@ def dataset_of(address: str) -> tuple[str, str]:
 
     :param address: such as `s3://aws_default@bucket/a.mp4`, `file:///a.mp4` or `https://host/a.mp4?sig=…`
     """
-    parts = urlsplit(address)
-    scheme = _SCHEMES.get(parts.scheme, parts.scheme)
+    scheme, _, rest = address.partition("://")
+    scheme = _SCHEMES.get(scheme.lower(), scheme.lower())
+    store, slash, path = rest.partition("/")
+    if scheme in ("http", "https"):
+        # Elsewhere a question mark and a number sign are letters of a name.
+        parts = urlsplit(address)
+        store, path = parts.netloc, parts.path
     if scheme == "file":
-        return "file", parts.path
-    host = parts.netloc.rpartition("@")[2]
+        return "file", slash + path
+    host = store.rpartition("@")[2]
     # For Azure the part before @ is the container, and belongs to the name of the store.
     if scheme in ("abfs", "abfss", "wasb", "wasbs") and "." in host:
-        host = parts.netloc
-    return f"{scheme}://{host}", parts.path.lstrip("/")
+        host = store
+    return f"{scheme}://{host}", path.lstrip("/")
 
 
 def _files_in(values: Mapping[str, Any], model: str) -> Iterator[str]:

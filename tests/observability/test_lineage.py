@@ -30,6 +30,8 @@ PROGRAM = Path(__file__).parents[1] / "support" / "lineage_program.py"
         ("gs://films/fox.mp4", "gs://films", "fox.mp4"),
         ("gcs://films/fox.mp4", "gs://films", "fox.mp4"),
         ("file:///films/fox.mp4", "file", "/films/fox.mp4"),
+        ("file:///films/fox #1?.mp4", "file", "/films/fox #1?.mp4"),
+        ("s3://films/fox #1?.mp4", "s3://films", "fox #1?.mp4"),
         ("https://user:pw@example.com/fox.mp4?sig=secret", "https://example.com", "fox.mp4"),
         (
             "abfss://films@store.dfs.core.windows.net/fox.mp4",
