@@ -39,7 +39,7 @@ class PredictionPageLink(BaseOperatorLink):
 class PredictionOutputLink(BaseOperatorLink):
     """The saved video in Airflow; before a save, the video's address at the vendor.
 
-    A saved video below `[vace] video_roots` is sent by the API server; for another one the link leads to the
+    A saved video below `[vace] video_roots` is sent by the API server; for another file the link leads to the
     tab *Videos* of the run. The vendor deletes its file after an hour, and a signed address there gives no
     link: Airflow keeps links in a database, where a signature must not stand.
     """
@@ -76,9 +76,19 @@ def _saved(file: dict[str, Any], ti: Any) -> str:
 
 
 def _is_below(roots: str, uri: str) -> bool:
-    """Return True if an address begins with one of the roots; the route itself resolves symbolic links."""
-    places = [root.strip().removeprefix("file://").rstrip("/") for root in roots.split(",") if root.strip()]
-    return uri.removeprefix("file://").startswith(tuple(f"{place}/" for place in places))
+    """Return True if the API server sends the file; the route itself resolves symbolic links."""
+    from airflow_vace.storage.playable import type_of
+
+    places = [_shown(root.strip()) for root in roots.split(",") if root.strip()]
+    is_below = uri.removeprefix("file://").startswith(tuple(f"{place}/" for place in places))
+    return is_below and type_of(uri) is not None
+
+
+def _shown(root: str) -> str:
+    """Return a root in the form of the address of a saved file, which names no connection."""
+    scheme, separator, rest = root.removeprefix("file://").rstrip("/").rpartition("://")
+    bucket, slash, folder = rest.partition("/")
+    return f"{scheme}{separator}{bucket.rpartition('@')[2] if scheme else bucket}{slash}{folder}"
 
 
 def _web(url: str | None) -> str:

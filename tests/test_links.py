@@ -43,7 +43,8 @@ def saved(uri: str) -> Prediction:
     [
         ("/data/clips/", "file:///data/clips/a/b.mp4"),
         ("file:///data/clips", "file:///data/clips/b.mp4"),
-        ("/other, s3://aws@bucket/clips", "s3://aws@bucket/clips/b.mp4"),
+        # The address of a saved file has no connection.
+        ("/other, s3://aws@bucket/clips", "s3://bucket/clips/b.mp4"),
     ],
 )
 def test_a_saved_video_below_the_roots_is_linked_in_airflow(
@@ -55,12 +56,20 @@ def test_a_saved_video_below_the_roots_is_linked_in_airflow(
     assert PredictionOutputLink.of(saved(uri), TI) == f"/team/vace{PATH}/files/{TI.id}/0"
 
 
-@pytest.mark.parametrize("roots", ["", "/data/clip", "s3://bucket/clips"])
+@pytest.mark.parametrize(
+    ("roots", "name"),
+    [
+        *(("", "b.mp4"), ("/data/clip", "b.mp4"), ("s3://bucket/clips", "b.mp4")),
+        # The route sends no file that a browser could run.
+        ("/data/clips", "b.html"),
+        ("/data/clips", "b.wav"),
+    ],
+)
 def test_another_saved_video_is_linked_to_the_tab_of_its_run(
-    monkeypatch: pytest.MonkeyPatch, roots: str
+    monkeypatch: pytest.MonkeyPatch, roots: str, name: str
 ) -> None:
     monkeypatch.setenv("AIRFLOW__VACE__VIDEO_ROOTS", roots)
-    link = PredictionOutputLink.of(saved("file:///data/clips/b.mp4"), TI)
+    link = PredictionOutputLink.of(saved(f"file:///data/clips/{name}"), TI)
     assert link == f"/dags{PATH.removeprefix('/runs').replace('clip/', 'clip/runs/')}/plugin/vace_videos"
 
 

@@ -10,7 +10,7 @@ from airflow_vace.exceptions import VaceError
 from airflow_vace.input_fields import SPEED_MODES
 from airflow_vace.prediction import Prediction, PredictionStatus, parse_time
 from airflow_vace.redaction import is_shortened, unsigned
-from airflow_vace.ui.files import type_of
+from airflow_vace.storage.playable import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

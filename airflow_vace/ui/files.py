@@ -9,25 +9,13 @@ from urllib.parse import unquote
 
 from airflow_vace.storage.local import LocalFile
 from airflow_vace.storage.paths import place_of
+from airflow_vace.storage.playable import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_vace.storage.place import Place
 
-# Types that a browser plays but never runs, so a saved page or SVG can start no script.
-TYPES = {
-    ".mp4": "video/mp4",
-    ".m4v": "video/mp4",
-    ".mov": "video/quicktime",
-    ".webm": "video/webm",
-    ".mkv": "video/x-matroska",
-    ".gif": "image/gif",
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-}
 _PIECE_BYTES = 2 * 1024 * 1024
 # Python refuses to parse very long integers, and no file has more bytes than this many digits.
 _MAX_DIGITS = 18
@@ -38,11 +26,6 @@ _CODED = re.compile(r"%(?:2e|2f|5c|25|00)", re.IGNORECASE)
 def roots_of(text: str) -> list[str]:
     """Return the roots in a setting, which separates them by commas."""
     return [root.strip() for root in text.split(",") if root.strip()]
-
-
-def type_of(uri: str) -> str | None:
-    """Return the content type for a file's name, None if a browser must not get the file."""
-    return next((kind for suffix, kind in TYPES.items() if uri.lower().endswith(suffix)), None)
 
 
 def place_below(roots: list[str], uri: object) -> Place | None:

@@ -22,9 +22,10 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
 from airflow_vace.storage.manifests import manifest_at
+from airflow_vace.storage.playable import type_of
 from airflow_vace.ui.batches import heads_and_others, item_at, page_of, stamped
 from airflow_vace.ui.cards import Task, cards_of
-from airflow_vace.ui.files import is_below, pieces, place_below, range_of, roots_of, type_of
+from airflow_vace.ui.files import is_below, pieces, place_below, range_of, roots_of
 from airflow_vace.ui.library import readable_dags, runs_with_videos
 from airflow_vace.ui.plugin import ICONS
 from airflow_vace.ui.related import tasks_of_tab
