@@ -36,6 +36,8 @@ _AMOUNTS = (PER_RUN, PER_SECOND)
 _DEFAULTS = {name: FIELDS[name].default for name in ("size", "speed_mode")}
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _MAX_AMOUNT = Decimal(1_000_000)
+# Three decades: a longer time is a fault of the server, and would be too large for an amount.
+_MAX_SECONDS = 1e9
 # A second costs fractions of a cent, so amounts keep six digits.
 _SMALLEST = Decimal("0.000001")
 
@@ -191,7 +193,7 @@ class Pricing:
 def run_seconds(prediction: Prediction) -> float | None:
     """Return the seconds for which a prediction that has ended has run, None if unknown."""
     seconds = prediction.metrics.get("predict_time")
-    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < float("inf"):
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < _MAX_SECONDS:
         return float(seconds)
     ended = parse_time(prediction.completed_at)
     if not prediction.status.is_final or ended is None:

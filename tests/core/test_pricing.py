@@ -55,6 +55,8 @@ def test_a_price_by_second_counts_the_time_of_the_run() -> None:
         ({"completed_at": "2026-11-28T10:00:00Z"}, None),
         ({"metrics": {"predict_time": "long"}}, None),
         ({"metrics": {"predict_time": -1}}, None),
+        ({"metrics": {"predict_time": 1e25}}, None),
+        ({"metrics": {"predict_time": 10**400}}, None),
         ({"status": "processing", "started_at": "2026-11-28T10:00:00Z"}, None),
     ],
 )
