@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -288,7 +289,11 @@ def _hint(task: Task, prediction: Prediction) -> dict[str, Any] | None:
     ended = parse_time(prediction.completed_at)
     uri = prediction.files[0].get("uri") if prediction.files else None
     folder = uri.rpartition("/")[0].removeprefix("file://") + "/" if isinstance(uri, str) else None
-    return {"until": (ended + _RETENTION).isoformat() if ended else None, "root": folder}
+    until = None
+    # Any task can push a time in the year 9999, which has no later one.
+    with suppress(OverflowError):
+        until = (ended + _RETENTION).isoformat() if ended else None
+    return {"until": until, "root": folder}
 
 
 def shown_cost(cost: object) -> dict[str, Any] | None:

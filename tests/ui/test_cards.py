@@ -74,6 +74,11 @@ def test_a_card_has_the_short_word_of_a_speed(mode: object, shown: object) -> No
     assert card.input.get("speed_mode") == shown
 
 
+def test_a_time_at_the_end_of_the_calendar_does_not_break_the_gallery() -> None:
+    (card,) = cards_of([task(result={**PAYLOAD, "completed_at": "9999-12-31T23:59:59Z"})], nowhere, NOON)
+    assert card.hint == {"until": None, "root": None}
+
+
 def test_a_signed_output_plays_by_a_route_or_has_a_note() -> None:
     signed = {**PAYLOAD, "output": f"{PAYLOAD['output']}?…"}
     (card,) = cards_of([task(result=signed)], nowhere, NOON, lambda task, number: f"/{task.task_id}/{number}")
