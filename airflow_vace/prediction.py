@@ -196,6 +196,7 @@ class Prediction:
             seed=self.seed if newer.seed is None else newer.seed,
             label=newer.label or self.label,
             map_index=self.map_index if newer.map_index is None else newer.map_index,
+            reused=newer.reused or self.reused,
             cost=newer.cost or self.cost,
             rejected=newer.rejected or self.rejected,
         )

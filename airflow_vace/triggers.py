@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_vace.core.references import read_reference
+from airflow_vace.core.references import read_known, read_reference
 from airflow_vace.core.timing import Timing
 from airflow_vace.links import LINKS, PredictionOutputLink
 from airflow_vace.observability.metrics import TaskMetrics
@@ -24,7 +24,7 @@ from airflow_vace.prediction import PredictionStatus
 from airflow_vace.redaction import excerpt
 from airflow_vace.storage.checks import STRICT_MODES, problems_of
 from airflow_vace.task.airflow_internals import awrite_xcom
-from airflow_vace.task.costs import cost_of
+from airflow_vace.task.costs import cost_of, order_cost
 from airflow_vace.task.fields import seconds
 from airflow_vace.task.kill import acancel_if_ended
 from airflow_vace.task.rendering import label_text
@@ -155,7 +155,8 @@ class VacePredictionTrigger(BaseTrigger):
             hook = hook.fresh(poller.settings)
             # A running prediction has no cost yet, and a worker goes on with the wait.
             if prediction.status.is_final:
-                prediction = replace(prediction, cost=cost_of(hook, prediction, {}))
+                cost = order_cost(read_known(self.prediction), prediction)
+                prediction = replace(prediction, cost=cost or cost_of(hook, prediction, {}))
             return await self._saved(hook, prediction)
         finally:
             await leave(poller)

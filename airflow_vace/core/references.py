@@ -36,7 +36,7 @@ def read_known(prediction: object) -> Prediction:
     is_payload = isinstance(prediction, str) and prediction.lstrip().startswith("{")
     given = literal(str(prediction)) if is_payload else prediction
     given = given if isinstance(given, Mapping) else {}
-    names = ("model", "version", "created_at", "seed", "label", "upstream_id")
+    names = ("model", "version", "created_at", "seed", "label", "upstream_id", "reused", "cost")
     kept = {name: given.get(name) for name in names}
     # A final status in a payload may be old or forged, so the first poll decides.
     urls = given.get("urls") or ({"get": url} if url else {})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from airflow_vace.observability.metrics import TaskMetrics, is_on
 from airflow_vace.prediction import first_count
-from airflow_vace.task.costs import cost_of
+from airflow_vace.task.costs import cost_of, order_cost
 from airflow_vace.task.rendering import label_text
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ class TaskRun:
 
     def cost_of(self, prediction: Prediction) -> dict[str, Any]:
         """Return the JSON form of the cost of a prediction."""
-        return cost_of(self.hook, prediction, self.input)
+        # The price of the order stays, whatever the table says now or the back-end returns no more.
+        return order_cost(self.reference, prediction) or cost_of(self.hook, prediction, self.input)
 
     def cancel(self, prediction: Prediction) -> Prediction | None:
         """Cancel a prediction; return the server's answer, None if no cancel was accepted."""

@@ -14,6 +14,8 @@ from airflow_vace.exceptions import PredictionFailed, VaceInputError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
 from airflow_vace.sensors import VacePredictionSensor
+from airflow_vace.triggers import VacePredictionTrigger
+from support.supervisor import events_of
 from support.tasks import Run, Store
 
 if TYPE_CHECKING:
@@ -65,6 +67,31 @@ def test_a_sensor_knows_the_cost_too() -> None:
     assert submitted["cost"] == PAID | {"reserved": "0.40"}
     sensor = Run(lambda: VacePredictionSensor(task_id="t", prediction=submitted, poke_interval=0.1))
     assert sensor.result()["cost"] == PAID
+
+
+def test_the_price_of_the_order_is_the_price_of_its_sensor(
+    fast_emulator: Emulator, connect: Callable[[str], None]
+) -> None:
+    # This back-end returns no input, so the sensor cannot know the size.
+    prices = {"prunaai/vace-14b": [{"size": "1280*720", "per_run": 0.80}, {"per_run": 0.40}]}
+    connect(fast_emulator.connection_to(backend="pruna", prices=prices))
+    large = {"prompt": "a fox", "size": "1280*720"}
+    submitted = run(input=large, wait_for_completion=False).result()
+    assert submitted["cost"]["amount"] == "0.80"
+    sensor = Run(lambda: VacePredictionSensor(task_id="t", prediction=submitted, poke_interval=0.1))
+    assert sensor.result()["cost"] == {**PAID, "amount": "0.80"}
+    event = events_of(VacePredictionTrigger(submitted), None)
+    assert event.payload["cost"] == {**PAID, "amount": "0.80"}
+
+
+@pytest.mark.usefixtures("priced")
+def test_a_sensor_on_a_reused_video_has_its_cost(tmp_path: Path) -> None:
+    file = f"{tmp_path}/fox.mp4"
+    run(save_to=file).result()
+    again = run(save_to=file, reuse="saved").result()
+    sensor = Run(lambda: VacePredictionSensor(task_id="t", prediction=again, poke_interval=0.1))
+    found = sensor.result()
+    assert found["cost"] == again["cost"]
 
 
 def test_without_a_price_the_cost_is_unknown(fast_emulator: Emulator, connect: Callable[[str], None]) -> None:
