@@ -297,10 +297,14 @@ def _hint(task: Task, prediction: Prediction) -> dict[str, Any] | None:
 
 
 def shown_cost(cost: object) -> dict[str, Any] | None:
-    """Return the texts and flags of a cost, None for a value of another form."""
+    """Return the texts, flags and count of a cost, None for a value of another form."""
     if not isinstance(cost, dict):
         return None
-    return {str(name): value for name, value in cost.items() if isinstance(value, str | bool | None)}
+    return {
+        str(name): value
+        for name, value in cost.items()
+        if isinstance(value, str | bool | None) or (name == "unpriced" and isinstance(value, int))
+    }
 
 
 def _merged_cost(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -31,15 +31,17 @@ export function costOf(card) {
   return parts.join(", ");
 }
 
-// The sums of cards and heads of batches by currency, such as "$4.80" and "3 reused, saved $1.20".
+// The sums of cards and heads of batches by currency, such as "$4.80", "3 reused, saved $1.20" and "2 without a price".
 export function totalsOf(entries) {
   const paid = new Map();
   const saved = new Map();
   let reused = 0;
+  let unpriced = 0;
   for (const { cost, counts } of entries) {
     if (!isKnown(cost)) continue;
     const add = (sums, text) => sums.set(cost.currency, (sums.get(cost.currency) ?? 0n) + millionths(text));
     add(paid, cost.task ?? cost.amount);
+    unpriced += cost.unpriced ?? 0;
     if (cost.saved) {
       add(saved, cost.saved);
       reused += counts?.reused ?? 1;
@@ -48,5 +50,6 @@ export function totalsOf(entries) {
   const shown = (sums) => [...sums].map(([currency, sum]) => shownAmount(sum, currency)).join(" + ");
   const parts = paid.size > 0 ? [shown(paid)] : [];
   if (reused > 0) parts.push(`${reused} reused, saved ${shown(saved)}`);
+  if (unpriced > 0) parts.push(`${unpriced} without a price`);
   return parts.join("; ") || null;
 }

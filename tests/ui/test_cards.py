@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_vace.input_fields import SPEED_MODES
-from airflow_vace.ui.cards import Task, cards_of
+from airflow_vace.ui.cards import Task, cards_of, shown_cost
 from airflow_vace.ui.xcoms import read_value
 
 
@@ -128,6 +128,11 @@ def test_a_paid_video_and_its_reuse_have_a_card_each() -> None:
 def test_a_cost_of_another_form_shows_nothing(cost: object) -> None:
     (card,) = cards_of([task(result={**PAYLOAD, "cost": cost})], nowhere, NOON)
     assert card.cost is None
+
+
+def test_a_cost_keeps_the_number_of_items_without_a_price() -> None:
+    cost = {"amount": "0.80", "currency": "USD", "basis": "per_run", "unpriced": 2}
+    assert shown_cost({**cost, "other": 7}) == cost
 
 
 def test_a_card_has_label_and_seed() -> None:

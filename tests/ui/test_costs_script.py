@@ -22,9 +22,13 @@ BY_RUN = {"currency": "USD", "basis": "per_run"}
         ([{**BY_SECOND, "amount": None}], None),
         ([{**BY_SECOND, "amount": None}, {**BY_SECOND, "amount": None, "task": "0.42"}], "$0.42"),
         ([{**BY_RUN, "amount": "0.00", "saved": "0.40"}], "$0.00; 1 reused, saved $0.40"),
+        (
+            [{**BY_RUN, "amount": "0.80", "unpriced": 2}, {**BY_RUN, "amount": "0.40"}],
+            "$1.20; 2 without a price",
+        ),
     ],
 )
-def test_an_unknown_cost_is_not_shown_as_nothing(
+def test_a_total_shows_no_unknown_cost_as_nothing(
     tmp_path: Path, costs: list[dict[str, Any]], total: str | None
 ) -> None:
     node = shutil.which("node")
