@@ -90,6 +90,8 @@ class StoreFile(Place):
             return []
 
     def size(self) -> int | None:
+        # A list from before may lack the file that another worker has written, or have its old size.
+        self.fs.invalidate_cache(self.path)
         try:
             known = self.fs.info(self.path)
         except FileNotFoundError:

@@ -14,6 +14,7 @@ import pytest
 
 from airflow_vace.core.timing import Timing
 from airflow_vace.hooks import VaceHook
+from airflow_vace.storage.download import OutputDownload
 from airflow_vace.storage.find import find_saved
 from airflow_vace.storage.paths import place_of
 from airflow_vace.storage.save import save_output
@@ -65,6 +66,47 @@ def test_a_second_prediction_of_a_run_is_saved_beside_the_first(
     assert find_saved(VaceHook(), to(fixed), "one") == [first]
     held = replace(succeeded("two", url_of("two")), files=[second])
     assert to(fixed, ti).holds(held, Timing())
+
+
+def test_an_old_list_of_a_store_hides_no_file_of_another_worker(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Libraries of stores answer from the list of a directory, until the list is invalidated.
+    lists: dict[str, list[dict[str, Any]]] = {}
+    store, ls, info = type(memory), type(memory).ls, type(memory).info
+
+    def cached_ls(self: Any, path: str, detail: bool = True, **options: Any) -> Any:  # noqa: FBT001, FBT002
+        lists[path] = ls(self, path, detail=True, **options)
+        return lists[path] if detail else [entry["name"] for entry in lists[path]]
+
+    def cached_info(self: Any, path: str, **options: Any) -> Any:
+        if (known := lists.get(path.rpartition("/")[0])) is None:
+            return info(self, path, **options)
+        found = [entry for entry in known if entry["name"] == path]
+        if not found:
+            raise FileNotFoundError(path)
+        return found[0]
+
+    memory.mkdir("/b")
+    monkeypatch.setattr(store, "ls", cached_ls)
+    monkeypatch.setattr(store, "info", cached_info)
+    monkeypatch.setattr(store, "invalidate_cache", lambda *_: lists.clear())
+    kept: list[dict[str, Any]] = []
+    fetch = OutputDownload.into
+
+    def late(download: OutputDownload, file: Any) -> Any:
+        found = fetch(download, file)
+        if download.prediction.id == "two":
+            kept.extend(saved("memory://b/latest.mp4", "one"))
+            lists["/b"] = []  # the list of this process from before
+        return found
+
+    monkeypatch.setattr(OutputDownload, "into", late)
+    (second,) = saved("memory://b/latest.mp4", "two")
+    assert [content_of(file["uri"]) for file in (*kept, second)] == [
+        MP4 + box(b"free", b"one"),
+        MP4 + box(b"free", b"two"),
+    ]
 
 
 def test_the_next_run_replaces_the_file(fixed: str) -> None:
