@@ -250,6 +250,12 @@ class InputFiles:
         with file.place.open() as opened:
             # The file may have grown since its check, so bound the read.
             content = opened.read(MAX_DATA_URL_BYTES + 1)
+        if len(content) != file.size:
+            # A part of a video would be a paid input of no use.
+            raise VaceTransportError(
+                f"{file.field}: {file.place.uri} has changed since its check; nothing was submitted",
+                sent=False,
+            )
         self._report(file, "goes along as a data: URL")
         return f"data:{file.content_type};base64,{base64.b64encode(content).decode()}"
 

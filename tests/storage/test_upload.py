@@ -167,6 +167,22 @@ def test_a_small_file_becomes_a_data_url_without_uploads(memory: Any) -> None:
 
 
 @pytest.mark.usefixtures("fast_emulator")
+def test_a_file_that_grows_after_its_check_is_not_sent_in_part(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.pipe_file("/b/in.mp4", MP4)
+    sign = type(memory).sign
+
+    def grown(store: Any, path: str, **options: Any) -> Any:
+        memory.pipe_file(path, MP4 + bytes(upload.MAX_DATA_URL_BYTES))
+        return sign(store, path, **options)
+
+    monkeypatch.setattr(type(memory), "sign", grown)
+    with pytest.raises(VaceTransportError, match=r"in\.mp4 has changed since its check"):
+        reachable(src_video="memory://b/in.mp4")
+
+
+@pytest.mark.usefixtures("fast_emulator")
 def test_an_unreachable_file_gets_a_reason_for_each_way(memory: Any) -> None:
     memory.pipe_file("/b/in.mp4", MP4 + bytes(upload.MAX_DATA_URL_BYTES))
     with pytest.raises(VaceInputError) as caught:
