@@ -6,6 +6,7 @@ download leaves nothing under the final name. A store then receives the complete
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import contextmanager
 from copy import copy
@@ -30,8 +31,8 @@ from airflow_vace.storage.manifests import (
     describe_file,
 )
 from airflow_vace.storage.outputs import Inline, likely_suffix_of, outputs_of
-from airflow_vace.storage.place import digest_of
-from airflow_vace.storage.posters import draw_poster, poster_place, put_poster
+from airflow_vace.storage.place import CHUNK_BYTES, digest_of
+from airflow_vace.storage.posters import draw_poster, put_poster
 from airflow_vace.storage.progress import check_stop
 from airflow_vace.storage.suffixes import FileType, type_of_suffix
 from airflow_vace.storage.write import Writer, manifest_or_none, size_or_none
@@ -327,21 +328,31 @@ class _Saver:
             size = place.size()
             if not size:
                 return None
-            file = describe_file(place, size, digest_of(place), type_of_suffix(suffix))
-            file |= self._examined_again(place, file)
+            file = self._described_again(place, size, suffix)
             self.writer.write_manifest(place, self._manifest(file, index))
         except Exception as error:  # noqa: BLE001 - keys that may only write see nothing, so write again
             self.log.info("Whether %s exists is unknown: %s", place.uri, type(error).__name__)
             return None
         return file
 
-    def _examined_again(self, place: Place, file: dict[str, Any]) -> dict[str, Any]:
-        """Return facts and poster of a saved file without a manifest; in a store only the poster."""
-        if not isinstance(place, LocalFile):
-            return {"poster": poster_place(place).uri} if poster_place(place).size() else {}
-        kind = FileType(file["content_type"], place.path.suffix)
-        found = self._examined(place.path, kind, file["size"], file["sha256"])
-        return found.facts | put_poster(found.poster, place, self.hook.timing.stale_part_seconds, self.log)
+    def _described_again(self, place: Place, size: int, suffix: str) -> dict[str, Any]:
+        """Return the entry of a saved file without a manifest, with facts and poster."""
+        kind, seconds = FileType(type_of_suffix(suffix), suffix), self.hook.timing.stale_part_seconds
+        file = describe_file(place, size, digest_of(place), kind.content_type)
+        if self.destination.checks == "off":
+            return file
+        if isinstance(place, LocalFile):
+            found = self._examined(place.path, kind, size, file["sha256"])
+        else:
+            # The decoder reads files of this machine only.
+            part = place.new_part(suffix, seconds)
+            try:
+                with place.open() as source, part.open("wb") as target:
+                    shutil.copyfileobj(source, target, CHUNK_BYTES)
+                found = self._examined(part, kind, size, file["sha256"])
+            finally:
+                part.unlink(missing_ok=True)
+        return file | found.facts | put_poster(found.poster, place, seconds, self.log)
 
     def _manifest(self, file: dict[str, Any], index: int) -> bytes:
         to = self.destination

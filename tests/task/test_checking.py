@@ -209,6 +209,26 @@ def test_a_sensor_rejects_a_saved_video_too(
     assert len(list(tmp_path.rglob("t-*.mp4"))) == 1
 
 
+def test_a_video_without_a_manifest_in_a_store_is_checked_by_the_next_attempt(
+    fast_emulator: Emulator, films: Callable[[str], None], object_store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films("black")
+    put = type(object_store).put_file
+
+    def without_manifests(store: Any, source: str, target: str, **options: Any) -> None:
+        if target.endswith(".json"):
+            raise OSError("the store is down")
+        put(store, source, target, **options)
+
+    task = clip("memory://b/clips/", Store(), checks="fail")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(object_store), "put_file", without_manifests)
+        with pytest.raises(OSError, match="the store is down"):
+            task.result()
+    assert "frames are black" in str(failure_of(task.retried()))
+    assert billed(fast_emulator) == 1
+
+
 def test_a_rejected_video_is_not_reused_by_strict_tasks(
     fast_emulator: Emulator, films: Callable[[str], None], tmp_path: Path
 ) -> None:
