@@ -64,7 +64,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     with video_extra():
         import av
     try:
-        with av.open(local(path)) as container:
+        # No text of a file matters here, and titles may be in any encoding.
+        with av.open(local(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise unreadable(path, "the file has no video stream")
             stream = container.streams.video[0]

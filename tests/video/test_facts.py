@@ -136,6 +136,20 @@ def test_a_missing_extra_names_the_command_that_installs_it(
     assert isinstance(caught.value, VaceError)
 
 
+def test_a_title_in_another_encoding_spoils_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(clips.write(tmp_path / "plain.mp4", moving(), 1))) as source, av.open(path, "w") as result:
+        result.metadata["title"] = "CafeBar"
+        target = result.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = target
+                result.mux(packet)
+    # Older programs write Latin-1.
+    path.write_bytes(path.read_bytes().replace(b"CafeBar", b"Caf\xe9Bar"))
+    assert problems(inspect(path)) == []
+
+
 def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path: Path) -> None:
     path = clips.write(tmp_path / "clip.mp4", moving(), 1)
     shortened = tmp_path / "shortened.mp4"
