@@ -17,7 +17,13 @@ from airflow_vace.video.writing import FINE, video_writer, whole
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
 log = logging.getLogger(__name__)
+
+# Codecs that players expect in an MP4.
+_MP4_CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4")
 
 
 def last_frame(video: reading.Path, to: reading.Path) -> Path:
@@ -65,13 +71,28 @@ def _form(video: reading.Path) -> tuple[object, ...]:
     """Return the properties that streams must share to be copied into one."""
     with reading.opened(video) as (container, stream):
         context = stream.codec_context
+        is_exact = _is_exact(container, stream)
+        container.seek(0)
         first = next(container.decode(stream), None)
         if first is None:
             raise reading.unreadable(video, "the file has no frames")
         # Sound and rotation would be lost in a copy, so a unique object makes the video unlike all others.
-        is_plain = not container.streams.audio and not first.rotation
+        is_plain = is_exact and not container.streams.audio and not first.rotation
         layout = (context.name, context.pix_fmt, context.width, context.height, context.extradata)
         return (*layout, stream.average_rate, stream.time_base, is_plain or object())
+
+
+def _is_exact(container: InputContainer, stream: VideoStream) -> bool:
+    """Return True if an MP4 of the packets shows the same pictures at the same times."""
+    if stream.codec_context.codec.canonical_name not in _MP4_CODECS:
+        return False
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    times = [packet.pts for packet in packets if packet.pts is not None]
+    # Matroska states few decoding times, an edit list hides pictures, and MPEG does not begin at zero.
+    is_timed = len(times) == len(packets) and all(
+        packet.dts is not None and packet.duration for packet in packets
+    )
+    return is_timed and min(times, default=-1) == 0 and not any(packet.is_discard for packet in packets)
 
 
 def _copy(videos: Sequence[reading.Path], to: reading.Path) -> None:

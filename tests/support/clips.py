@@ -317,6 +317,22 @@ def turned(path: Path) -> Path:
     return path
 
 
+def shortened(path: Path) -> Path:
+    """Return a copy of an MP4 without the first five frames, which an edit list hides."""
+    short = path.with_stem(f"{path.stem}-short")
+    # The copy starts in the middle of a group of frames, so it needs the frames before.
+    with av.open(str(path)) as source, av.open(str(short), "w") as result:
+        stream = source.streams.video[0]
+        target = result.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None and packet.pts is not None and stream.time_base:
+                packet.pts -= int(5 / 16 / stream.time_base)
+                packet.dts -= int(5 / 16 / stream.time_base)
+                packet.stream = target
+                result.mux(packet)
+    return short
+
+
 def good(path: Path, kind: str, seed: int, size: tuple[int, int, int]) -> Clip:
     """Write a good clip.
 

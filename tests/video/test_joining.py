@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,6 +65,46 @@ def test_another_rate_keeps_its_speed(tmp_path: Path) -> None:
     paths = [film(tmp_path / "a.mp4", 1, fps=16, count=16), film(tmp_path / "b.mp4", 2, fps=32, count=32)]
     facts = inspect(join(paths, to=tmp_path / "all.mp4"))
     assert (facts.frames, facts.seconds) == (32, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "layout"),
+    [
+        (".gif", "gif", "rgb8"),
+        (".webm", "libvpx", "yuv420p"),
+        (".mov", "prores_ks", "yuv422p10le"),
+        (".mkv", "libx264", "yuv420p"),
+        (".ts", "libx264", "yuv420p"),
+        (".avi", "libx264", "yuv420p"),
+    ],
+)
+def test_films_that_an_mp4_cannot_take_as_they_are_are_encoded(
+    tmp_path: Path, suffix: str, codec: str, layout: str
+) -> None:
+    paths = [tmp_path / f"{seed}{suffix}" for seed in range(2)]
+    for seed, path in enumerate(paths):
+        with av.open(path, "w") as container:
+            stream: Any = container.add_stream(codec, rate=20)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, layout
+            for picture in clips.pan(np.random.default_rng(seed), 96, 64, 9):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                container.mux(stream.encode(frame.reformat(format=layout)))
+            container.mux(stream.encode(None))
+    joined = join(paths, to=tmp_path / "all.mp4")
+    assert [at for at, _ in pictures(joined)] == pytest.approx(
+        [number / 20 for number in range(18)], abs=2e-3
+    )
+    shown = np.concatenate([frames_of(path) for path in paths])
+    # The dither of a GIF is lost.
+    assert np.abs(frames_of(joined).astype(int) - shown).mean() < 16
+
+
+def test_pictures_that_an_edit_list_hides_stay_hidden(tmp_path: Path) -> None:
+    paths = [clips.shortened(film(tmp_path / f"{seed}.mp4", seed, count=17)) for seed in range(2)]
+    shown = np.concatenate([frames_of(path) for path in paths])
+    joined = frames_of(join(paths, to=tmp_path / "all.mp4"))
+    assert joined.shape == shown.shape
+    assert np.abs(joined.astype(int) - shown).mean() < 6
 
 
 def test_a_single_video_is_copied(tmp_path: Path) -> None:
