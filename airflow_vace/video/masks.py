@@ -55,7 +55,8 @@ def from_file(path: reading.Path, source: fitting.Size, target: fitting.Size) ->
     :raises VaceInputError: for other proportions than the source, and for an image without a light area
     :raises VideoUnreadable: if the file cannot be decoded
     """
-    first = reading.still(path, at_end=False)
+    # Layers of painting programs are transparent where nothing is painted.
+    first = reading.still(path, at_end=False, background="black")
     width, height = first.shape[1], first.shape[0]
     # A rounded side of a scaled mask may be off by one pixel.
     if abs(width * source[1] - height * source[0]) > max(*source, width, height):

@@ -135,10 +135,12 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def still(path: Path, *, at_end: bool) -> Picture:
+def still(path: Path, *, at_end: bool, background: str = "white") -> Picture:
     """Return an image, or one frame of a video: upright, RGB.
 
     :param at_end: True for the last frame, False for the first
+    :param background: colour of the transparent parts of an image; VACE shows references on white
+        (`preprocessor.py`)
     :raises VideoUnreadable: if the file is neither
     """
     with video_extra():
@@ -147,7 +149,7 @@ def still(path: Path, *, at_end: bool) -> Picture:
     if is_image(path):
         try:
             with Image.open(local(path)) as image:
-                picture: Picture = np.asarray(_opaque(ImageOps.exif_transpose(image)))
+                picture: Picture = np.asarray(_opaque(ImageOps.exif_transpose(image), background))
         except OSError as error:
             raise unreadable(path, str(error)) from error
         return picture
@@ -156,12 +158,12 @@ def still(path: Path, *, at_end: bool) -> Picture:
     return kept
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """Return an image without transparency, on white as VACE shows references (`preprocessor.py`)."""
+def _opaque(image: Image.Image, background: str) -> Image.Image:
+    """Return an image without transparency."""
     with video_extra():
         from PIL import Image
     layered = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layered).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, background), layered).convert("RGB")
 
 
 def upright(frame: av.VideoFrame) -> Picture:

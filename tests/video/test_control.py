@@ -150,6 +150,16 @@ def test_an_image_is_a_mask_for_all_frames(tmp_path: Path) -> None:
     assert (mask == painted).all()
 
 
+def test_only_the_painted_part_of_a_transparent_mask_is_replaced(tmp_path: Path) -> None:
+    source = film(tmp_path / "clip.mp4", count=5)
+    painted = Image.new("RGBA", (832, 480), (0, 0, 0, 0))
+    painted.paste("white", (100, 50, 200, 150))
+    painted.save(tmp_path / "mask.png")
+    _, mask = pair(inpaint(source, mask=tmp_path / "mask.png", to=tmp_path / "control"))
+    assert (mask[0, 50:150, 100:200] == 255).all()
+    assert int((mask[0, ..., 0] == 255).sum()) == 100 * 100
+
+
 def test_a_video_is_a_mask_for_each_frame(tmp_path: Path) -> None:
     source = film(tmp_path / "clip.mp4", count=5)
     moving = [np.zeros((480, 832, 3), np.uint8) for _ in range(3)]
