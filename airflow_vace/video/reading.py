@@ -161,7 +161,11 @@ def still(path: Path, *, at_end: bool, background: str = "white") -> Picture:
 def _opaque(image: Image.Image, background: str) -> Image.Image:
     """Return an image without transparency."""
     with video_extra():
+        import numpy as np
         from PIL import Image
+    if image.mode.startswith("I;16"):
+        # Pillow cuts levels of 16 bits off at 255, so all but black would become white.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     layered = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, background), layered).convert("RGB")
 

@@ -220,6 +220,18 @@ def test_the_size_follows_from_the_source(tmp_path: Path) -> None:
     assert made["size"] == "480*832"
 
 
+def test_a_picture_with_16_bits_keeps_its_shades(tmp_path: Path) -> None:
+    levels = np.full((480, 832), 40 * 256, np.uint16)
+    levels[:, 416:] = 200 * 256
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    video, _ = pair(between(tmp_path / "a.png", tmp_path / "a.png", frames=5, to=tmp_path / "control"))
+    assert abs(int(video[0, 240, 100, 0]) - 40) <= 2
+    assert abs(int(video[0, 240, 700, 0]) - 200) <= 2
+    _, mask = pair(inpaint(tmp_path / "a.png", mask=tmp_path / "a.png", to=tmp_path / "control"))
+    assert not mask[0, :, :400].any()
+    assert (mask[0, :, 420:] == 255).all()
+
+
 def test_a_turned_photograph_is_upright(tmp_path: Path) -> None:
     image = Image.new("RGB", (832, 480), "black")
     image.paste("white", (0, 0, 200, 100))
