@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         import av
     try:
         # No text of a file matters here, and titles may be in any encoding.
-        with av.open(local(path), metadata_errors="replace") as container:
+        # FFmpeg takes the text before a colon in a relative name for a protocol.
+        with av.open(pathlib.Path(local(path)).absolute(), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise unreadable(path, "the file has no video stream")
             stream = container.streams.video[0]

@@ -29,7 +29,8 @@ def whole(to: reading.Path) -> Iterator[Path]:
 
     Missing directories are created. The file is deleted if the block raises.
     """
-    target = Path(reading.local(to))
+    # FFmpeg takes the text before a colon in a relative name for a protocol.
+    target = Path(reading.local(to)).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     try:

@@ -107,6 +107,14 @@ def test_pictures_that_an_edit_list_hides_stay_hidden(tmp_path: Path) -> None:
     assert np.abs(joined.astype(int) - shown).mean() < 6
 
 
+def test_a_name_may_contain_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "2026-11-28T10:00:00.mp4", 1)
+    joined = join(["2026-11-28T10:00:00.mp4"], to="2026-11-28T11:00:00.mp4")
+    assert (tmp_path / joined).exists()
+    assert inspect("2026-11-28T11:00:00.mp4").frames == 9
+
+
 def test_a_single_video_is_copied(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4", 1)
     assert (frames_of(join([path], to=tmp_path / "all.mp4")) == frames_of(path)).all()
