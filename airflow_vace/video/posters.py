@@ -42,7 +42,7 @@ def poster(path: reading.Path, to: reading.Path) -> Path:
             size = part.stat().st_size
         if size <= _MAX_POSTER_BYTES:
             break
-    return Path(to)
+    return Path(reading.local(to))
 
 
 def _shown(path: reading.Path) -> reading.Picture:
@@ -81,7 +81,7 @@ def contact_sheet(path: reading.Path, to: reading.Path, *, columns: int = 4, row
         sheet.paste(thumbnail, (column * (width + _GAP), row * (height + _GAP)))
     with whole(to) as part:
         sheet.save(part, "JPEG", quality=80, optimize=True)
-    return Path(to)
+    return Path(reading.local(to))
 
 
 def _thumbnails(path: reading.Path, cells: int) -> list[Image.Image]:

@@ -60,6 +60,12 @@ def test_a_sheet_of_few_frames_has_few_cells(tmp_path: Path) -> None:
         contact_sheet(path, tmp_path / "none.jpg", columns=0)
 
 
+def test_the_path_of_an_address_is_returned(tmp_path: Path) -> None:
+    clip = clips.write(tmp_path / "clip.mp4", clips.pan(np.random.default_rng(1), 96, 64, 5))
+    for draw in (poster, contact_sheet):
+        assert draw(f"file://{clip}", f"file://{tmp_path}/{draw.__name__}.jpg").exists()
+
+
 def test_an_unreadable_video_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"no video")
     for draw in (poster, contact_sheet):
