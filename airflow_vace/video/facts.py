@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_vace.video.errors import video_extra
 from airflow_vace.video.measures import COPY_SIDE, Meter
-from airflow_vace.video.reading import opened, unreadable
+from airflow_vace.video.reading import opened, stretch_of, unreadable
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -72,6 +72,7 @@ class _Pass:
     """State of a decode pass that may end early."""
 
     meter: Meter
+    stretch: float = 1.0
     width: int = 0
     height: int = 0
     damaged: int = 0
@@ -104,6 +105,7 @@ def inspect(path: Path) -> VideoFacts:
 def _measure(container: InputContainer, stream: VideoStream, found: _Pass) -> None:
     with video_extra():
         import av
+    found.stretch = stretch_of(stream)
     try:
         for packet in container.demux(stream):
             # The edit list of a shortened MP4 hides frames that the container still counts.
@@ -127,7 +129,8 @@ def _measure(container: InputContainer, stream: VideoStream, found: _Pass) -> No
 
 def _measure_frame(frame: VideoFrame, found: _Pass) -> None:
     is_turned = round(frame.rotation / 90) % 2
-    found.width, found.height = (frame.height, frame.width) if is_turned else (frame.width, frame.height)
+    width, height = round(frame.width * found.stretch), frame.height
+    found.width, found.height = (height, width) if is_turned else (width, height)
     found.damaged += frame.is_corrupt
     found.meter.add(small_copy(frame))
 

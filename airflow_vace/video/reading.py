@@ -99,8 +99,8 @@ def pictures(path: Path) -> Iterator[tuple[float, Picture]]:
 
     :raises VideoUnreadable: for a file without a frame, and at the end of a truncated file
     """
-    for at, frame in _frames(path):
-        yield at, upright(frame)
+    for at, frame, stretch in _frames(path):
+        yield at, upright(frame, stretch)
 
 
 def times(path: Path) -> Iterator[float]:
@@ -108,18 +108,19 @@ def times(path: Path) -> Iterator[float]:
 
     :raises VideoUnreadable: see :func:`pictures`
     """
-    for at, _ in _frames(path):
+    for at, _, _ in _frames(path):
         yield at
 
 
-def _frames(path: Path) -> Iterator[tuple[float, av.VideoFrame]]:
+def _frames(path: Path) -> Iterator[tuple[float, av.VideoFrame, float]]:
     with opened(path) as (container, stream):
+        stretch = stretch_of(stream)
         rate = float(stream.average_rate or 0) or 25.0
         start, number = 0.0, 0
         for frame in container.decode(stream):
             at = number / rate if frame.pts is None else frame.time
             start = start if number else at
-            yield at - start, frame
+            yield at - start, frame, stretch
             number += 1
         if not number:
             raise unreadable(path, "the file has no frames")
@@ -172,12 +173,23 @@ def _opaque(image: Image.Image, background: str) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, background), layered).convert("RGB")
 
 
-def upright(frame: av.VideoFrame) -> Picture:
-    """Return the pixels of a frame as a player shows them."""
+def stretch_of(stream: VideoStream) -> float:
+    """Return the factor by which a player stretches the width of a video, such as 4/3 for HDV."""
+    stretch = float(stream.sample_aspect_ratio or 1)
+    # Rounded proportions do not matter, and a malicious header must not fill the memory.
+    return stretch if 0.25 <= stretch <= 4 and abs(stretch - 1) > 0.02 else 1.0
+
+
+def upright(frame: av.VideoFrame, stretch: float = 1.0) -> Picture:
+    """Return the pixels of a frame as a player shows them.
+
+    :param stretch: see :func:`stretch_of`
+    """
     with video_extra():
         import numpy as np
     # Bicubic with accurate rounding, so a conversion from YUV loses half a level at most.
-    pixels: Any = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
+    width = round(frame.width * stretch)
+    pixels: Any = frame.to_ndarray(format="rgb24", width=width, height=frame.height, interpolation="BICUBIC")
     if turns := round(frame.rotation / _QUARTER) % 4:
         pixels = np.ascontiguousarray(np.rot90(pixels, turns))
     picture: Picture = pixels

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -241,6 +243,24 @@ def test_a_turned_photograph_is_upright(tmp_path: Path) -> None:
     video, _ = pair(between(tmp_path / "a.jpg", tmp_path / "a.jpg", frames=5, to=tmp_path / "control"))
     assert video.shape[1:3] == (832, 480)
     assert video[0, 100, 430].mean() > 240
+
+
+def test_a_video_with_oblong_pixels_keeps_its_proportions(tmp_path: Path) -> None:
+    ball = clips.disc(np.zeros((480, 624, 3), np.uint8), 312, 240, 100, (255, 255, 255))
+    oblong = np.asarray(Image.fromarray(ball).resize((468, 480)))
+    with av.open(tmp_path / "hdv.mp4", "w") as container:
+        stream: Any = container.add_stream("libx264", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 468, 480, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(oblong, format="rgb24")))
+        container.mux(stream.encode(None))
+    facts = inspect(tmp_path / "hdv.mp4")
+    assert (facts.width, facts.height) == (624, 480)
+    video, mask = pair(outpaint(tmp_path / "hdv.mp4", size="832*480", to=tmp_path / "control"))
+    assert int((mask[0, 0, :, 0] == 0).sum()) == 624
+    lit = video[0, ..., 0] > 200
+    assert abs(int(lit[240].sum()) - int(lit[:, 416].sum())) <= 4
 
 
 def test_more_than_81_frames_cause_a_warning(caplog: pytest.LogCaptureFixture) -> None:
