@@ -57,7 +57,8 @@ class Expected:
         """Return the expectation of a normalised input of prunaai/vace-14b.
 
         With `src_video` the source decides about the number of frames, and about the size in VACE's own
-        code (`vace/models/wan/wan_vace.py: prepare_source`), so nothing is expected then.
+        code (`vace/models/wan/wan_vace.py: prepare_source`), so nothing is expected then. VACE makes 4n+1
+        frames, so no number is expected for another `frame_num`: no further clip could have that number.
         """
         if input.get("src_video"):
             return cls()
@@ -66,7 +67,7 @@ class Expected:
         return cls(
             width=int(width) if width.isdecimal() else None,
             height=int(height) if height.isdecimal() else None,
-            frames=frames if isinstance(frames, int) else None,
+            frames=frames if isinstance(frames, int) and frames % 4 == 1 else None,
         )
 
 

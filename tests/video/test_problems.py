@@ -80,6 +80,10 @@ def test_an_input_gives_the_expected_size_and_length() -> None:
     assert Expected.of({**values, "src_video": "https://example.com/a.mp4"}) == Expected()
 
 
+def test_a_number_of_frames_that_vace_cannot_make_is_not_expected() -> None:
+    assert Expected.of({"size": "832*480", "frame_num": 80}) == Expected(width=832, height=480)
+
+
 def test_only_what_is_expected_is_compared(tmp_path: Path) -> None:
     clip = clips.good(tmp_path / "clip.mp4", "pan", 5, (96, 64, 9))
     facts = inspect(clip.path)
