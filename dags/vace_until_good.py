@@ -33,7 +33,8 @@ def clip(number: int, before: dict[str, Any] | None) -> dict[str, Any]:
 def judge(take: dict[str, Any]) -> dict[str, Any]:
     """Return the address of a take, and the reasons against it."""
     facts = take["files"][0]["facts"]
-    is_dark = facts["brightness"] < get_current_context()["params"]["min_brightness"]
+    # A video that cannot be decoded has no facts but its problem.
+    is_dark = facts.get("brightness", 1) < get_current_context()["params"]["min_brightness"]
     problems = facts["problems"] + ([f"a brightness of {facts['brightness']:.2f}"] if is_dark else [])
     return {"uri": take["files"][0]["uri"], "problems": problems}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import re
@@ -18,6 +19,7 @@ import pytest
 
 from airflow_vace.video import inspect
 from airflow_vace.video.reading import pictures
+from support import clips
 from support.films import film
 from support.runs import content_of
 
@@ -274,6 +276,18 @@ def test_takes_go_on_until_one_is_good(fast_emulator: Emulator, tmp_path: Path) 
     assert fast_emulator.bill["charged"] == 2
     (good,) = [made.id for made in fast_emulator.world.runs.values() if made.input["seed"] == 8]
     assert good in xcom(found, "publish")
+
+
+def test_a_take_that_cannot_be_decoded_is_followed_by_another(
+    fast_emulator: Emulator, tmp_path: Path
+) -> None:
+    clips.defective(tmp_path / "broken.mp4", "overwritten", 1, (96, 64, 9))
+    url = f"data:video/mp4;base64,{base64.b64encode((tmp_path / 'broken.mp4').read_bytes()).decode()}"
+    broken = {"status": "succeeded", "output": url}
+    fast_emulator.faults.add(method="POST", path="*/predictions", outcome=broken)
+    found = run("vace_until_good", save_to=f"{tmp_path}/")
+    assert str(found.state) == "success"
+    assert fast_emulator.bill["charged"] == 2
 
 
 def test_takes_end_without_a_good_one(fast_emulator: Emulator, tmp_path: Path) -> None:
