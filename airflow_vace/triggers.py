@@ -28,7 +28,7 @@ from airflow_vace.task.costs import cost_of, order_cost
 from airflow_vace.task.fields import seconds
 from airflow_vace.task.kill import acancel_if_ended
 from airflow_vace.task.rendering import label_text
-from airflow_vace.task.trigger_poller import join_poller
+from airflow_vace.task.trigger_poller import join_poller, pause_until
 from airflow_vace.task.trigger_saving import save_in_triggerer
 from airflow_vace.task.triggerer import NeedsWorker, found, is_plain, lost_by_ending, started_at
 
@@ -125,9 +125,7 @@ class VacePredictionTrigger(BaseTrigger):
         if await self._has_ended_task(prediction):
             yield TaskSuccessEvent()
             return
-        # `dag.test()` has no worker whose first leg must end first, and no task instance here.
-        if self.not_before is not None and self.task_instance is not None:
-            await asyncio.sleep(max(self.not_before - time.time(), 0.0))
+        await pause_until(self.not_before, self.task_instance)
         yield TriggerEvent(prediction.payload())  # type: ignore[no-untyped-call]
 
     def _marked(self, prediction: Prediction) -> Prediction:

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ("VaceBatchTrigger",)
 
 import asyncio
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from airflow_vace.observability.spans import traced
 from airflow_vace.prediction import PredictionStatus
 from airflow_vace.redaction import excerpt
 from airflow_vace.task.costs import cost_of
-from airflow_vace.task.trigger_poller import join_poller
+from airflow_vace.task.trigger_poller import join_poller, pause_until
 from airflow_vace.task.trigger_saving import save_in_triggerer
 
 if TYPE_CHECKING:
@@ -84,9 +83,7 @@ class VaceBatchTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         # Airflow may cut off the code after a yield, so the trigger leaves the poller before the event.
         ended = await self._ended()
-        # `dag.test()` has no worker whose first leg must end first, and no task instance here.
-        if self.not_before is not None and self.task_instance is not None:
-            await asyncio.sleep(max(self.not_before - time.time(), 0.0))
+        await pause_until(self.not_before, self.task_instance)
         yield TriggerEvent({"ended": ended})  # type: ignore[no-untyped-call]
 
     async def _ended(self) -> list[str]:

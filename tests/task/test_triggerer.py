@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -100,6 +101,16 @@ def test_an_event_waits_until_the_first_leg_has_surely_ended(
     assert time.time() >= until
     # Where there is no scheduler, as in dag.test(), nobody waits.
     events_of(VacePredictionTrigger(created(), not_before=time.time() + 1e6), None)
+
+
+def test_a_worker_with_a_clock_that_is_ahead_delays_no_event(
+    slow_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VaceHook, "timing", replace(VaceHook.timing, min_deferral_seconds=0.2))
+    slow_emulator.faults.add(method="GET", path="*/predictions*", patch=DONE, times=None)
+    began = time.monotonic()
+    events_of(VacePredictionTrigger(created(), not_before=time.time() + 20), ti_of())
+    assert time.monotonic() - began < 10
 
 
 # --- what decides it -------------------------------------------------------------------------------
