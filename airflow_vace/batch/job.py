@@ -25,6 +25,7 @@ from airflow_vace.task.airflow_internals import loses_channel_in_threads
 from airflow_vace.task.budget import spending_of
 from airflow_vace.task.checking import extra_missing, mode_of
 from airflow_vace.task.errors import can_submit_later, translated
+from airflow_vace.task.operator_run import model_of
 from airflow_vace.task.partitions import add_partition
 from airflow_vace.task.state import is_test_of_a_task
 from airflow_vace.task.submitting import warn_of_lost_state
@@ -108,7 +109,7 @@ class BatchJob:
             "poll_interval": task.poll_interval,
             "cancel_on_kill": task.cancel_on_kill,
             "wake_after": self.work.wake_after,
-            "destination": self.directory().as_json() if saves else None,
+            "destination": replace(self.directory(), model=model_of(task)).as_json() if saves else None,
             "not_before": not_before,
         }
 

@@ -55,6 +55,7 @@ class Destination:
     :param order_digest: digest of the task's order, for the manifest; None if unknown
     :param checks: whether videos are checked during the save, see :mod:`airflow_vace.storage.checks`
     :param rule: the author's own check, which no trigger can have
+    :param model: `owner/name` of the task's order, since gateways echo other names; None if unknown
     """
 
     save_to: str
@@ -64,6 +65,7 @@ class Destination:
     order_digest: str | None = None
     checks: CheckMode = "off"
     rule: Rule | None = field(default=None, repr=False)
+    model: str | None = None
 
     @classmethod
     def of(cls, save_to: object, ti: Any = None, values: Mapping[str, Any] | None = None) -> Self | None:
@@ -100,6 +102,7 @@ class Destination:
             task=data.get("task") or {},
             order_digest=data.get("order_digest"),
             checks=data.get("checks") or "off",
+            model=data.get("model"),
         )
 
     def as_json(self) -> dict[str, Any]:

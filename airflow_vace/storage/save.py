@@ -10,7 +10,7 @@ import shutil
 import time
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.exceptions import (
@@ -159,7 +159,8 @@ class _Saver:
         self.outputs = outputs_of(prediction)
         self.destination = destination
         self.writer = Writer(hook, prediction, stop)
-        self.checker = Checker(prediction, self._input(), destination.checks, destination.rule, hook.log)
+        asked = replace(prediction, model=destination.model or prediction.model)
+        self.checker = Checker(asked, self._input(), destination.checks, destination.rule, hook.log)
         self.stop = stop
         self.log = hook.log
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_vace.core.names import split_reference
 from airflow_vace.submission.record import Phase
 from airflow_vace.task.claim import OperatorClaim
 from airflow_vace.task.deadline import Deadline
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_vace.hooks import VaceHook
     from airflow_vace.prediction import Prediction
     from airflow_vace.submission.decision import OnOrphanedIntent
     from airflow_vace.task.run import Reuse
@@ -55,6 +57,26 @@ class SubmittingTask(WaitingTask, Protocol):
     def max_regenerations(self) -> int | None: ...
     @property
     def is_dry_run(self) -> object: ...
+
+
+class OrderingTask(Protocol):
+    """The parameters that name a model."""
+
+    @property
+    def hook(self) -> VaceHook: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def version(self) -> str | None: ...
+
+
+def model_of(task: OrderingTask) -> str | None:
+    """Return the model that a task asks for, as `owner/name`; None if unknown."""
+    # The model serves the checks of a paid video, so no error may cost the video.
+    with suppress(Exception):
+        model, _ = split_reference(task.model or None, task.version or None)
+        return model or task.hook.settings.model
+    return None
 
 
 class OperatorRun(TaskRun):
@@ -115,6 +137,10 @@ class OperatorRun(TaskRun):
         # The price at the submission applies, whatever the table says now.
         expense = record.expense_after(prediction)
         return super().cost_of(prediction) if expense is None else expense.cost()
+
+    @property
+    def model(self) -> str | None:
+        return model_of(self.task)
 
     @property
     def order_digest(self) -> str | None:

@@ -120,6 +120,11 @@ class TaskRun:
         return None
 
     @property
+    def model(self) -> str | None:
+        """Model that the task asks for, as `owner/name`; None if unknown."""
+        return None
+
+    @property
     def is_last_attempt(self) -> bool:
         """Return True if Airflow does not retry the task any more."""
         tried, limit = self.try_number, self.max_tries

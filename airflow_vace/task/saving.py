@@ -27,7 +27,7 @@ def destination_of(run: TaskRun) -> Destination | None:
     # The name of a file in a directory contains a new id, so no later run looks for the file.
     if not found.is_directory:
         found = replace(found, order_digest=run.order_digest)
-    found = replace(found, checks=mode_of(run.task), rule=run.task.check)
+    found = replace(found, checks=mode_of(run.task), rule=run.task.check, model=run.model)
     if run.label is not None:
         found = replace(found, task={**found.task, "label": run.label})
     if run.claim.owns_prediction and not found.is_directory and is_test_of_a_task():

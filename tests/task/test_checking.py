@@ -196,6 +196,20 @@ def test_a_rejected_video_stays_saved_and_is_paid_once(
     assert billed(fast_emulator) == 1
 
 
+@EACH_MODE
+def test_a_gateway_that_hides_the_model_switches_no_check_off(
+    fast_emulator: Emulator, films: Callable[[str], None], tmp_path: Path, mode: str
+) -> None:
+    films("pan")
+    for method in ("POST", "GET"):
+        fast_emulator.faults.add(method=method, path="*/predictions*", times=None, patch={"model": "hidden"})
+    wanted = FOX | {"size": "480*832"}
+    task = clip(f"{tmp_path}/fox.mp4", Store(), input=wanted, checks="fail", **MODES[mode])
+    assert "The size is 832x480, expected 480x832." in str(failure_of(task))
+    given: dict[str, Any] = {"inputs": [wanted], "checks": "fail", **MODES[mode]}
+    assert "The size is 832x480" in str(failure_of(batch(tmp_path, Store(), **given)))
+
+
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_a_sensor_rejects_a_saved_video_too(
     fast_emulator: Emulator, films: Callable[[str], None], tmp_path: Path, *, deferrable: bool
