@@ -69,7 +69,6 @@ def use_of_task(folder: Path, count: int) -> str:
         "inputs": str(rows),
         "save_to": f"{videos}/",
         "model": MODEL,
-        "max_in_flight": count,
         "deferrable": False,
         # A decoder's buffers are no part of the batch.
         "checks": "off",
