@@ -65,9 +65,10 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     with video_extra():
         import av
     try:
-        # No text of a file matters here, and titles may be in any encoding.
+        # No text of a file matters here, and titles may be in any encoding, which PyAV from 19 on accepts.
+        lenient: Any = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
         # FFmpeg takes the text before a colon in a relative name for a protocol.
-        with av.open(pathlib.Path(local(path)).absolute(), metadata_errors="replace") as container:
+        with av.open(pathlib.Path(local(path)).absolute(), **lenient) as container:
             if not container.streams.video:
                 raise unreadable(path, "the file has no video stream")
             stream = container.streams.video[0]

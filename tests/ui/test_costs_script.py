@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "airflow_vace" / "ui" / "costs.js"
+from airflow_vace import ui
+
+SCRIPT = Path(ui.__file__).with_name("costs.js")
 BY_SECOND = {"currency": "USD", "basis": "per_second"}
 BY_RUN = {"currency": "USD", "basis": "per_run"}
 
