@@ -511,6 +511,12 @@ def test_a_prediction_under_an_error_status_is_not_lost(code: int) -> None:
     assert read_prediction(GATEWAY, POLL, answer).status == "starting"
 
 
+@pytest.mark.parametrize("error", ["overloaded", {"code": "upstream_busy", "message": "overloaded"}])
+def test_an_error_about_a_poll_ends_no_prediction(error: Any) -> None:
+    with pytest.raises(VaceProtocolError, match="overloaded"):
+        polled({"id": "task_1", "error": error})
+
+
 def test_a_failure_under_an_error_status_ends_its_poll_only() -> None:
     body = {"id": "task_1", "status": "failed", "error": "no", "input": {}}
     answer = Response(422, {}, json.dumps(body).encode())
