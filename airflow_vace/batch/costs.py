@@ -36,7 +36,7 @@ class Costs:
     def total(self, items: Iterable[Item]) -> dict[str, Any]:
         """Return the JSON form of the cost of all predictions of the task.
 
-        The member `saved` is what the reused videos would have cost, and `unpriced` the number of items whose
+        The member `saved` is the avoided cost of the reused videos, and `unpriced` the number of items whose
         prediction has no price, so the amount leaves them out.
         """
         total = total_cost(self._spending.expenses)

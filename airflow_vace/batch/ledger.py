@@ -47,7 +47,7 @@ class ItemLedger(Ledger):
         self._earlier = self._chunks.entry(self.name)
         try:
             # No later attempt could read the intent in a batch without such a store, but a later process of
-            # this attempt counts what is reserved.
+            # this attempt counts the reserved amount.
             self._chunks.put(
                 self.name, Entry(record=record), is_verified=self.is_durable, is_urgent=self.is_durable
             )

@@ -214,7 +214,7 @@ class Spending:
                 self._check(expense)
             except BaseException:  # an unread sum of the run leaves nothing reserved either
                 self._replace(name, before)
-                # The others have read what was refused as if it were reserved.
+                # The other tasks have read the refused amount as if it were reserved.
                 self._publish()
                 raise
 

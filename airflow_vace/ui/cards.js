@@ -319,7 +319,7 @@ function Rejected({ clips, isSingle }) {
   );
 }
 
-// React draws a card anew only if a property has changed.
+// React draws a card again only if a property has changed.
 export const Card = memo(({ card, progress, preload, taskPath, isSingle }) => {
   const [isOpen, setOpen] = useState(Boolean(isSingle));
   const word = wordOf(card, progress);

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from support.batches import batch, billed
+from support.dry_runs import plan, posts, priced
 from support.films import MP4
 from support.tasks import Store
 
@@ -16,27 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_vace.emulator import Emulator
-    from support.tasks import Run
 
 pytestmark = pytest.mark.usefixtures("hurry")
-
-PRICES = {"prunaai/vace-14b": {"per_run": 0.40}}
 
 
 @pytest.fixture
 def vendor(fast_emulator: Emulator, connect: Callable[[str], None], tmp_path: Path) -> Emulator:
-    connect(fast_emulator.connection_to(backend="replicate", prices=PRICES, input_roots=str(tmp_path)))
+    connect(priced(fast_emulator, tmp_path))
     return fast_emulator
-
-
-def plan(run: Run) -> str:
-    with pytest.raises(AirflowSkipException) as caught:
-        run.result()
-    return str(caught.value)
-
-
-def posts(server: Emulator) -> list[Any]:
-    return [request for request in server.requests if request.method == "POST"]
 
 
 def test_all_items_are_counted_and_priced(

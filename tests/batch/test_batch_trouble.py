@@ -370,7 +370,7 @@ def test_a_killed_batch_goes_on_in_the_next_attempt(
     capfd.readouterr()
     assert run.retried().result()["counts"]["succeeded"] == 20
     assert billed(running) == 20
-    # The log of the next attempt tells at once which items are paid for.
+    # The log of the next attempt counts the items that are paid for.
     (known,) = re.findall(
         r"20 items: 20 waiting \((\d+) of them submitted by an earlier attempt\)", "".join(capfd.readouterr())
     )

@@ -6,13 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_vace.decorators import vace_task
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.hooks import VaceHook
 from airflow_vace.operators import VacePredictionOperator
 from support.attempts import killed_at
+from support.dry_runs import plan, posts, priced
 from support.films import MP4
 from support.runs import run as run_dag
 from support.runs import states
@@ -26,13 +27,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("hurry")
 
-PRICES = {"prunaai/vace-14b": {"per_run": 0.40}}
-
 
 @pytest.fixture
 def vendor(fast_emulator: Emulator, connect: Callable[[str], None], tmp_path: Path) -> Emulator:
-    """Replicate's face, with uploads, prices and files that tasks may send."""
-    connect(fast_emulator.connection_to(backend="replicate", prices=PRICES, input_roots=str(tmp_path)))
+    connect(priced(fast_emulator, tmp_path))
     return fast_emulator
 
 
@@ -46,16 +44,6 @@ def film(tmp_path: Path) -> str:
 def task(store: Store | None = None, **kwargs: Any) -> Run:
     given = {"input": {"prompt": "a fox", "seed": 7}, "wait_for_completion": True, "dry_run": True, **kwargs}
     return Run(lambda: VacePredictionOperator(task_id="t", **given), store)
-
-
-def plan(run: Run) -> str:
-    with pytest.raises(AirflowSkipException) as caught:
-        run.result()
-    return str(caught.value)
-
-
-def posts(server: Emulator) -> list[str]:
-    return [request.path for request in server.requests if request.method == "POST"]
 
 
 @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
