@@ -10,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from airflow_vace.interrupts import check, pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _MAX_START_SECONDS = 300
 _END_GRACE_SECONDS = 8.0
 _LAST_LINES = 15
+_LOOK_SECONDS = 0.1
 
 
 class DemoError(Exception):
@@ -83,45 +85,38 @@ def run_airflow(arguments: list[str], environment: dict[str, str], log: Path) ->
     """
     command = [sys.executable, "-m", "airflow", *arguments]
     with started(command, environment, log) as process:
-        if process.wait():
+        if wait_for(process):
             raise DemoError(f"airflow {arguments[0]} {arguments[1]} failed:\n{tail_of(log)}")
 
 
 @contextlib.contextmanager
 def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Start a program in a new process group, and end the whole group after the block."""
-    with contextlib.ExitStack() as stack:
-        # An interrupt inside of Popen would leave a process behind that nobody knows.
-        with log.open("ab") as output, _late_interrupts():
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # Airflow starts many processes, and a signal to the first one alone would orphan the rest.
-                start_new_session=True,
-            )
-            stack.callback(end_group, process)
-        yield process
-
-
-@contextlib.contextmanager
-def _late_interrupts() -> Iterator[None]:
-    """Deliver SIGINT, SIGTERM and SIGHUP after the block."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    arrived: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, lambda number, _: arrived.append(number)) for number in signals]
+    check()
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Airflow starts many processes, and a signal to the first one alone would orphan the rest.
+            start_new_session=True,
+        )
     try:
-        yield
+        yield process
     finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler or signal.SIG_DFL)
-        for one in arrived:
-            signal.raise_signal(one)
+        end_group(process)
+
+
+def wait_for(process: subprocess.Popen[bytes]) -> int:
+    """Block until a process ends, and return its exit code.
+
+    :raises KeyboardInterrupt: see :func:`airflow_vace.interrupts.pause`
+    """
+    while (code := process.poll()) is None:
+        pause(_LOOK_SECONDS)
+    return code
 
 
 def end_group(process: subprocess.Popen[bytes], patience: float = _END_GRACE_SECONDS) -> None:
@@ -165,7 +160,7 @@ def wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path
             # A part without a status is not configured, so its health does not matter.
             if all(part.get("status") in ("healthy", None) for part in parts.values()):
                 return
-        time.sleep(1)
+        pause(1)
     raise DemoError(f"Airflow was not healthy after five minutes:\n{tail_of(log)}")
 
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
-import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_vace.demo.report import print_report
-from airflow_vace.demo.setup import Setup, agreed_connection, real_connection
+from airflow_vace.demo.setup import Setup, agreed_connection, real_connection, temporary_home
 from airflow_vace.demo.watch import watch
 from airflow_vace.emulator.prices import REAL_PRICE
 from airflow_vace.input_fields import FIELDS, SPEED_MODES
+from airflow_vace.interrupts import late_interrupts
 from airflow_vace.terminal import Steps, new_console, port_number
 from airflow_vace.throwaway import DemoError, environment_for, tail_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Console
 
 __all__ = ["DemoError", "Setup", "main", "real_connection"]
@@ -72,18 +69,13 @@ def main(argv: list[str] | None = None, setup: Setup | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     setup = setup or Setup()
-    # A SIGTERM, and a closed terminal, must end the child processes too, so both take the path of Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _interrupt)
     console, errors = new_console(), new_console(sys.stderr)
     try:
-        with _home() as home:
-            if options.ui:
-                from airflow_vace.demo.ui import run_ui
+        if options.ui:
+            from airflow_vace.demo.ui import run_ui
 
-                return run_ui(console, options, home, setup)
-            return _run_once(console, options, home, setup)
+            return run_ui(console, options, setup)
+        return _run_once(console, options, setup)
     except DemoError as error:
         errors.print(f"vace-demo: {error}", soft_wrap=True)
         return 1
@@ -92,17 +84,7 @@ def main(argv: list[str] | None = None, setup: Setup | None = None) -> int:
         return 130
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="vace-demo-", ignore_cleanup_errors=True) as home:
-        yield Path(home)
-
-
-def _run_once(console: Console, options: argparse.Namespace, home: Path, setup: Setup) -> int:
+def _run_once(console: Console, options: argparse.Namespace, setup: Setup) -> int:
     vendor = f"the connection {options.conn_id!r}" if options.conn_id else "the emulator, at no cost"
     console.print(f"vace-demo: a video by an Airflow DAG and {vendor}", style="bold", soft_wrap=True)
     folder = options.save_to.expanduser().resolve()
@@ -119,7 +101,7 @@ def _run_once(console: Console, options: argparse.Namespace, home: Path, setup: 
     }
     # The question must stand before the moving line, which would overwrite the answer.
     given = agreed_connection(options) if options.conn_id else None
-    with Steps(console) as steps:
+    with late_interrupts(), temporary_home() as home, Steps(console) as steps:
         steps.begin("Preparing a throw-away Airflow (SQLite)")
         prediction = _run_dag(steps, conf, home, setup, given)
         steps.done("The video is saved")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_vace.emulator.prices import REAL_PRICE
@@ -12,8 +15,7 @@ from airflow_vace.throwaway import DemoError, run_airflow
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from airflow_vace.emulator import Emulator
 
@@ -47,6 +49,13 @@ class Setup:
 
     migrate: Callable[[dict[str, str], Path], None] = _migrate
     new_emulator: Callable[[], Emulator] = _new_emulator
+
+
+@contextlib.contextmanager
+def temporary_home() -> Iterator[Path]:
+    """Create the home of a throw-away Airflow, and delete it after the block."""
+    with tempfile.TemporaryDirectory(prefix="vace-demo-", ignore_cleanup_errors=True) as home:
+        yield Path(home)
 
 
 def real_connection(

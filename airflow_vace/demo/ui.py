@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_vace.demo.report import print_rows
-from airflow_vace.demo.setup import agreed_connection
+from airflow_vace.demo.setup import agreed_connection, temporary_home
 from airflow_vace.demo.watch import DAG_ID
 from airflow_vace.emulator.prices import EMULATOR_COST, REAL_PRICE
+from airflow_vace.interrupts import late_interrupts
 from airflow_vace.terminal import Steps, print_path
 from airflow_vace.throwaway import (
     DemoError,
@@ -26,6 +27,7 @@ from airflow_vace.throwaway import (
     run_airflow,
     started,
     tail_of,
+    wait_for,
     wait_until_healthy,
 )
 
@@ -49,7 +51,7 @@ _CLIPS = {
 _CLIP_FRAMES = 33
 
 
-def run_ui(console: Console, options: argparse.Namespace, home: Path, setup: Setup) -> int:
+def run_ui(console: Console, options: argparse.Namespace, setup: Setup) -> int:
     """Run a whole Airflow until Ctrl-C.
 
     :raises DemoError: if the port is taken, or a part of Airflow does not start or ends
@@ -58,10 +60,13 @@ def run_ui(console: Console, options: argparse.Namespace, home: Path, setup: Set
     if options.port and is_port_taken(port):
         raise DemoError(f"port {port} is taken; choose another --port, or leave it out")
     console.print("vace-demo: a whole Airflow with the example DAGs", style="bold", soft_wrap=True)
-    log, videos = home / "airflow.log", _VIDEOS.expanduser()
-    address = f"http://127.0.0.1:{port}"
+    videos, address = _VIDEOS.expanduser(), f"http://127.0.0.1:{port}"
     given = agreed_connection(options) if options.conn_id else None
-    with setup.new_emulator() as emulator, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(late_interrupts())
+        home = stack.enter_context(temporary_home())
+        emulator = stack.enter_context(setup.new_emulator())
+        log = home / "airflow.log"
         with Steps(console) as steps:
             steps.begin("Preparing a throw-away Airflow (SQLite)")
             environment = _prepared(home, port, videos)
@@ -82,7 +87,7 @@ def run_ui(console: Console, options: argparse.Namespace, home: Path, setup: Set
             wait_until_healthy(address, process, log)
             steps.done("Airflow is ready; no log-in is needed")
         _print_places(console, address, videos, log, emulator if given is None else None)
-        process.wait()
+        wait_for(process)
         raise DemoError(f"Airflow ended by itself:\n{tail_of(log)}")
 
 

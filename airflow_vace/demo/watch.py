@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_vace.interrupts import pause
 from airflow_vace.progress import Progress
 from airflow_vace.throwaway import dags_folder, started
 
@@ -68,7 +69,7 @@ def watch(
             sight = _emulated(emulator) if emulator else logged(log)
             _show(steps, before, sight)
             before = sight
-            time.sleep(_LOOK_SECONDS)
+            pause(_LOOK_SECONDS)
         if not result.exists():
             return {"state": f"broken off (exit code {process.returncode})", "prediction": None}
         found: dict[str, Any] = json.loads(result.read_text())

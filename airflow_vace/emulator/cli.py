@@ -178,7 +178,6 @@ def _emulator_of(options: argparse.Namespace, models: dict[str, Any]) -> Emulato
 
 
 async def _serve(emulator: Emulator) -> None:
-    await emulator.start()
     stop = asyncio.Event()
     # Handlers rather than KeyboardInterrupt, so files are deleted and the exit code is 0.
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -186,6 +185,7 @@ async def _serve(emulator: Emulator) -> None:
         numbers.append(signal.SIGHUP)
     for number in numbers:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await emulator.start()
     news = News(new_console(), emulator)
     trusted = _TRUST_VARIABLES if emulator.ca_file else ()
     news.print_start(

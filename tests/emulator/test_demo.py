@@ -233,6 +233,27 @@ def test_an_early_ctrl_c_in_a_terminal_leaves_the_terminal_as_it_was(tmp_path: P
     assert temporary_leftovers(tmp_path) == ["videos"]
 
 
+def test_a_ctrl_c_while_the_emulator_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from airflow_vace import demo
+from airflow_vace.emulator import Emulator
+
+class Interrupted(Emulator):
+    async def start(self):
+        await super().start()
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.exit(demo.main(["--save-to", sys.argv[1]], demo.Setup(new_emulator=Interrupted)))
+"""
+    with terminal("-c", code, str(tmp_path / "videos"), TMPDIR=str(tmp_path)) as running:
+        written = plain(running.read_to_end())
+        assert running.process.returncode == 130
+    assert "all that it started has ended" in written
+    assert "Traceback" not in written
+    assert temporary_leftovers(tmp_path) == ["videos"]
+
+
 def test_a_closed_terminal_ends_all_processes(tmp_path: Path) -> None:
     arguments = ("-m", "airflow_vace.demo", "--save-to", str(tmp_path / "videos"))
     with terminal(*arguments, TMPDIR=str(tmp_path)) as running:

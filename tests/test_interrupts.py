@@ -1,0 +1,50 @@
+"""Interrupts of programs: they raise where a program waits, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from airflow_vace.interrupts import check, late_interrupts, pause
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_interrupt_raises_at_the_next_check_and_not_before(number: int) -> None:
+    before = [signal.getsignal(one) for one in SIGNALS]
+    work: list[str] = []
+    with pytest.raises(KeyboardInterrupt), late_interrupts():
+        check()
+        signal.raise_signal(number)
+        work.append("goes on after the signal")
+        check()
+        work.append("never")
+    assert work == ["goes on after the signal"]
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_an_interrupt_ends_a_pause() -> None:
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt), late_interrupts():
+        timer.start()
+        pause(3600)
+    timer.join()
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with late_interrupts():
+            signal.raise_signal(signal.SIGINT)
+            pause(0.01)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_outside_of_the_block_a_pause_only_sleeps() -> None:
+    check()
+    pause(0.01)
