@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,28 +12,19 @@ from airflow_vace.exceptions import VaceInputError
 from airflow_vace.video import inspect
 from airflow_vace.video_files import extend, join, last_frame, local_copy, outpaint
 from support import clips
-from support.s3 import S3
+from support.s3 import NEEDS_S3, S3, connected_s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NEEDED = ("moto", "s3fs", "boto3")
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-pytestmark = [
-    pytest.mark.stores,
-    pytest.mark.skipif("VACE_STORES" not in os.environ, reason="VACE_STORES is not set: takes a minute"),
-    pytest.mark.skipif(bool(MISSING), reason=f"the dependency group stores brings {', '.join(MISSING)}"),
-]
+pytestmark = NEEDS_S3
 
 
-# Airflow keeps an opened store by the id of its connection, so an id of another module's server fails.
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
-    with S3() as server:
-        os.environ["AIRFLOW_CONN_FILMS"] = server.connection
+    with connected_s3("films") as server:
         yield server
-        del os.environ["AIRFLOW_CONN_FILMS"]
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,28 +11,19 @@ from airflow_vace.batch.manifest import write_manifest
 from airflow_vace.batch.rows import read_rows
 from airflow_vace.exceptions import VaceInputError
 from airflow_vace.inputs import DEFAULT_MODEL
-from support.s3 import S3
+from support.s3 import NEEDS_S3, S3, connected_s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEEDED = ("moto", "s3fs", "boto3")
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-pytestmark = [
-    pytest.mark.stores,
-    pytest.mark.skipif("VACE_STORES" not in os.environ, reason="VACE_STORES is not set: takes a minute"),
-    pytest.mark.skipif(bool(MISSING), reason=f"the dependency group stores brings {', '.join(MISSING)}"),
-]
-# Airflow keeps an opened store by the id of its connection, so an id of another module's server fails.
+pytestmark = NEEDS_S3
 FOLDER = "s3://rows@clips/2026-11-28"
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
-    with S3() as server:
-        os.environ["AIRFLOW_CONN_ROWS"] = server.connection
+    with connected_s3("rows") as server:
         yield server
-        del os.environ["AIRFLOW_CONN_ROWS"]
 
 
 def test_rows_of_more_than_one_block_are_read(s3: S3) -> None:

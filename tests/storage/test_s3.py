@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import resource
@@ -27,7 +26,7 @@ from airflow_vace.storage.save import save_output
 from airflow_vace.storage.upload import InputFiles
 from cluster import table
 from support.films import MP4, box, film
-from support.s3 import S3
+from support.s3 import NEEDS_S3, S3, connected_s3
 from support.tasks import NOBODY
 
 if TYPE_CHECKING:
@@ -39,14 +38,7 @@ if TYPE_CHECKING:
     # Directory to save to, and a function that returns the files there.
     Place = tuple[str, Callable[[], dict[str, bytes]]]
 
-NEEDED = ("moto", "s3fs", "boto3")
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-pytestmark = [
-    pytest.mark.usefixtures("hurry"),
-    pytest.mark.stores,
-    pytest.mark.skipif("VACE_STORES" not in os.environ, reason="VACE_STORES is not set: takes a minute"),
-    pytest.mark.skipif(bool(MISSING), reason=f"the dependency group stores brings {', '.join(MISSING)}"),
-]
+pytestmark = [pytest.mark.usefixtures("hurry"), *NEEDS_S3]
 
 # Larger than one chunk, so uploads to S3 have several parts.
 EXTRA = box(b"free", os.urandom(24_000_000))
@@ -64,10 +56,8 @@ print("RESULT " + json.dumps(task.execute({"ti": None})["files"]))
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
-    with S3() as server:
-        os.environ["AIRFLOW_CONN_STORE"] = server.connection
+    with connected_s3("store") as server:
         yield server
-        del os.environ["AIRFLOW_CONN_STORE"]
 
 
 @pytest.fixture(params=["s3", "local"])

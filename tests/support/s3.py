@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import pytest
 import requests
 
 from airflow_vace import throwaway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MISSING = [name for name in ("moto", "s3fs", "boto3") if importlib.util.find_spec(name) is None]
+# The marks of a test against the server.
+NEEDS_S3 = [
+    pytest.mark.stores,
+    pytest.mark.skipif("VACE_STORES" not in os.environ, reason="VACE_STORES is not set: takes a minute"),
+    pytest.mark.skipif(bool(_MISSING), reason=f"the dependency group stores brings {', '.join(_MISSING)}"),
+]
 
 
 class S3:
@@ -80,3 +95,18 @@ class S3:
         """Return the keys of multipart uploads that are neither complete nor aborted."""
         found = self.client.list_multipart_uploads(Bucket="clips").get("Uploads", [])
         return [item["Key"] for item in found]
+
+
+@contextlib.contextmanager
+def connected_s3(conn_id: str) -> Iterator[S3]:
+    """Run a server, with a connection for it in the environment.
+
+    :param conn_id: unique among the tests, since Airflow keeps an opened store by the id of its connection
+    """
+    name = f"AIRFLOW_CONN_{conn_id.upper()}"
+    with S3() as server:
+        os.environ[name] = server.connection
+        try:
+            yield server
+        finally:
+            del os.environ[name]
