@@ -52,7 +52,7 @@ def failure(request: Request, error: Exception, settings: Settings, flight: Flig
     :param flight: how far the request has come; decides `sent`
     """
     is_plain = not request.url.startswith("https:")
-    if flight.is_over:
+    if flight.is_due:
         is_in_handshake = not (is_plain or flight.is_sent)
         hint = _without_tls(request, (TimeoutError(),), settings, flight) if is_in_handshake else None
         return _late(request, flight, hint)

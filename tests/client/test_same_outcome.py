@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from airflow_vace.client import exchange
 from airflow_vace.client.client import AsyncVaceClient, VaceClient
 from airflow_vace.core import calls
 from airflow_vace.core.retry import failure_of
@@ -152,6 +153,16 @@ def test_a_create_is_equally_certain_in_worker_and_triggerer(name: str) -> None:
     assert triggerer == worker
     if worker.failure == "SUBMISSION_UNKNOWN":
         assert server.requests == 2
+
+
+@pytest.mark.parametrize("name", ["silence", "silence after the head"])
+def test_a_late_watchdog_changes_no_message(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a busy machine the socket's own time-out may come before the watchdog's thread gets its turn.
+    monkeypatch.setattr(exchange._watchdog, "watch", lambda *_: None)
+    with OddServer(ODD_SERVERS[name]) as url:
+        worker, triggerer = both("get", url, timeout=0.5)
+    assert "the response was incomplete in time (limit: 0.5 s)" in worker.message
+    assert triggerer == worker
 
 
 @pytest.mark.parametrize("verb", ["create", "get"])
