@@ -105,6 +105,19 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["VACE_LIVE_CONNECTION"] = agreed
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all tests of the screens to one process: they share a database and Airflow's API server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            scope = super()._split_scope(nodeid)
+            return "tests/ui" if scope.startswith("tests/ui/") else scope
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 # The sessions whose tests have databases of their own kind; the screens need one database for many tests.
 _OTHER_SESSIONS = ("browser", "standalone", "stores")
 
