@@ -180,6 +180,7 @@ def test_airflow_knows_the_settings(airflow_db: str) -> None:
     assert "task_tab" in told
 
 
+@pytest.mark.dags
 def test_airflow_tests_the_connection(slow_emulator: Emulator) -> None:
     assert "Connection success" in airflow_says("connections", "test", "vace_default")
     assert {request.method for request in slow_emulator.requests} == {"GET"}

@@ -43,6 +43,7 @@ def test_the_dag_of_the_page_on_files_saves_into_a_store(fast_emulator: Emulator
     assert [path.rpartition(".")[2] for path in saved] == ["mp4", "jpg", "json"]
 
 
+@pytest.mark.dags
 def test_the_test_of_the_page_on_the_emulator_passes(tmp_path: Path) -> None:
     (block,) = [block for block in blocks("emulator", "python") if "def test_" in block]
     (tmp_path / "test_block.py").write_text(block)

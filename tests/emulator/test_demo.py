@@ -102,6 +102,7 @@ def test_the_demo_makes_a_video_and_leaves_no_other_files(tmp_path: Path) -> Non
     assert temporary_leftovers(temporary) == []
 
 
+@pytest.mark.dags
 def test_with_a_connection_it_asks_before_it_pays(tmp_path: Path) -> None:
     with Emulator() as emulator:
         arguments = ("--conn-id", "my_gateway", "--save-to", str(tmp_path))
@@ -126,6 +127,7 @@ def test_with_a_connection_and_a_yes_it_pays_once(
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.dags
 @pytest.mark.parametrize(
     ("options", "action"),
     [([], "makes one prediction, about $0.40,"), (["--ui"], "lets you start predictions, about $0.40 each,")],
@@ -159,6 +161,7 @@ def test_the_report_names_the_seed_that_was_drawn(
     assert "5 frames, 0.31 s at 16 fps, seed 5, speed lightly" in capsys.readouterr().out
 
 
+@pytest.mark.dags
 def test_a_missing_connection_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert demo.main(["--conn-id", "no_such", "--save-to", str(tmp_path)]) == 1
     said = capsys.readouterr().err

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
 
-pytestmark = needs_airflow_3_3
+pytestmark = [needs_airflow_3_3, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 # A create under way is waited for; this one was killed long ago.
@@ -129,7 +129,6 @@ def story(stories: dict[str, Story], request: pytest.FixtureRequest) -> Story:
     return stories[request.param]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["submitted", "settled", "intent", "deferred", "resumed"])
 def test_another_version_finishes_the_prediction_that_was_paid(story: Story, name: str) -> None:
     outcome = story.outcome(name)
