@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow_vace.batch.chunks import Chunks
     from airflow_vace.batch.items import Item
     from airflow_vace.batch.jobs import Failed
+    from airflow_vace.exceptions import BudgetExceeded
 
 # A server that refuses as many items one after another refuses the others too.
 _MAX_REFUSALS = 8
@@ -66,6 +67,21 @@ class WaitingItems:
             self._items.append(item)
         else:
             self._skip(item, self.refusal)
+
+    def hold(self, item: Item, cap: BudgetExceeded, *, is_busy: bool) -> bool:
+        """Let all items wait for the cost of predictions that run; return False if none can make room.
+
+        :param item: the item that does not fit, and keeps its turn
+        :param is_busy: predictions of the batch run
+        """
+        self.is_held = cap.may_fit_later and is_busy and self.refusal is None
+        if self.is_held:
+            self.put(item)
+        return self.is_held
+
+    def release(self) -> None:
+        """End the hold of the items."""
+        self.is_held = False
 
     def note_accepted(self) -> None:
         """Note that the server accepts items."""

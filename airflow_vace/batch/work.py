@@ -16,7 +16,6 @@ from airflow_vace.batch.waiting import WaitingItems
 from airflow_vace.batch.watch import Watcher
 from airflow_vace.core.names import split_reference
 from airflow_vace.exceptions import (
-    BudgetExceeded,
     LedgerError,
     PredictionCanceled,
     SubmissionUnknown,
@@ -168,24 +167,11 @@ class Work:
         submitting = self._jobs.submitting
         if self._waiting.is_held and (self.open or self._jobs):
             return
-        self._waiting.is_held = False
+        self._waiting.release()
         while self._waiting and len(submitting) < THREADS:
             if len(self.open) + len(submitting) >= self.task.max_in_flight:
                 return
             self._jobs.submit(self._waiting.take())
-
-    def _is_held_by(self, item: Item, failed: Failed, cap: BudgetExceeded) -> bool:
-        """Wait for the cost of predictions that run, or submit no more; False if the item has failed."""
-        waiting = self._waiting
-        waiting.is_held = cap.may_fit_later and bool(self.open or self._jobs) and waiting.refusal is None
-        if waiting.is_held:
-            waiting.put(item)
-            return True
-        # A rejected video is a failure, and other items may be cheaper.
-        if isinstance(failed.cause, VideoRejected):
-            return False
-        waiting.stop(failed, item)
-        return True
 
     def _flush(self) -> None:
         """Write the ends of items about once a second, since each write is a request to Airflow."""
@@ -254,8 +240,14 @@ class Work:
         cause = failed.cause
         if isinstance(cause, LedgerError):
             raise failed.error
-        if failed.cap is not None and self._is_held_by(item, failed, failed.cap):
-            return
+        if failed.cap is not None:
+            is_busy = bool(self.open or self._jobs)
+            if self._waiting.hold(item, failed.cap, is_busy=is_busy):
+                return
+            # A rejected video is a failure, and other items may be cheaper.
+            if not isinstance(cause, VideoRejected):
+                self._waiting.stop(failed, item)
+                return
         record = self.chunks.entry(item.key).record
         item.error, item.may_retry = failed.text, failed.may_retry
         item.payload = record.known.payload() if failed.was_submitted and record is not None else None
