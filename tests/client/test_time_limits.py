@@ -80,12 +80,12 @@ def test_a_file_may_take_longer_than_a_request(connect: Callable[[str], None]) -
     def send(write: Write) -> None:
         write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
         for _ in range(10):
-            time.sleep(TIMEOUT / 5)
+            time.sleep(0.25)
             write(b"x")
 
     with (
         serving(send) as url,
-        within(8, connect, url),
+        within(30, connect, url, timeout=2),
         VaceHook().open_file(f"{url}/a.mp4") as download,
     ):
         assert b"".join(download.chunks) == b"x" * 10
@@ -105,15 +105,15 @@ def test_a_file_with_a_stalled_piece_fails(
     }
     with (
         serving(servers[name]) as url,
-        within(8, connect, url),
-        pytest.raises(VaceTransportError, match=r"no data came within 1\.5 s"),
+        within(30, connect, url, timeout=3),
+        pytest.raises(VaceTransportError, match=r"no data came within 3\.5 s"),
         VaceHook().open_file(f"{url}/a.mp4") as download,
     ):
         assert list(download.chunks) == [b"film"]
 
 
 def test_requests_leave_no_file_descriptors_open(connect: Callable[[str], None]) -> None:
-    with serving(once(http(running(), "Connection: close"))) as url, within(20, connect, url):
+    with serving(once(http(running(), "Connection: close"))) as url, within(90, connect, url, timeout=30):
         hook = VaceHook()
         hook.get_prediction("abc")
         before = psutil.Process().num_fds()
