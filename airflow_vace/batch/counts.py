@@ -55,8 +55,8 @@ class Progress:
         self._items = items
         self._log = log
         self._started = time.monotonic()
-        self._before = self._ended()
-        self._tenth = self._tenth_of(self._before)
+        self._before = self._done()
+        self._tenth = self._tenth_of(self._ended())
 
     def note(self) -> bool:
         """Log a line after another tenth; return True then."""
@@ -71,12 +71,16 @@ class Progress:
             ended,
             len(self._items),
             summary_of(self._items),
-            (ended - self._before) / minutes,
+            (self._done() - self._before) / minutes,
         )
         return True
 
     def _ended(self) -> int:
         return sum(item.state.is_final for item in self._items)
+
+    def _done(self) -> int:
+        # A skipped item takes no time, so it would raise the rate of the others.
+        return sum(item.state.is_final and item.state is not State.SKIPPED for item in self._items)
 
     def _tenth_of(self, ended: int) -> int:
         return 10 * ended // max(len(self._items), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
@@ -35,6 +35,11 @@ class _Problem:
     text: str
     is_cap: bool
 
+    @classmethod
+    def of(cls, error: Exception) -> _Problem:
+        cause = error.__cause__ or error
+        return cls(excerpt(str(error), MAX_ERROR_LENGTH), isinstance(cause, BudgetExceeded))
+
 
 def dry_run_batch(task: VaceBatchOperator, context: Context, items: Sequence[Item], chunks: Chunks) -> str:
     """Return the outcome of a dry run in a sentence; log the plan of one item, and the first problems.
@@ -52,16 +57,19 @@ def dry_run_batch(task: VaceBatchOperator, context: Context, items: Sequence[Ite
         found = list(pool.map(lambda item: _planned(jobs, item), wanted))
     plans: list[Plan] = []
     problems: list[_Problem] = []
+    # One item after another: the caps have room for the first ones, as in a run.
     for item, each in zip(wanted, found, strict=True):
-        if isinstance(each, _Problem):
-            problems.append(each)
-            if len(problems) <= _MAX_REASONS:
-                task.log.warning("Dry run: item %s would fail: %s", item.key, each.text)
+        reserved = _reserved(each)
+        if isinstance(reserved, _Problem):
+            _log_problem(task.log, item, reserved, problems)
+            problems.append(reserved)
             continue
         if not plans:
-            task.log.info("Dry run, item %s: %s", item.key, text_of(jobs.run_of(item), each))
-        plans.append(each)
+            task.log.info("Dry run, item %s: %s", item.key, text_of(jobs.run_of(item), reserved))
+        plans.append(reserved)
     outcome = f"{NOTHING} {_summary(plans, problems)}"
+    # Airflow shows the reason of a skip in a field of its line only.
+    task.log.info("%s", outcome)
     needed = task.needed_of(len(wanted))
     if len(plans) < needed:
         raise AirflowFailException(f"{outcome}. min_success needs {needed} of {len(wanted)} items.")
@@ -72,8 +80,27 @@ def _planned(jobs: Jobs, item: Item) -> Plan | _Problem:
     try:
         return plan_of(jobs.run_of(item))
     except (VaceError, AirflowFailException) as error:
-        cause = error.__cause__ or error
-        return _Problem(excerpt(str(error), MAX_ERROR_LENGTH), isinstance(cause, BudgetExceeded))
+        return _Problem.of(error)
+
+
+def _reserved(plan: Plan | _Problem) -> Plan | _Problem:
+    """Return a plan that fits below the caps, or the problem."""
+    if isinstance(plan, _Problem):
+        return plan
+    try:
+        plan.reserve()
+    except VaceError as error:
+        return _Problem.of(error)
+    return plan
+
+
+def _log_problem(log: Any, item: Item, problem: _Problem, before: Sequence[_Problem]) -> None:
+    """Log the first problems, and of items without room below the cap the first one alone."""
+    if problem.is_cap:
+        if not any(other.is_cap for other in before):
+            log.warning("Dry run: no room below the cap from item %s on: %s", item.key, problem.text)
+    elif sum(not other.is_cap for other in before) < _MAX_REASONS:
+        log.warning("Dry run: item %s would fail: %s", item.key, problem.text)
 
 
 def _summary(plans: Sequence[Plan], problems: Sequence[_Problem]) -> str:

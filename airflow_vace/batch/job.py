@@ -142,7 +142,8 @@ class BatchJob:
         reasons = "\n".join(f"- {item.key}: {item.error}" for item in missing[:_MAX_REASONS])
         more = f"\nand {len(missing) - _MAX_REASONS} more" if len(missing) > _MAX_REASONS else ""
         helped = sum(item.may_retry for item in missing)
-        advice = f"A retry submits {helped} of them again" if helped else "No retry can improve these"
+        hopeless = "No retry can improve these, but a clear after a correction can"
+        advice = f"A retry submits {helped} of them again" if helped else hopeless
         text = (
             f"{wanted - len(missing)} of {wanted} items succeeded, and min_success needs {needed}:"
             f" {summary_of(self.items)}. What succeeded is saved, and listed in {uri}. {advice}; the first"

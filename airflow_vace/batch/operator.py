@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("VaceBatchOperator",)
 
 import math
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,9 +24,10 @@ from airflow_vace.task.dry_run import is_dry_run
 from airflow_vace.task.errors import can_submit_later, translated
 from airflow_vace.task.fields import read_fields, seconds
 from airflow_vace.task.parameters import check_batch
+from airflow_vace.task.view import push_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from decimal import Decimal
     from pathlib import Path
     from threading import Thread
@@ -165,14 +167,15 @@ class VaceBatchOperator(WaitingOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         read_fields(self)
-        with translated(can_submit_later):
-            asked = is_dry_run(self)
-        if asked:
-            from airflow_vace.batch.dry_run import dry_run_batch
-            from airflow_vace.batch.job import prepare
+        with self._showing_failures(context):
+            with translated(can_submit_later):
+                asked = is_dry_run(self)
+            if asked:
+                from airflow_vace.batch.dry_run import dry_run_batch
+                from airflow_vace.batch.job import prepare
 
-            # Tasks downstream need the videos, so they are skipped too.
-            raise AirflowSkipException(dry_run_batch(self, context, *prepare(self, context)))
+                # Tasks downstream need the videos, so they are skipped too.
+                raise AirflowSkipException(dry_run_batch(self, context, *prepare(self, context)))
         return self._go(context, is_resumed=False, ended=())
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -200,7 +203,7 @@ class VaceBatchOperator(WaitingOperator):
 
         read_fields(self)
         try:
-            with translated(lambda _: True):
+            with self._showing_failures(context), translated(lambda _: True):
                 job = self._job = BatchJob.of(self, context, is_resumed=is_resumed)
                 if not job.run(ended, may_leave=self.deferrable and may_defer):
                     self._defer(job)
@@ -211,13 +214,21 @@ class VaceBatchOperator(WaitingOperator):
                 "execution_timeout ended the batch. Its open predictions are canceled unless"
                 " cancel_on_kill=False. Use the operator's own timeout, which counts for each item."
             ) from error
-        except (VaceError, OSError, AirflowFailException, AirflowSensorTimeout) as error:
-            if self._job is not None:
-                self._job.view.push(error=error)
-            raise
         finally:
             if self._cancel is not None:
                 self._cancel.join(self.hook.timing.max_on_kill_seconds)
+
+    @contextmanager
+    def _showing_failures(self, context: Context) -> Iterator[None]:
+        """Show the error of the batch in the Videos tab."""
+        try:
+            yield
+        except (VaceError, OSError, AirflowFailException, AirflowSensorTimeout) as error:
+            if self._job is not None:
+                self._job.view.push(error=error)
+            elif self.do_xcom_push:
+                push_refusal(context.get("ti"), self.vace_conn_id, error, self.log)
+            raise
 
     def file_of(self, key: str) -> str:
         """Return the address of an item's video; another kind of output gets its own suffix."""

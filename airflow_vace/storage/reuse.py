@@ -196,6 +196,9 @@ def _check(pair: _Pair, order: ReusableOrder, further_seeds: Collection[int]) ->
 
 def _reason_without_manifest(destination: Destination, order: ReusableOrder) -> str:
     _, place = next(_places(destination, (None,), order.model))
+    if place.size() is None and destination.names:
+        # An inserted row changes the index, so the log must show the whole name.
+        return f"{place.name} is not there yet (a mapped task's name ends with the map index)"
     if place.size() is None:
         return "nothing is there yet"
     return f"{place.name} has no manifest, or none that is readable ({manifest_place(place).name})"

@@ -256,9 +256,8 @@ class Spending:
                 field="prices",
                 remedy="give all prices in one currency",
             )
-        held = self._held - expense.held
         if self.cap is not None and self.committed > self.cap:
-            raise _exceeded("max_cost", self.cap, self._spent, held, expense)
+            raise self._exceeded("max_cost", self.cap, self._spent, expense)
         if self.run_cap is None or self._spent_elsewhere is None:
             return
         self._announced = None
@@ -266,7 +265,24 @@ class Spending:
         self._announced = self.committed
         if elsewhere + self.committed > self.run_cap:
             where = "[vace] max_cost_per_dag_run"
-            raise _exceeded(where, self.run_cap, elsewhere + self._spent, held, expense)
+            raise self._exceeded(where, self.run_cap, elsewhere + self._spent, expense)
+
+    def _exceeded(self, name: str, cap: Decimal, spent: Decimal, expense: Expense) -> BudgetExceeded:
+        """Return the error for a create that would pass a cap."""
+        held = self._held - expense.held
+        shown = [money_text(amount, expense.price.currency) for amount in (expense.held, cap, spent, held)]
+        by_time = " (reserved by the longest run so far, or the timeout)"
+        basis = "" if expense.price.per_second is None else by_time
+        holders = "the predictions before it" if self.is_rehearsal else "predictions that run"
+        return BudgetExceeded(
+            f"Another prediction may cost {shown[0]}{basis} and would pass {name}={shown[1]}: {shown[2]} are"
+            f" spent, and {shown[3]} are reserved for {holders}. Nothing was sent for it; raise {name} to go"
+            " on.",
+            spent=spent,
+            reserved=held,
+            wanted=expense.held,
+            cap=cap,
+        )
 
 
 def check_price(price: Price | None, model: str) -> Price:
@@ -305,20 +321,3 @@ def read_expense(data: object) -> Expense | None:
     with suppress(KeyError, TypeError, ValueError, ArithmeticError):
         return Expense.from_json(data) if isinstance(data, dict) else None
     return None
-
-
-def _exceeded(name: str, cap: Decimal, spent: Decimal, held: Decimal, expense: Expense) -> BudgetExceeded:
-    currency = expense.price.currency
-    shown = [money_text(amount, currency) for amount in (expense.held, cap, spent, held)]
-    by_time = (
-        "" if expense.price.per_second is None else " (reserved by the longest run so far, or the timeout)"
-    )
-    return BudgetExceeded(
-        f"Another prediction may cost {shown[0]}{by_time} and would pass {name}={shown[1]}: {shown[2]} are"
-        f" spent, and {shown[3]} are reserved for predictions that run. Nothing was sent for it; raise"
-        f" {name} to go on.",
-        spent=spent,
-        reserved=held,
-        wanted=expense.held,
-        cap=cap,
-    )

@@ -27,17 +27,27 @@ class Plan:
     greatest expected cost, None without a price. `order` has the version of the create.
     """
 
+    submission: Submission
     order: Order
     record: Record | None = None
     saved: Prediction | None = None
     expense: Expense | None = None
+
+    def reserve(self) -> None:
+        """Count the cost in the sums of this dry run.
+
+        :raises BudgetExceeded: if the create would pass a cap
+        """
+        if self.expense is not None:
+            ledger = self.submission.ledger
+            ledger.spending.is_rehearsal = True
+            ledger.spending.reserve(ledger.name, self.expense)
 
 
 def rehearse(submission: Submission, order_since: Callable[[Record | None], Order]) -> Plan:
     """Return the next step of a submission, after all checks of a create; only free requests are sent.
 
     :param order_since: see :meth:`~airflow_vace.submission.submitter.Submission.prediction_of`
-    :raises BudgetExceeded: if the create would pass a cap
     :raises LedgerError: if the record is unreadable
     :raises VaceError: for an order, a file or a price that would stop the create
     """
@@ -45,17 +55,15 @@ def rehearse(submission: Submission, order_since: Callable[[Record | None], Orde
     record = ledger.read()
     order = order_since(record)
     if record is not None:
-        return Plan(order=order, record=record)
+        return Plan(submission=submission, order=order, record=record)
     order, saved = submission.reusable(order)
     if saved is not None:
-        return Plan(order=order, saved=saved)
+        return Plan(submission=submission, order=order, saved=saved)
     for warning in normalize_input(order.values, model=order.model, paths=True)[1]:
         submission.log.warning("The model may refuse this: %s", warning)
     creator = Creator(hook, ledger, submission.policy, submission.attempt, submission.log)
     version = creator.latest_version(order, None)
     sent = submission.reachable(order.values)
     expense = creator.expense(order, sent, None, version)
-    if expense is not None:
-        ledger.spending.is_rehearsal = True
-        ledger.spending.reserve(ledger.name, expense)
-    return Plan(order=replace(order, version=order.version or version), expense=expense)
+    order = replace(order, version=order.version or version)
+    return Plan(submission=submission, order=order, expense=expense)

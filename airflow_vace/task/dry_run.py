@@ -77,11 +77,16 @@ def dry_run_of(run: OperatorRun) -> str | None:
         if not is_dry_run(run.task):
             return None
         check_account(run.hook, run.log)
-    return f"{NOTHING} {text_of(run, plan_of(run))}"
+        plan = plan_of(run)
+        plan.reserve()
+    outcome = f"{NOTHING} {text_of(run, plan)}"
+    # Airflow shows the reason of a skip in a field of its line only.
+    run.log.info("%s", outcome)
+    return outcome
 
 
 def plan_of(run: OperatorRun) -> Plan:
-    """Return the next step of a task's submission, after all checks.
+    """Return the next step of a task's submission, after all checks but those of the caps.
 
     :raises AirflowFailException: for anything that would stop the create
     :raises VaceError: for an error that another attempt may not meet

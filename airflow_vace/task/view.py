@@ -69,3 +69,16 @@ def push_snapshot(run: TaskRun, prediction: Prediction | None, error: BaseExcept
     except Exception as trouble:  # noqa: BLE001 - the view is optional, and Airflow may raise any error
         run.log.warning("The video tab will not show this: %s", trouble)
     run.pushed_status = status
+
+
+def push_refusal(ti: Any, vace_conn_id: str, error: BaseException, log: Any) -> None:
+    """Push the view of a task that has failed before the first submission.
+
+    :param ti: Airflow's task instance; None pushes nothing
+    """
+    if ti is None:
+        return
+    try:
+        ti.xcom_push(VIEW_KEY, view_of(None, vace_conn_id, None, error))
+    except Exception as trouble:  # noqa: BLE001 - the view is optional, and Airflow may raise any error
+        log.warning("The video tab will not show this: %s", trouble)

@@ -59,7 +59,7 @@ def test_a_batch_that_lacks_items_for_its_cap_is_not_retried(
     run = batch(tmp_path, Store(), deferrable=deferrable, max_cost=2, save_in="worker")
     with pytest.raises(AirflowFailException, match="5 of 20 items succeeded") as caught:
         run.result()
-    assert "No retry can improve these" in str(caught.value)
+    assert "No retry can improve these, but a clear after a correction can" in str(caught.value)
     assert billed(vendor) == 5
 
 

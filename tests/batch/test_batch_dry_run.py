@@ -47,6 +47,29 @@ def test_the_cap_says_how_many_items_have_room(vendor: Emulator, tmp_path: Path)
     assert posts(vendor) == []
 
 
+def test_the_cap_has_room_for_the_first_items(
+    vendor: Emulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = plan(batch(tmp_path, dry_run=True, max_cost=3, min_success=5))
+    logged = capfd.readouterr().out
+    assert outcome in logged
+    (line,) = [line for line in logged.splitlines() if "no room below the cap from item" in line]
+    assert "from item 00007 on: Another prediction may cost $0.40 and would pass max_cost=$3.00" in line
+    assert "$2.80 are reserved for the predictions before it" in line
+    assert posts(vendor) == []
+
+
+@pytest.mark.parametrize("wrong", [{"max_cost": 3}, {"inputs": [{"prompt": " "}], "dry_run": False}])
+def test_the_tab_shows_why_a_batch_has_failed_before_its_first_item(
+    vendor: Emulator, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    run = batch(tmp_path, **{"dry_run": True, **wrong})
+    with pytest.raises(AirflowFailException) as caught:
+        run.result()
+    assert run.ti.xcoms["vace_view"]["error"] == str(caught.value)
+    assert posts(vendor) == []
+
+
 def test_items_with_a_missing_file_in_a_store_are_named(
     vendor: Emulator, tmp_path: Path, memory: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:

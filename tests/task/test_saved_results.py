@@ -328,6 +328,19 @@ def test_the_log_says_that_nothing_is_there_yet(
     assert billed(fast_emulator) == 1
 
 
+def test_the_log_of_a_mapped_task_has_the_name_with_the_index(
+    fast_emulator: Emulator, root: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = clip("monday", f"{root}/fox.mp4")
+    run.ti.map_index = 3
+    (file,) = run.result()["files"]
+    assert file["uri"].endswith("/fox-3.mp4")
+    assert (
+        "fox-3.mp4 is not there yet (a mapped task's name ends with the map index)" in capfd.readouterr().out
+    )
+    assert billed(fast_emulator) == 1
+
+
 def test_a_file_that_a_sensor_has_saved_is_not_reused(
     fast_emulator: Emulator, root: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
