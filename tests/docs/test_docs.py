@@ -142,7 +142,8 @@ def test_a_black_clip_has_the_log_of_the_page_on_checks(  # noqa: PLR0917 - pyte
 def test_no_dag_is_left_out() -> None:
     assert sorted(page for page, text in DAGS if "def test_" not in text) == [
         *("a-thousand-videos", *["checks"] * 2, "control-videos", *["cost-and-retries"] * 4, "each-day"),
-        *("files", *["from-httpoperator"] * 2, "many-videos", "readme", "review", "s3-to-s3", "testing"),
+        *("files", *["from-httpoperator"] * 2, "many-videos", "readme", "review", "s3-to-s3"),
+        *["testing"] * 2,
         *["ways"] * 3,
     ]
 
@@ -225,7 +226,7 @@ def run_pytest(folder: Path) -> str:
 
 
 def test_the_tests_of_the_page_pass(tmp_path: Path, airflow_db: str) -> None:
-    several, conftest, dag, whole, other = blocks("testing", "python")
+    several, conftest, dag, whole, mapped, paired, other = blocks("testing", "python")
     head, _, _ = several.partition("def test_")
     # A database that exists already, since a new one takes long.
     home = Path(airflow_db).parent
@@ -234,13 +235,20 @@ def test_the_tests_of_the_page_pass(tmp_path: Path, airflow_db: str) -> None:
         ("conftest.py", conftest.replace("tempfile.mkdtemp()", repr(str(home)))),
         ("dags/fox.py", dag),
         ("test_fox.py", whole),
+        ("dags/clips.py", mapped),
+        ("test_clips.py", paired),
         ("test_several.py", several),
         ("test_other.py", f"{head}\n{other}"),
     ):
         (tmp_path / name).write_text(text)
     (shown,) = blocks("testing", "text")
     # The page shows the output of its first block.
-    assert missing_line(run_pytest(tmp_path), shown.replace("3", "5")) is None
+    assert missing_line(run_pytest(tmp_path), shown.replace("3", "6")) is None
+    by_position = mapped.replace('{clip["label"]: ', "{name: ").replace(
+        "for clip in clips}", "for name, clip in zip(NAMES, clips)}"
+    )
+    (tmp_path / "dags/clips.py").write_text(by_position)
+    assert "1 failed, 5 passed" in run_pytest(tmp_path)
 
 
 def test_the_dag_that_runs_each_night_pays_once(
