@@ -5,12 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
 from airflow_vace.interrupts import check, late_interrupts, pause
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture(autouse=True)
+def _heeded() -> Iterator[None]:
+    """Let no signal be ignored, as `nohup` and a shell's background job do with the tests."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -46,13 +59,10 @@ def test_an_interrupt_ends_a_pause() -> None:
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with late_interrupts():
-            signal.raise_signal(signal.SIGINT)
-            pause(0.01)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with late_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        pause(0.01)
 
 
 def test_outside_of_the_block_a_pause_only_sleeps() -> None:

@@ -237,8 +237,9 @@ def test_a_failed_download_never_appears_under_the_final_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scale_waits(monkeypatch, 0.01, max_download_attempts=2, stalled_download_seconds=30.0)
-    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection_to(timeout=0.5))
     prediction = done(fast_emulator)
+    # Only the file may be cut off: the create of a busy machine takes longer.
+    monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", fast_emulator.connection_to(timeout=0.5))
     fast_emulator.faults.add(path="/_delivery/*", times=None, **fault)
     with pytest.raises(kind):
         save_output(VaceHook(), prediction, tmp_path)

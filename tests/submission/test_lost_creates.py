@@ -185,6 +185,7 @@ def test_a_late_second_create_of_the_same_intent_is_canceled(
     with pytest.raises(SubmissionUnknown):
         run.result()
     server.wait_for(lambda: billed(server) == 3)
+    connect(server.connection_to(backend="replicate"))
     run.retried().result()
     assert sorted(statuses(server)) == ["canceled", "canceled", "starting"]
 
@@ -281,6 +282,7 @@ def test_a_lost_create_stays_known_when_the_next_one_meets_a_limit(
         run.result()
     server.wait_for(lambda: billed(server) == 1)
     (found,) = server.world.runs
+    connect(server.connection_to(backend="replicate"))
     assert run.retried().result()["id"] == found
 
 

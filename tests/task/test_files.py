@@ -412,7 +412,7 @@ def test_a_lost_create_is_found_by_the_url_of_its_input(
     slow_emulator: Emulator, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory.pipe_file("/b/in.mp4", MP4)
-    connection = slow_emulator.connection_to(backend="replicate", timeout=1)
+    connection = slow_emulator.connection_to(backend="replicate")
     monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", connection)
     slow_emulator.faults.add("accepted_then_reset", path="*/predictions")
     values = {"prompt": "a fox", "src_video": "memory://b/in.mp4", "seed": 7}
