@@ -1,32 +1,18 @@
-"""The operator: submitting, waiting, saving, deadlines, and kills."""
+"""The operator: submitting, saving, parameters, links and logs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    AirflowNotFoundException,
-    AirflowTaskTimeout,
-    TaskDeferred,
-    timeout,
-)
 from airflow.sdk import DAG
 
-from airflow_vace.core.timing import Timing
 from airflow_vace.emulator.faults import rate_limited
 from airflow_vace.exceptions import (
-    PredictionCanceled,
-    PredictionExpired,
-    PredictionFailed,
-    PredictionTimeout,
     SubmissionUnknown,
     VaceAPIError,
     VaceAuthError,
@@ -36,12 +22,10 @@ from airflow_vace.exceptions import (
     VaceRateLimited,
     VaceTransportError,
 )
-from airflow_vace.hooks import VaceHook
-from airflow_vace.operators import VacePredictionOperator
 from conftest import scale_waits
 from support.films import DATA_URL, MP4
-from support.interrupts import interrupting, raising
-from support.tasks import NOBODY, Run
+from support.operators import MODES, failure_of, operator, run, waiting
+from support.tasks import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,29 +33,6 @@ if TYPE_CHECKING:
     from airflow_vace.emulator import Emulator
 
 pytestmark = pytest.mark.usefixtures("hurry")
-
-MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
-
-
-def operator(**kwargs: Any) -> VacePredictionOperator:
-    return VacePredictionOperator(**{"task_id": "t", "input": {"prompt": "a fox"}, **kwargs})
-
-
-def run(**kwargs: Any) -> Run:
-    return Run(partial(operator, **kwargs))
-
-
-def waiting(**kwargs: Any) -> Run:
-    return run(**{"wait_for_completion": True, **kwargs})
-
-
-def failure_of(task: Run, *, same_words: bool = True) -> tuple[Exception, BaseException]:
-    """Return the failure that Airflow does not retry, and the error behind it."""
-    with pytest.raises(AirflowFailException) as caught:
-        task.result()
-    assert caught.value.__cause__ is not None
-    assert (str(caught.value) == str(caught.value.__cause__)) is same_words
-    return caught.value, caught.value.__cause__
 
 
 # --- submitting ------------------------------------------------------------------------------------
@@ -160,258 +121,6 @@ def test_a_rate_limit_and_an_absent_server_are_retried_by_airflow(
     assert slow_emulator.bill["charged"] == 0
 
 
-# --- waiting ---------------------------------------------------------------------------------------
-
-
-@MODES
-def test_it_waits_for_the_final_payload(fast_emulator: Emulator, *, deferrable: bool) -> None:
-    task = waiting(deferrable=deferrable)
-    payload = task.result()
-    assert payload["status"] == "succeeded"
-    assert payload["output"].startswith(fast_emulator.url)
-    assert fast_emulator.bill["charged"] == 1
-    if deferrable:
-        assert task.ti.xcoms["vace_prediction"]["prediction"]["id"] == payload["id"]
-
-
-def test_a_prediction_final_after_the_first_poll_is_not_deferred(slow_emulator: Emulator) -> None:
-    output = "https://example.com/a.mp4"
-    slow_emulator.faults.add(method="GET", patch={"status": "succeeded", "output": output})
-    task = waiting(deferrable=True)
-    assert task.result()["output"] == output
-    assert task.deferred == []
-    assert [r.method for r in slow_emulator.requests] == ["POST", "GET"]
-
-
-def test_a_final_response_to_the_create_needs_no_poll(slow_emulator: Emulator) -> None:
-    output = "https://example.com/a.mp4"
-    slow_emulator.faults.add(method="POST", patch={"status": "succeeded", "output": output})
-    task = waiting(deferrable=True)
-    assert task.result()["output"] == output
-    assert [r.method for r in slow_emulator.requests] == ["POST"]
-
-
-def test_a_failed_poll_before_the_deferral_does_not_matter(fast_emulator: Emulator) -> None:
-    fast_emulator.faults.add(method="GET", status=500)
-    task = waiting(deferrable=True)
-    assert task.result()["status"] == "succeeded"
-    assert len(task.deferred) == 1
-
-
-def test_the_row_of_the_trigger_holds_no_key_and_an_absolute_deadline(
-    fast_emulator: Emulator,
-) -> None:
-    fast_emulator.faults.add(method="GET", patch={"status": "processing"})
-    task = waiting(deferrable=True, timeout=100, poll_interval=0.05)
-    before = time.time()
-    task.result()
-    (row,) = task.rows
-    assert fast_emulator.api_key not in json.dumps(row)
-    assert before + 99 < row["deadline"] < before + 110
-    assert row["poll_interval"] == 0.05
-    assert row["cancel_on_kill"] is True
-    (deferred,) = task.deferred
-    assert deferred.timeout is not None
-    assert deferred.timeout.total_seconds() > 100
-
-
-ENDS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"status": "failed", "error": "E1001 memory"}, PredictionFailed, "E1001 memory"),
-    ({"status": "canceled"}, PredictionCanceled, "was canceled"),
-    ({"status": "aborted"}, PredictionCanceled, "not billed"),
-    (
-        {"status": "succeeded", "output": None, "data_removed": True},
-        PredictionExpired,
-        "have been deleted",
-    ),
-    ({"status": "succeeded", "output": None}, VaceProtocolError, "brought no output"),
-]
-
-
-@MODES
-@pytest.mark.parametrize(("end", "kind", "said"), ENDS)
-def test_an_end_without_a_video_is_not_retried(
-    slow_emulator: Emulator,
-    end: dict[str, Any],
-    kind: type[Exception],
-    said: str,
-    *,
-    deferrable: bool,
-) -> None:
-    slow_emulator.faults.add(method="GET", skip=2, times=None, patch=end)
-    _, error = failure_of(waiting(deferrable=deferrable))
-    assert type(error) is kind
-    assert said in str(error)
-    (charged,) = slow_emulator.bill["predictions"]
-    assert charged["id"] in str(error)
-
-
-@MODES
-def test_a_failure_worth_another_run_is_retried_by_airflow(
-    slow_emulator: Emulator, *, deferrable: bool
-) -> None:
-    slow_emulator.faults.add(method="GET", skip=2, times=None, patch={"status": "failed", "error": "E6716"})
-    with pytest.raises(PredictionFailed) as caught:
-        waiting(deferrable=deferrable).result()
-    assert caught.value.worth_another_run
-
-
-@MODES
-def test_a_late_output_is_waited_for(fast_emulator: Emulator, *, deferrable: bool) -> None:
-    fast_emulator.faults.add(method="GET", patch={"status": "succeeded", "output": None})
-    assert waiting(deferrable=deferrable).result()["output"].startswith(fast_emulator.url)
-
-
-def test_a_server_in_trouble_is_polled_again_for_the_output(fast_emulator: Emulator) -> None:
-    fast_emulator.faults.add(method="GET", patch={"status": "succeeded", "output": None})
-    fast_emulator.faults.add("bad_gateway", method="GET", times=2)
-    assert waiting().result()["output"].startswith(fast_emulator.url)
-
-
-@MODES
-def test_a_refused_key_ends_the_wait_with_its_own_name(slow_emulator: Emulator, *, deferrable: bool) -> None:
-    slow_emulator.faults.add(method="GET", skip=1, times=None, status=401, body={"detail": "no"})
-    _, error = failure_of(waiting(deferrable=deferrable))
-    assert isinstance(error, VaceAuthError)
-    assert slow_emulator.api_key not in str(error)
-
-
-def test_a_wait_given_up_by_the_triggerer_goes_on_while_the_prediction_runs(
-    fast_emulator: Emulator,
-) -> None:
-    fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
-    fast_emulator.faults.add(
-        method="GET", times=Timing().max_auth_refusals, status=401, body={"detail": "no"}
-    )
-    fast_emulator.faults.add(method="GET", patch={"status": "processing", "output": None})
-    task = waiting(deferrable=True, timeout=60)
-    assert task.result()["status"] == "succeeded"
-    assert len(task.deferred) == 2
-    assert task.rows[0]["deadline"] == task.rows[1]["deadline"]
-
-
-# --- the deadline ----------------------------------------------------------------------------------
-
-
-@MODES
-def test_the_deadline_cancels_and_the_error_names_the_bill(
-    slow_emulator: Emulator, *, deferrable: bool
-) -> None:
-    _, error = failure_of(waiting(deferrable=deferrable, timeout=0.3))
-    assert isinstance(error, PredictionTimeout)
-    assert error.prediction.status == "canceled"
-    assert "0.3 s after its submission" in str(error)
-    assert "billed for the time that it ran" in str(error)
-    assert slow_emulator.bill["predictions"][0]["status"] == "canceled"
-
-
-@MODES
-def test_without_cancel_on_timeout_the_prediction_runs_on(
-    slow_emulator: Emulator, *, deferrable: bool
-) -> None:
-    _, error = failure_of(waiting(deferrable=deferrable, timeout=0.3, cancel_on_timeout=False))
-    assert isinstance(error, PredictionTimeout)
-    assert slow_emulator.bill["predictions"][0]["status"] == "starting"
-
-
-@MODES
-def test_a_success_in_the_last_moment_is_a_success(slow_emulator: Emulator, *, deferrable: bool) -> None:
-    output = "https://example.com/a.mp4"
-    slow_emulator.faults.add(path="*/cancel", patch={"status": "succeeded", "output": output})
-    assert waiting(deferrable=deferrable, timeout=0.3).result()["output"] == output
-
-
-@pytest.mark.parametrize("status", [404, 405, 409, 422, 500])
-def test_a_success_that_refuses_the_cancel_is_a_success(slow_emulator: Emulator, status: int) -> None:
-    done = {"status": "succeeded", "output": "https://example.com/a.mp4"}
-    task = waiting(deferrable=True, timeout=1.0)
-    slow_emulator.faults.add(path="*/cancel", times=None, status=status, body={"detail": "it has ended"})
-
-    def end() -> None:
-        time.sleep(1.0)  # the wall clock is what a deadline goes by
-        slow_emulator.faults.add(method="GET", patch={"status": "processing"})
-        slow_emulator.faults.add(method="GET", patch={"status": "processing"})
-        slow_emulator.faults.add(method="GET", times=None, patch=done)
-
-    assert task.result(between=end)["output"] == done["output"]
-
-
-@pytest.mark.parametrize("status", [404, 405, 409, 422])
-def test_a_refused_cancel_of_a_running_prediction_warns_of_the_bill(
-    slow_emulator: Emulator, capfd: pytest.CaptureFixture[str], status: int
-) -> None:
-    slow_emulator.faults.add(path="*/cancel", times=None, status=status, body={"detail": "no such call"})
-    _, error = failure_of(waiting(timeout=0.3))
-    assert isinstance(error, PredictionTimeout)
-    assert "may still be running" in str(error)
-    assert f"was refused with {status}: no such call" in capfd.readouterr().out
-    assert [r.path for r in slow_emulator.requests if r.path.endswith("/cancel")] == [
-        f"/replicate/v1/predictions/{error.prediction.id}/cancel"
-    ]
-
-
-@MODES
-def test_a_back_end_without_cancel_has_its_own_message(
-    slow_emulator: Emulator,
-    connect: Callable[[str], None],
-    capfd: pytest.CaptureFixture[str],
-    *,
-    deferrable: bool,
-) -> None:
-    connect(slow_emulator.connection_to(backend="pruna"))
-    _, error = failure_of(waiting(deferrable=deferrable, timeout=0.3))
-    assert isinstance(error, PredictionTimeout)
-    assert "may still be running" in str(error)
-    assert "documents no cancel" in capfd.readouterr().out
-
-
-def test_a_wait_that_no_triggerer_ended_is_ended_by_the_worker(fast_emulator: Emulator) -> None:
-    fast_emulator.faults.add(method="GET", patch={"status": "processing"})
-    task = waiting(deferrable=True)
-    with pytest.raises(TaskDeferred):
-        task.leg().execute(task.context)
-    VaceHook().wait_for_prediction(task.ti.xcoms["vace_prediction"]["prediction"])
-    failed = {"error": "Trigger timeout", "traceback": None}
-    payload = task.leg().resume_execution("__fail__", failed, task.context)
-    assert payload["status"] == "succeeded"
-
-
-def test_a_trigger_that_crashed_does_not_make_airflow_pay_again(fast_emulator: Emulator) -> None:
-    fast_emulator.faults.add(method="GET", patch={"status": "processing"})
-    task = waiting(deferrable=True)
-    with pytest.raises(TaskDeferred):
-        task.leg().execute(task.context)
-    crashed = {"error": "Trigger failure", "traceback": ["ModuleNotFoundError: airflow_vace\n"]}
-    payload = task.leg().resume_execution("__fail__", crashed, task.context)
-    assert payload["status"] == "succeeded"
-    assert fast_emulator.bill["charged"] == 1
-
-
-def test_a_trigger_that_crashed_leaves_the_deadline_as_it_is(slow_emulator: Emulator) -> None:
-    task = waiting(deferrable=True, timeout=0.5)
-    with pytest.raises(TaskDeferred):
-        task.leg().execute(task.context)
-    with pytest.raises(AirflowFailException, match="its cancel was accepted") as caught:
-        task.leg().resume_execution("__fail__", {"error": "Trigger failure"}, task.context)
-    assert isinstance(caught.value.__cause__, PredictionTimeout)
-    assert slow_emulator.bill["predictions"][0]["status"] == "canceled"
-
-
-def test_a_failure_without_any_note_of_the_prediction_is_not_retried(slow_emulator: Emulator) -> None:
-    task = waiting(deferrable=True)
-    with pytest.raises(AirflowFailException, match="Expected a prediction"):
-        task.leg().resume_execution("__fail__", {"error": "Trigger failure"}, task.context)
-    assert slow_emulator.requests == []
-
-
-def test_an_event_that_is_no_prediction_is_no_success(slow_emulator: Emulator) -> None:
-    task = waiting(deferrable=True)
-    for event in (None, {}, {"status": "succeeded"}):
-        with pytest.raises(AirflowFailException, match="Expected a prediction"):
-            task.leg().resume_execution("execute_complete", {"event": event}, task.context)
-    assert slow_emulator.requests == []
-
-
 # --- saving ----------------------------------------------------------------------------------------
 
 
@@ -491,111 +200,6 @@ def test_an_output_without_a_file_is_returned_and_saved_as_text(
     (file,) = waiting(save_to=f"{tmp_path}/").result()["files"]
     assert file["uri"].endswith(".txt")
     assert Path(file["uri"].removeprefix("file://")).read_text() == "a poem"
-
-
-# --- Airflow in trouble ----------------------------------------------------------------------------
-
-
-def test_an_xcom_that_cannot_be_pushed_costs_nothing(fast_emulator: Emulator) -> None:
-    task = waiting(deferrable=True)
-
-    def broken(*_: object) -> None:
-        raise RuntimeError("the API server is away")
-
-    task.ti.xcom_push = broken  # type: ignore[method-assign,assignment]
-    fast_emulator.faults.add(method="GET", patch={"status": "processing"})
-    assert task.result()["status"] == "succeeded"
-    assert len(task.deferred) == 1
-    assert fast_emulator.bill["charged"] == 1
-
-
-def test_whatever_goes_wrong_after_the_create_is_not_retried(slow_emulator: Emulator) -> None:
-    with interrupting(raising(KeyError), lambda: len(slow_emulator.requests) > 1):
-        failure, error = failure_of(waiting(), same_words=False)
-    assert isinstance(error, KeyError)
-    assert slow_emulator.bill["predictions"][0]["id"] in str(failure)
-    assert "a new attempt would pay again" in str(failure)
-
-
-@pytest.mark.parametrize("surprise", [AirflowTaskTimeout, KeyError])
-def test_whatever_breaks_the_create_off_is_not_retried(
-    slow_emulator: Emulator, surprise: type[BaseException]
-) -> None:
-    slow_emulator.faults.add(method="POST", hang="before")
-    with interrupting(raising(surprise), lambda: slow_emulator.requests):
-        _, error = failure_of(run())
-    assert isinstance(error, SubmissionUnknown)
-    assert surprise.__name__ in str(error)
-    assert len(slow_emulator.requests) == 1
-
-
-@pytest.mark.usefixtures("slow_emulator")
-def test_a_connection_that_is_not_there_is_airflows_own_error() -> None:
-    with pytest.raises(AirflowNotFoundException, match="no_such"):
-        run(vace_conn_id="no_such").result()
-
-
-def test_an_execution_timeout_in_the_wait_cancels_and_is_not_retried(slow_emulator: Emulator) -> None:
-    task = waiting(timeout=60)
-    with pytest.raises(AirflowFailException, match="execution_timeout ended the wait"), timeout(1):  # type: ignore[no-untyped-call]
-        task.result()
-    assert slow_emulator.bill["predictions"][0]["status"] == "canceled"
-
-
-def test_a_server_in_trouble_at_the_deadline_still_gets_the_cancel(slow_emulator: Emulator) -> None:
-    slow_emulator.faults.add("bad_gateway", method="GET", times=None)
-    _, error = failure_of(waiting(timeout=0.3))
-    assert isinstance(error, PredictionTimeout)
-    assert slow_emulator.bill["predictions"][0]["status"] == "canceled"
-
-
-# --- being killed ----------------------------------------------------------------------------------
-
-
-def test_a_kill_cancels_and_says_so(slow_emulator: Emulator, capfd: pytest.CaptureFixture[str]) -> None:
-    task = operator()
-    task.execute(NOBODY)
-    task.on_kill()
-    assert slow_emulator.bill["predictions"][0]["status"] == "canceled"
-    assert "is canceled. It is billed for the time that it ran" in capfd.readouterr().out
-
-
-def test_a_kill_with_cancel_on_kill_false_warns_of_the_bill(
-    slow_emulator: Emulator, capfd: pytest.CaptureFixture[str]
-) -> None:
-    operator().on_kill()
-    assert slow_emulator.requests == []
-    task = operator(cancel_on_kill=False)
-    task.execute(NOBODY)
-    task.on_kill()
-    assert slow_emulator.bill["predictions"][0]["status"] == "starting"
-    assert "is left running and is billed" in capfd.readouterr().out
-
-
-def test_a_failed_cancel_after_a_kill_warns_of_the_bill(
-    slow_emulator: Emulator, capfd: pytest.CaptureFixture[str]
-) -> None:
-    slow_emulator.faults.add(path="*/cancel", status=500)
-    task = operator()
-    task.execute(NOBODY)
-    task.on_kill()
-    assert "could not be canceled and may run, and be billed" in capfd.readouterr().out
-
-
-def test_a_kill_during_a_create_warns_of_a_possible_bill(
-    slow_emulator: Emulator, capfd: pytest.CaptureFixture[str]
-) -> None:
-    task = operator()
-
-    def kill() -> None:
-        task.on_kill()
-        raise SystemExit
-
-    slow_emulator.faults.add(method="POST", hang="before")
-    with pytest.raises(SystemExit), interrupting(kill, lambda: slow_emulator.requests):
-        task.execute(NOBODY)
-    assert "may have been accepted" in capfd.readouterr().out
-    assert len(slow_emulator.requests) == 1
 
 
 # --- the author's side -----------------------------------------------------------------------------
