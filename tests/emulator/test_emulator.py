@@ -1,13 +1,11 @@
-"""The emulator over HTTP: predictions in time, three dialects, videos, faults, files, the program."""
+"""The emulator over HTTP: predictions in time, three dialects, refusals, videos, files."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -16,51 +14,23 @@ import av
 import pytest
 import requests
 
-from airflow_vace.emulator import Emulator, Fault
+from airflow_vace.emulator import Emulator
 from airflow_vace.emulator.checks import invalid_fields
-from airflow_vace.emulator.cli import main
-from airflow_vace.emulator.faults import PRESETS
 from airflow_vace.emulator.models import FIRST_VERSION
 from airflow_vace.emulator.world import World, iso
 from airflow_vace.inputs import FIELDS, SPEED_MODES
-from airflow_vace.prediction import Prediction
 from airflow_vace.progress import Progress
-from airflow_vace.video.problems import check
-from support.terminals import COLOR, plain, terminal
+from support.emulated import FOX, GATEWAY, ended, get, post
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-FOX = {"prompt": "a fox", "seed": 7}
-GATEWAY = "/replicate/v1/models/prunaai/vace-14b/predictions"
 
 
 @pytest.fixture
 def emulator() -> Iterator[Emulator]:
     with Emulator(time_scale=0.0002) as emulator:
         yield emulator
-
-
-def post(emulator: Emulator, path: str = GATEWAY, body: Any = None, **headers: str) -> requests.Response:
-    bearer = {"Authorization": f"Bearer {emulator.api_key}"}
-    given = {"input": FOX} if body is None else body
-    return requests.post(emulator.url + path, json=given, headers=bearer | headers, timeout=10)
-
-
-def get(emulator: Emulator, path: str, **headers: str) -> requests.Response:
-    bearer = {"Authorization": f"Bearer {emulator.api_key}"}
-    url = path if path.startswith("http") else emulator.url + path
-    return requests.get(url, headers=bearer | headers, timeout=10)
-
-
-def ended(emulator: Emulator, identifier: str) -> dict[str, Any]:
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        body: dict[str, Any] = get(emulator, f"/v1/predictions/{identifier}").json()
-        if Prediction.from_json(body).status.is_final:
-            return body
-    raise AssertionError("never final")
 
 
 def test_the_fixture_gives_a_running_emulator(vace_emulator: Emulator) -> None:
@@ -345,63 +315,6 @@ def test_files_live_as_long_as_the_retention_says() -> None:
     assert world.is_gone(run, run.ended + 3600)
 
 
-def test_faults_hit_matching_requests_in_order_and_number(emulator: Emulator) -> None:
-    emulator.faults.add(method="GET", path="*/predictions/*", status=500, times=2, skip=1)
-    emulator.faults.add(method="GET", status=404)
-    created = post(emulator).json()
-    path = f"/v1/predictions/{created['id']}"
-    assert [get(emulator, path).status_code for _ in range(5)] == [404, 500, 500, 200, 200]
-    assert emulator.faults.waiting() == []
-
-
-def test_a_fault_for_no_request_hits_none(emulator: Emulator) -> None:
-    emulator.faults.add(status=500, times=0)
-    assert [post(emulator).status_code for _ in range(2)] == [200, 200]
-    assert emulator.faults.waiting() == []
-
-
-def test_a_fault_may_be_aimed_at_the_input_of_a_prediction(emulator: Emulator) -> None:
-    emulator.faults.add("aborted", input={"prompt": "*fox*"})
-    emulator.faults.add(
-        method="GET", path="*/predictions/*", input={"prompt": "*fox*", "seed": 7}, status=500
-    )
-    others = [post(emulator, body={"input": {"prompt": text}}).json() for text in ("a dog", "a cat")]
-    fox = post(emulator, body={"input": {"prompt": "a red fox", "seed": 7}}).json()
-    assert ended(emulator, others[0]["id"])["status"] == "succeeded"
-    assert get(emulator, f"/v1/predictions/{fox['id']}").status_code == 500
-    assert ended(emulator, fox["id"])["status"] == "aborted"
-    assert ended(emulator, others[1]["id"])["status"] == "succeeded"
-    assert emulator.faults.waiting() == []
-
-
-@pytest.mark.parametrize("wanted", [{"prompt": "a [fox]"}, {"size": "832*480"}, {"seed": 7}])
-def test_a_value_of_an_input_matches_itself(emulator: Emulator, wanted: dict[str, Any]) -> None:
-    emulator.faults.add(status=500, input=wanted)
-    values = {"prompt": "a [fox]", "size": "832*480", "seed": 7}
-    assert post(emulator, body={"input": {**values, **dict.fromkeys(wanted, None)}}).status_code == 422
-    assert post(emulator, body={"input": values}).status_code == 500
-
-
-def test_a_fault_for_an_input_leaves_requests_without_one_alone(emulator: Emulator) -> None:
-    emulator.faults.add(status=500, input={"prompt": "*"}, times=None)
-    bearer = {"Authorization": f"Bearer {emulator.api_key}"}
-    assert get(emulator, "/v1/account").status_code == 200
-    assert get(emulator, "/v1/predictions").status_code == 200
-    assert (
-        requests.post(emulator.url + GATEWAY, data=b"no json", headers=bearer, timeout=10).status_code == 400
-    )
-    assert post(emulator, body=[]).status_code == 400
-    assert post(emulator).status_code == 500
-
-
-def test_a_gateways_own_id_finds_the_input_too() -> None:
-    with Emulator(time_scale=0.0002, dialect="new-api") as emulator:
-        made = post(emulator).json()
-        emulator.faults.add(method="GET", status=500, input={"prompt": "a fox"})
-        assert get(emulator, f"/replicate/v1/predictions/{made['id']}").status_code == 500
-        assert get(emulator, f"/replicate/v1/predictions/{made['id']}").status_code == 200
-
-
 @pytest.mark.parametrize("path", [GATEWAY, "/v1/predictions"])
 @pytest.mark.parametrize("version", ["v1", "prunaai/vace-14b:v1", FIRST_VERSION[:8]])
 def test_a_version_of_another_form_is_refused_with_the_right_form(
@@ -422,80 +335,6 @@ def test_a_gateway_and_pruna_accept_versions_in_the_right_form(emulator: Emulato
     assert (answer.status_code, "64 hex digits" in answer.json()["message"]) == (422, True)
 
 
-def test_faults_are_scripted_over_http_too(emulator: Emulator) -> None:
-    url = f"{emulator.url}/_emulator/faults"
-    script = [{"preset": "login_page", "method": "POST"}, {"status": 418, "times": None}]
-    assert len(requests.post(url, json=script, timeout=10).json()) == 2
-    assert "Sign in" in post(emulator).text
-    assert post(emulator).status_code == 418
-    assert requests.delete(url, timeout=10).json() == []
-    assert post(emulator).status_code == 200
-    assert requests.post(url, json={"status": 500}, timeout=10).json()[0]["status"] == 500
-    slow_down = {"preset": "rate_limited", "form": "date", "seconds": 2}
-    assert "GMT" in requests.post(url, json=slow_down, timeout=10).json()[-1]["headers"]["Retry-After"]
-    wrong: tuple[dict[str, Any], ...] = (
-        {"times": "2"},
-        {"reset": "during"},
-        {"status": "x"},
-        {"delay": -1},
-        {"patch": []},
-        {"skip": True},
-        {"outcome": {"video": "blurred"}},
-        {"input": "a fox"},
-        {"status": 429, "headers": {"Retry-After": 5}},
-    )
-    for bad in ({"stauts": 500}, {"preset": "nothing"}, {**slow_down, "form": "soon"}, 5, *wrong):
-        assert requests.post(url, json=bad, timeout=10).status_code == 400
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_survives_a_round_trip_as_json(name: str) -> None:
-    as_json = json.loads(json.dumps(PRESETS[name].as_json()))
-    assert Fault.from_json(as_json) == PRESETS[name]
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_reset_comes_before_or_after_the_bill(emulator: Emulator, moment: Any) -> None:
-    emulator.faults.add(reset=moment)
-    with pytest.raises(requests.ConnectionError):
-        post(emulator)
-    assert emulator.bill["charged"] == (moment == "after")
-
-
-def test_an_outcome_sets_how_the_prediction_ends(emulator: Emulator) -> None:
-    emulator.faults.add(method="POST", outcome={"status": "failed", "error": "E1001"})
-    emulator.faults.add(method="POST", outcome={"output": ["https://a/b"]})
-    failed, odd = (ended(emulator, post(emulator).json()["id"]) for _ in range(2))
-    assert (failed["status"], failed["error"], failed["output"]) == ("failed", "E1001", None)
-    assert odd["output"] == ["https://a/b"]
-
-
-@pytest.mark.parametrize(
-    ("preset", "problem"), [("black_video", "frames are black"), ("frozen_video", "frozen")]
-)
-def test_a_preset_makes_a_video_defective_and_the_next_is_good(
-    emulator: Emulator, tmp_path: Path, preset: str, problem: str
-) -> None:
-    emulator.faults.add(preset)
-    found = []
-    for number in range(2):
-        url = ended(emulator, post(emulator).json()["id"])["output"]
-        film = tmp_path / f"{number}.mp4"
-        film.write_bytes(requests.get(url, timeout=10).content)
-        found.append(" ".join(check(film)[1]))
-    assert problem in found[0]
-    assert not found[1]
-
-
-def test_a_patch_does_not_change_a_video(emulator: Emulator) -> None:
-    emulator.faults.add(path="/_delivery/*", patch={"a": 1})
-    emulator.faults.add(method="GET", path="*/predictions/*", drop=("status",), delay=0.01)
-    created = post(emulator).json()
-    assert "status" not in get(emulator, f"/v1/predictions/{created['id']}").json()
-    output = ended(emulator, created["id"])["output"]
-    assert get(emulator, output).status_code == 200
-
-
 def test_an_empty_or_too_large_upload_is_refused(emulator: Emulator) -> None:
     emulator.max_upload_bytes = 3
     key = {"Authorization": f"Bearer {emulator.api_key}"}
@@ -504,96 +343,6 @@ def test_an_empty_or_too_large_upload_is_refused(emulator: Emulator) -> None:
     assert requests.post(url, headers=key, files={"other": b"x"}, timeout=10).status_code == 400
     assert requests.post(url, headers=key, files={"content": b"film"}, timeout=10).status_code == 413
     assert get(emulator, "/v1/account").json()["type"] == "user"
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "airflow_vace.emulator.cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_the_program_prints_a_connection_to_paste_and_ends_on_ctrl_c(tmp_path: Path) -> None:
-    faults = tmp_path / "faults.json"
-    faults.write_text('[{"status": 418}]')
-    with start("--port", "0", "--faults", str(faults), "--api-key", "my-own-key") as process:
-        assert process.stdout is not None
-        address = process.stdout.readline()
-        line = process.stdout.readline()
-        name, _, value = line.removeprefix("export ").partition("=")
-        connection = json.loads(value.strip().strip("'"))
-        assert name == "AIRFLOW_CONN_VACE_DEFAULT"
-        assert connection["host"] in address
-        assert connection["password"] == "my-own-key"
-        assert requests.get(f"{connection['host']}/v1/account", timeout=10).status_code == 418
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (0, "")
-
-
-def test_the_error_for_a_port_in_use_names_the_remedy(
-    emulator: Emulator, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--port", str(emulator.port)]) == 1
-    assert "choose another --port" in capsys.readouterr().err
-    with pytest.raises(OSError, match="address already in use"), Emulator(port=emulator.port):
-        pass
-
-
-@pytest.mark.parametrize("columns", [80, 120])
-def test_the_program_shows_each_change_in_a_terminal(columns: int) -> None:
-    arguments = ("-m", "airflow_vace.emulator.cli", "--port", "0", "--time-scale", "0.0002")
-    with terminal(*arguments, columns=columns) as running:
-        running.read_until("'\r\n")
-        assert COLOR.search(running.written)
-        lines = plain(running.written).splitlines()
-        address = lines[0].partition(" at ")[2]
-        (export,) = [line for line in lines if line.startswith("export ")]
-        connection = json.loads(export.partition("=")[2].strip("'"))
-        assert connection["host"] == address
-        assert f"{address}/ has all predictions and the bill" in lines
-        headers = {"Authorization": f"Bearer {connection['password']}"}
-        body = {"input": {"prompt": "a fox [in\nbrackets] " + "and snow " * 30}}
-        made = requests.post(address + GATEWAY, json=body, headers=headers, timeout=10).json()
-        running.read_until("succeeded")
-        running.press(b"\x03")
-        shown = plain(running.read_to_end())
-        assert running.process.returncode == 0
-    assert f"{made['id']} succeeded  after" in shown
-    assert shown.endswith(
-        "\nStopped: 1 prediction, 1 charged.\nCost of each: $0 (emulator); the real model about $0.40\n"
-    )
-    changes = [line for line in shown.splitlines() if made["id"] in line]
-    assert max(map(len, changes)) <= columns
-
-
-@pytest.mark.parametrize("content", [None, "{", "5", '{"stauts": 1}', '[{"stauts": 1}]'])
-def test_the_error_for_unreadable_faults_names_the_file(
-    tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "faults.json"
-    if content is not None:
-        path.write_text(content)
-    assert main(["--faults", str(path)]) == 2
-    assert str(path) in capsys.readouterr().err
-
-
-def test_the_error_for_a_missing_library_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)
-    assert main([]) == 3
-    assert "airflow-provider-vace[emulator]" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("scale", ["0", "-1", "inf", "fast"])
-def test_a_wrong_time_scale_is_refused(scale: str) -> None:
-    with pytest.raises(SystemExit):
-        main(["--time-scale", scale])
-
-
-@pytest.mark.parametrize("port", ["-1", "65536", "http"])
-def test_a_wrong_port_is_refused(port: str) -> None:
-    with pytest.raises(SystemExit):
-        main(["--port", port])
 
 
 def test_the_emulator_serves_in_a_given_event_loop() -> None:
