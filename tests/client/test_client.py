@@ -104,7 +104,7 @@ def test_an_inherited_run_posts_with_the_key() -> None:
 def test_a_session_keeps_the_key_from_other_origins(slow: Emulator) -> None:
     hook = VaceHook()
     with Emulator() as other, hook.get_conn() as session:
-        session.get(f"{other.url}/replicate/v1/predictions/abc", timeout=5)
+        session.get(f"{other.url}/replicate/v1/predictions/abc", timeout=60)
         assert [request.auth for request in other.requests] == [()]
         moved = {"Location": f"{other.url}/replicate/v1/predictions/abc"}
         slow.faults.add(method="GET", status=302, headers=moved)
@@ -115,7 +115,7 @@ def test_a_session_keeps_the_key_from_other_origins(slow: Emulator) -> None:
 def test_a_caller_can_replace_the_key_of_a_session(slow: Emulator) -> None:
     with VaceHook().get_conn() as session:
         session.auth = HTTPBasicAuth("somebody", "else")
-        assert session.get(f"{slow.url}/replicate/v1/predictions/abc", timeout=5).status_code == 401
+        assert session.get(f"{slow.url}/replicate/v1/predictions/abc", timeout=60).status_code == 401
 
 
 # --- one poll of a wait ----------------------------------------------------------------------------

@@ -47,14 +47,14 @@ def gateway(time_scale: float = 0.0002) -> Emulator:
 @pytest.fixture
 def cloudflare(connect: Callable[[str], None]) -> Iterator[Emulator]:
     with gateway() as server:
-        connect(server.connection_to(timeout=5))
+        connect(server.connection_to(timeout=60))
         yield server
 
 
 @pytest.fixture
 def slow_cloudflare(connect: Callable[[str], None]) -> Iterator[Emulator]:
     with gateway(100.0) as server:
-        connect(server.connection_to(timeout=5))
+        connect(server.connection_to(timeout=60))
         yield server
 
 
@@ -121,8 +121,8 @@ def test_a_file_elsewhere_sees_neither_key(cloudflare: Emulator, tmp_path: Path,
 
 def test_a_session_keeps_both_keys_from_other_origins(cloudflare: Emulator) -> None:
     with gateway() as foreign, VaceHook().get_conn() as session:
-        session.get(f"{foreign.url}/v1/account", timeout=5)
-        session.get(f"{cloudflare.url}{PATH}/predictions", timeout=5)
+        session.get(f"{foreign.url}/v1/account", timeout=60)
+        session.get(f"{cloudflare.url}{PATH}/predictions", timeout=60)
         assert foreign.requests[-1].auth == ()
         assert cloudflare.requests[-1].auth == BOTH
 
@@ -250,7 +250,7 @@ def test_a_changed_second_key_is_used_once_the_old_one_is_refused(
     async def change_it() -> dict[str, Any]:
         wait = asyncio.create_task(event_of(created, poll_interval=0.1))
         await settled(slow_cloudflare, lambda: looked_at(slow_cloudflare, created) >= 2)
-        connect(slow_cloudflare.connection_to(timeout=5, headers=ANOTHER))
+        connect(slow_cloudflare.connection_to(timeout=30, headers=ANOTHER))
         slow_cloudflare.dialect = replace(slow_cloudflare.dialect, headers=ANOTHER)
         slow_cloudflare.faults.add(path="*/predictions/*", patch=DONE, times=None)
         return await wait
@@ -265,7 +265,7 @@ def test_a_changed_second_key_makes_no_other_account(
     lost = task()
     killed_at(lost, "submit")
     slow_cloudflare.dialect = replace(slow_cloudflare.dialect, headers=ANOTHER)
-    connect(slow_cloudflare.connection_to(timeout=5))
+    connect(slow_cloudflare.connection_to(timeout=60))
     lost.result()
     assert billed(slow_cloudflare) == 1
 

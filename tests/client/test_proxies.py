@@ -46,7 +46,7 @@ def proxy() -> Iterator[str]:
 def test_a_proxy_of_the_connection_is_used_in_any_spelling(
     call: Call, connect: Callable[[str], None], proxy: str, form: str
 ) -> None:
-    connect(connection_to(FAR, proxies={"http": form.format(proxy)}, timeout=5))
+    connect(connection_to(FAR, proxies={"http": form.format(proxy)}, timeout=30))
     assert call("get", "abc").id == "abc"
 
 
@@ -60,7 +60,7 @@ def test_a_proxy_of_the_environment_is_used(  # noqa: PLR0917 - fixtures
     name: str,
     form: str,
 ) -> None:
-    connect(connection_to(FAR, timeout=5))
+    connect(connection_to(FAR, timeout=30))
     monkeypatch.setenv(name, form.format(proxy))
     assert call("get", "abc").id == "abc"
 
@@ -89,7 +89,7 @@ def test_exceptions_of_the_environment_count_alike(  # noqa: PLR0917 - fixtures
     exceptions: str,
     is_used: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
-    connect(connection_to(host, timeout=5))
+    connect(connection_to(host, timeout=30))
     monkeypatch.setenv("HTTP_PROXY", proxy)
     monkeypatch.setenv("NO_PROXY", exceptions)
     if is_used:
@@ -105,7 +105,7 @@ def test_an_empty_proxy_of_the_connection_turns_the_environment_off(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "127.0.0.1:9")
     with OddServer(response()) as url:
-        connect(connection_to(url, proxies={"http": ""}, timeout=5))
+        connect(connection_to(url, proxies={"http": ""}, timeout=30))
         assert call("get", "abc").id == "abc"
 
 
@@ -136,7 +136,7 @@ def test_a_socks_proxy_serves_worker_and_triggerer(
         extra = {"proxies": address} if place == "connection" else {}
         if place == "environment":
             monkeypatch.setenv("ALL_PROXY", address)
-        connect(json.dumps(json.loads(server.connection_to(timeout=5, **extra)) | {"host": FAR}))
+        connect(json.dumps(json.loads(server.connection_to(timeout=30, **extra)) | {"host": FAR}))
         created = call("create", FOX)
         assert call("get", created.id).id == created.id
     assert set(proxy.hosts) == {"gateway.invalid"}
@@ -146,7 +146,7 @@ def test_a_socks_proxy_serves_worker_and_triggerer(
 @needs_socks
 def test_a_refusal_of_a_socks_proxy_is_certain(call: Call, connect: Callable[[str], None]) -> None:
     with SocksProxy(9, is_open=False) as proxy:
-        connect(connection_to(FAR, proxies=f"socks5h://127.0.0.1:{proxy.port}", timeout=5))
+        connect(connection_to(FAR, proxies=f"socks5h://127.0.0.1:{proxy.port}", timeout=30))
         with pytest.raises(VaceTransportError) as caught:
             call("get", "abc")
     assert not caught.value.sent

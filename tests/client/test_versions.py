@@ -34,7 +34,7 @@ MODEL = "/v1/models/prunaai/vace-14b"
 
 @pytest.fixture
 def replicate(fast_emulator: Emulator, connect: Callable[[str], None]) -> Emulator:
-    connect(fast_emulator.connection_to(backend="replicate", timeout=5))
+    connect(fast_emulator.connection_to(backend="replicate", timeout=30))
     return fast_emulator
 
 
@@ -95,7 +95,7 @@ def test_a_reference_works_for_each_parameter(
 ) -> None:
     assert call("create", FOX, **named).version == FIRST_VERSION
     assert task(None, **named).result()["version"] == FIRST_VERSION
-    connect(replicate.connection_to(backend="replicate", timeout=5, **named))
+    connect(replicate.connection_to(backend="replicate", timeout=30, **named))
     assert call("create", FOX).version == FIRST_VERSION
     assert look_ups(replicate) == 0
     assert set(posts(replicate)) == {"/v1/predictions"}
@@ -255,7 +255,7 @@ def test_a_model_without_versions_is_refused(replicate: Emulator, call: Call) ->
 def publish_and_reconnect(server: Emulator, connect: Callable[[str], None]) -> None:
     """Publish a version, and change the connection, so that this process looks the version up again."""
     server.models.publish(NEWER)
-    connect(server.connection_to(backend="replicate", timeout=5, lists=False))
+    connect(server.connection_to(backend="replicate", timeout=30, lists=False))
 
 
 def test_a_retry_stays_with_the_version_of_the_first_attempt(

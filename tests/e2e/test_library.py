@@ -299,7 +299,7 @@ def test_the_triggerer_saves_in_time_while_all_worker_slots_are_busy(
 
 
 def _downloaded(url: str) -> bytes:
-    return requests.get(url, timeout=10).content
+    return requests.get(url, timeout=60).content
 
 
 def _moment(text: str) -> float:

@@ -30,7 +30,7 @@ FOX = {"input": {"prompt": "a fox", "frame_num": 5}}
 
 def ask(address: str, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
     bearer = {"Authorization": "Bearer vace-emulator-key"}
-    return requests.request(method, address + path, json=body, headers=bearer | headers, timeout=10)
+    return requests.request(method, address + path, json=body, headers=bearer | headers, timeout=60)
 
 
 def test_a_share_hits_the_same_requests_with_the_same_seed() -> None:
@@ -114,7 +114,7 @@ def test_a_killed_program_restarts_with_its_predictions(tmp_path: Path) -> None:
             connection = process.stdout.readline().partition("=")[2].strip().strip("'")
             url = json.loads(connection)["host"]
             found += [
-                run["id"] for run in requests.get(f"{url}/_emulator/bill", timeout=10).json()["predictions"]
+                run["id"] for run in requests.get(f"{url}/_emulator/bill", timeout=60).json()["predictions"]
             ]
             if not found:
                 found.append(ask(url, *CREATE, FOX).json()["id"])
@@ -158,7 +158,7 @@ def test_the_program_scripts_the_faults_of_chaos(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split(" at ")[1].partition(";")[0]
-        scripted = requests.get(f"{url}/_emulator/faults", timeout=10).json()
+        scripted = requests.get(f"{url}/_emulator/faults", timeout=60).json()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
     assert len(scripted) == len(chaos(0.5))

@@ -22,7 +22,7 @@ def ask(
     sent = {"Authorization": f"Bearer {emulator.api_key}", **emulator.headers, **headers}
     verb = method or ("GET" if body is None else "POST")
     prefix = emulator.dialect.base_path or "/replicate/v1"
-    return requests.request(verb, f"{emulator.url}{prefix}{path}", json=body, headers=sent, timeout=10)
+    return requests.request(verb, f"{emulator.url}{prefix}{path}", json=body, headers=sent, timeout=60)
 
 
 def ended(emulator: Emulator, path: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def test_the_other_faces_are_as_ever(name: str) -> None:
     with Emulator(time_scale=1.0, dialect=name) as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}", **emulator.dialect.headers}
         body = {"version": FIRST_VERSION, "input": FOX}
-        answer = requests.post(f"{emulator.url}/v1/predictions", json=body, headers=headers, timeout=10)
+        answer = requests.post(f"{emulator.url}/v1/predictions", json=body, headers=headers, timeout=60)
         assert (answer.status_code, answer.json()["status"]) == (201, "starting")
 
 

@@ -23,7 +23,7 @@ FOX = {"prompt": "a fox", "frame_num": 5}
 @pytest.fixture(params=PRESETS)
 def gateway(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     with Emulator(time_scale=0.005, dialect=request.param) as emulator:
-        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection_to(timeout=5))
+        monkeypatch.setenv("AIRFLOW_CONN_VACE_DEFAULT", emulator.connection_to(timeout=60))
         yield emulator
 
 

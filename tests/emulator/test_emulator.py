@@ -128,17 +128,17 @@ def test_a_gateway_names_urls_of_another_origin(emulator: Emulator) -> None:
 def test_pruna_has_its_own_bodies_and_headers(emulator: Emulator) -> None:
     headers = {"apikey": emulator.api_key, "Model": "vace"}
     created = requests.post(
-        f"{emulator.url}/v1/predictions", json={"input": FOX}, headers=headers, timeout=10
+        f"{emulator.url}/v1/predictions", json={"input": FOX}, headers=headers, timeout=60
     ).json()
     assert set(created) == {"id", "model", "input", "get_url"}
     body: dict[str, Any] = {}
     while body.get("status") != "succeeded":
-        body = requests.get(created["get_url"], headers=headers, timeout=10).json()
+        body = requests.get(created["get_url"], headers=headers, timeout=60).json()
         assert "id" not in body
     assert body["generation_url"].startswith("/v1/delivery/")
     url = emulator.url + body["generation_url"]
-    assert requests.get(url, timeout=10).status_code == 401
-    assert requests.get(url, headers=headers, timeout=10).headers["Content-Type"] == "video/mp4"
+    assert requests.get(url, timeout=60).status_code == 401
+    assert requests.get(url, headers=headers, timeout=60).headers["Content-Type"] == "video/mp4"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_unknown_paths_models_and_ids_are_refused(
 
 def test_a_body_without_json_is_refused(emulator: Emulator) -> None:
     key = {"Authorization": f"Bearer {emulator.api_key}"}
-    answer = requests.post(emulator.url + GATEWAY, data=b"{", headers=key, timeout=10)
+    answer = requests.post(emulator.url + GATEWAY, data=b"{", headers=key, timeout=60)
     assert answer.status_code == 400
 
 
@@ -251,11 +251,11 @@ def test_an_aborted_prediction_is_not_charged(emulator: Emulator) -> None:
 
 def test_the_control_plane_returns_bill_and_requests(emulator: Emulator) -> None:
     body = post(emulator).json()
-    bill = requests.get(f"{emulator.url}/_emulator/bill", timeout=10).json()
+    bill = requests.get(f"{emulator.url}/_emulator/bill", timeout=60).json()
     assert bill["charged"] == 1
     assert bill["predictions"][0]["id"] == body["id"]
     assert set(bill["predictions"][0]) == {"id", "status", "charged", "created_at"}
-    (seen,) = requests.get(f"{emulator.url}/_emulator/requests", timeout=10).json()
+    (seen,) = requests.get(f"{emulator.url}/_emulator/requests", timeout=60).json()
     assert (seen["method"], seen["path"], seen["auth"]) == ("POST", GATEWAY, ["authorization"])
     assert emulator.api_key not in json.dumps(seen)
 
@@ -331,7 +331,7 @@ def test_a_gateway_and_pruna_accept_versions_in_the_right_form(emulator: Emulato
         assert post(emulator, body={"version": version, "input": FOX}).status_code == 200
     key = {"apikey": emulator.api_key}
     body = {"version": "v1", "input": FOX}
-    answer = requests.post(f"{emulator.url}/v1/predictions", json=body, headers=key, timeout=10)
+    answer = requests.post(f"{emulator.url}/v1/predictions", json=body, headers=key, timeout=60)
     assert (answer.status_code, "64 hex digits" in answer.json()["message"]) == (422, True)
 
 
@@ -339,9 +339,9 @@ def test_an_empty_or_too_large_upload_is_refused(emulator: Emulator) -> None:
     emulator.max_upload_bytes = 3
     key = {"Authorization": f"Bearer {emulator.api_key}"}
     url = f"{emulator.url}/v1/files"
-    assert requests.post(url, headers=key, timeout=10).status_code == 400
-    assert requests.post(url, headers=key, files={"other": b"x"}, timeout=10).status_code == 400
-    assert requests.post(url, headers=key, files={"content": b"film"}, timeout=10).status_code == 413
+    assert requests.post(url, headers=key, timeout=60).status_code == 400
+    assert requests.post(url, headers=key, files={"other": b"x"}, timeout=60).status_code == 400
+    assert requests.post(url, headers=key, files={"content": b"film"}, timeout=60).status_code == 413
     assert get(emulator, "/v1/account").json()["type"] == "user"
 
 
@@ -352,7 +352,7 @@ def test_the_emulator_serves_in_a_given_event_loop() -> None:
             await emulator.start()
         except OSError:  # a machine without IPv6
             return 200
-        answer = await asyncio.to_thread(requests.get, f"{emulator.url}/_emulator/bill", timeout=10)
+        answer = await asyncio.to_thread(requests.get, f"{emulator.url}/_emulator/bill", timeout=60)
         await emulator.stop()
         return answer.status_code
 

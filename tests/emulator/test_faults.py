@@ -67,7 +67,7 @@ def test_a_fault_for_an_input_leaves_requests_without_one_alone(emulator: Emulat
     assert get(emulator, "/v1/account").status_code == 200
     assert get(emulator, "/v1/predictions").status_code == 200
     assert (
-        requests.post(emulator.url + GATEWAY, data=b"no json", headers=bearer, timeout=10).status_code == 400
+        requests.post(emulator.url + GATEWAY, data=b"no json", headers=bearer, timeout=60).status_code == 400
     )
     assert post(emulator, body=[]).status_code == 400
     assert post(emulator).status_code == 500
@@ -84,14 +84,14 @@ def test_a_gateways_own_id_finds_the_input_too() -> None:
 def test_faults_are_scripted_over_http_too(emulator: Emulator) -> None:
     url = f"{emulator.url}/_emulator/faults"
     script = [{"preset": "login_page", "method": "POST"}, {"status": 418, "times": None}]
-    assert len(requests.post(url, json=script, timeout=10).json()) == 2
+    assert len(requests.post(url, json=script, timeout=60).json()) == 2
     assert "Sign in" in post(emulator).text
     assert post(emulator).status_code == 418
-    assert requests.delete(url, timeout=10).json() == []
+    assert requests.delete(url, timeout=60).json() == []
     assert post(emulator).status_code == 200
-    assert requests.post(url, json={"status": 500}, timeout=10).json()[0]["status"] == 500
+    assert requests.post(url, json={"status": 500}, timeout=60).json()[0]["status"] == 500
     slow_down = {"preset": "rate_limited", "form": "date", "seconds": 2}
-    assert "GMT" in requests.post(url, json=slow_down, timeout=10).json()[-1]["headers"]["Retry-After"]
+    assert "GMT" in requests.post(url, json=slow_down, timeout=60).json()[-1]["headers"]["Retry-After"]
     wrong: tuple[dict[str, Any], ...] = (
         {"times": "2"},
         {"reset": "during"},
@@ -104,7 +104,7 @@ def test_faults_are_scripted_over_http_too(emulator: Emulator) -> None:
         {"status": 429, "headers": {"Retry-After": 5}},
     )
     for bad in ({"stauts": 500}, {"preset": "nothing"}, {**slow_down, "form": "soon"}, 5, *wrong):
-        assert requests.post(url, json=bad, timeout=10).status_code == 400
+        assert requests.post(url, json=bad, timeout=60).status_code == 400
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -140,7 +140,7 @@ def test_a_preset_makes_a_video_defective_and_the_next_is_good(
     for number in range(2):
         url = ended(emulator, post(emulator).json()["id"])["output"]
         film = tmp_path / f"{number}.mp4"
-        film.write_bytes(requests.get(url, timeout=10).content)
+        film.write_bytes(requests.get(url, timeout=60).content)
         found.append(" ".join(check(film)[1]))
     assert problem in found[0]
     assert not found[1]

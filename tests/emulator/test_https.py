@@ -24,9 +24,9 @@ def test_a_client_that_trusts_the_authority_checks_the_name() -> None:
         assert strict.verify_mode == ssl.CERT_REQUIRED
         for host in ("127.0.0.1", "localhost"):
             url = f"https://{host}:{emulator.port}/_emulator/bill"
-            assert requests.get(url, verify=str(emulator.ca_file), timeout=10).json()["charged"] == 0
+            assert requests.get(url, verify=str(emulator.ca_file), timeout=60).json()["charged"] == 0
         with pytest.raises(requests.exceptions.SSLError):
-            requests.get(f"{emulator.url}/_emulator/bill", timeout=10)
+            requests.get(f"{emulator.url}/_emulator/bill", timeout=60)
     assert not emulator.ca_file.exists()
 
 
@@ -52,7 +52,7 @@ def test_the_program_prints_the_file_to_trust() -> None:
         known = json.loads(connection.partition("=")[2].strip().strip("'"))
         assert known["host"] in address
         assert {name and name[2] for name in names} == {known["extra"]["verify"]}
-        found = requests.get(f"{known['host']}/_emulator/bill", verify=known["extra"]["verify"], timeout=10)
+        found = requests.get(f"{known['host']}/_emulator/bill", verify=known["extra"]["verify"], timeout=60)
         assert found.status_code == 200
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)

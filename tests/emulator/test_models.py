@@ -27,12 +27,12 @@ def emulator() -> Iterator[Emulator]:
 
 def post(emulator: Emulator, path: str, **body: Any) -> requests.Response:
     headers = {"Authorization": f"Bearer {emulator.api_key}"}
-    return requests.post(f"{emulator.url}{path}", json={"input": FOX, **body}, headers=headers, timeout=10)
+    return requests.post(f"{emulator.url}{path}", json={"input": FOX, **body}, headers=headers, timeout=60)
 
 
 def get(emulator: Emulator, path: str) -> requests.Response:
     headers = {"Authorization": f"Bearer {emulator.api_key}"}
-    return requests.get(f"{emulator.url}{path}", headers=headers, timeout=10)
+    return requests.get(f"{emulator.url}{path}", headers=headers, timeout=60)
 
 
 def test_a_model_names_its_latest_version(emulator: Emulator) -> None:
@@ -85,7 +85,7 @@ def test_unknown_models_are_not_found(emulator: Emulator) -> None:
     answer = get(emulator, "/v1/models/a/b")
     assert answer.status_code == 404
     assert answer.json()["status"] == 404
-    assert requests.get(f"{emulator.url}{MODEL}", timeout=10).status_code == 401
+    assert requests.get(f"{emulator.url}{MODEL}", timeout=60).status_code == 401
 
 
 def test_a_model_may_have_no_version(emulator: Emulator) -> None:

@@ -51,13 +51,13 @@ SCHEMA = {
 
 def ask(emulator: Emulator, method: str, path: str, body: Any = None) -> requests.Response:
     headers = {"Authorization": f"Bearer {emulator.api_key}"}
-    return requests.request(method, emulator.url + path, json=body, headers=headers, timeout=10)
+    return requests.request(method, emulator.url + path, json=body, headers=headers, timeout=60)
 
 
 def create(emulator: Emulator, version: str, values: Any) -> requests.Response:
     headers = {"Authorization": f"Bearer {emulator.api_key}", "Prefer": "wait"}
     body = {"version": version, "input": values}
-    return requests.post(f"{emulator.url}/v1/predictions", json=body, headers=headers, timeout=10)
+    return requests.post(f"{emulator.url}/v1/predictions", json=body, headers=headers, timeout=60)
 
 
 def latest(emulator: Emulator, model: str) -> str:
@@ -119,11 +119,11 @@ def test_an_output_may_be_fixed(emulator: Emulator) -> None:
 def test_outputs_may_be_files_of_this_machine(emulator: Emulator) -> None:
     output = create(emulator, latest(emulator, "me/sounds"), {}).json()["output"]
     assert output["seconds"] == 3
-    answers = [requests.get(url, timeout=10) for url in output["files"]]
+    answers = [requests.get(url, timeout=60) for url in output["files"]]
     assert [answer.content for answer in answers] == [b"RIFF", b"other"]
     assert all("wav" in answer.headers["Content-Type"] for answer in answers)
     missing = output["files"][0].replace("a.wav", "b.wav")
-    assert requests.get(missing, timeout=10).status_code == 404
+    assert requests.get(missing, timeout=60).status_code == 404
 
 
 def test_a_schema_checks_the_input_and_shapes_the_output(emulator: Emulator) -> None:
@@ -148,7 +148,7 @@ def test_a_fault_may_set_another_output(emulator: Emulator) -> None:
 def test_a_stream_sends_the_items_of_an_output(emulator: Emulator) -> None:
     emulator.faults.add(method="POST", outcome={"output": ["one", {"a": 2}, "two\nlines"]})
     url = create(emulator, HASH, {}).json()["urls"]["stream"]
-    text = requests.get(url, timeout=10).text
+    text = requests.get(url, timeout=60).text
     assert [line for line in text.splitlines() if line.startswith("data")] == [
         "data: one",
         'data: {"a": 2}',
@@ -156,7 +156,7 @@ def test_a_stream_sends_the_items_of_an_output(emulator: Emulator) -> None:
         "data: lines",
         "data: {}",
     ]
-    assert requests.get(f"{emulator.url}/_stream/nobody", timeout=10).status_code == 404
+    assert requests.get(f"{emulator.url}/_stream/nobody", timeout=60).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_stream_reports_how_a_prediction_ended(
 ) -> None:
     emulator.faults.add(method="POST", outcome=outcome)
     url = create(emulator, HASH, {}).json()["urls"]["stream"]
-    text = requests.get(url, timeout=10).text
+    text = requests.get(url, timeout=60).text
     assert [line for line in text.splitlines() if line.startswith("event")] == events
 
 
@@ -194,11 +194,11 @@ def test_the_program_plays_models_from_files(tmp_path: Path) -> None:
         url = process.stdout.readline().split(" at ")[1].partition(";")[0]
         headers = {"Authorization": "Bearer vace-emulator-key", "Prefer": "wait"}
         body = {"version": HASH, "input": {}}
-        done = requests.post(f"{url}/v1/predictions", json=body, headers=headers, timeout=10).json()
-        assert requests.get(done["output"], timeout=10).content == b"glTF"
+        done = requests.post(f"{url}/v1/predictions", json=body, headers=headers, timeout=60).json()
+        assert requests.get(done["output"], timeout=60).content == b"glTF"
         names = [
             model["name"]
-            for model in requests.get(f"{url}/v1/models", headers=headers, timeout=10).json()["results"]
+            for model in requests.get(f"{url}/v1/models", headers=headers, timeout=60).json()["results"]
         ]
         assert names == ["vace-14b", "schema", "mesh", "echo"]
         process.send_signal(signal.SIGINT)

@@ -37,7 +37,7 @@ def test_the_program_prints_a_connection_to_paste_and_ends_on_ctrl_c(tmp_path: P
         assert name == "AIRFLOW_CONN_VACE_DEFAULT"
         assert connection["host"] in address
         assert connection["password"] == "my-own-key"
-        assert requests.get(f"{connection['host']}/v1/account", timeout=10).status_code == 418
+        assert requests.get(f"{connection['host']}/v1/account", timeout=60).status_code == 418
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
@@ -66,7 +66,7 @@ def test_the_program_shows_each_change_in_a_terminal(columns: int) -> None:
         assert f"{address}/ has all predictions and the bill" in lines
         headers = {"Authorization": f"Bearer {connection['password']}"}
         body = {"input": {"prompt": "a fox [in\nbrackets] " + "and snow " * 30}}
-        made = requests.post(address + GATEWAY, json=body, headers=headers, timeout=10).json()
+        made = requests.post(address + GATEWAY, json=body, headers=headers, timeout=60).json()
         running.read_until("succeeded")
         running.press(b"\x03")
         shown = plain(running.read_to_end())

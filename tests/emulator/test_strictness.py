@@ -29,7 +29,7 @@ def emulator() -> Iterator[Emulator]:
 
 def ask(emulator: Emulator, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
     sent = {"Authorization": f"Bearer {emulator.api_key}", **headers}
-    return requests.request(method, emulator.url + path, json=body, headers=sent, timeout=10)
+    return requests.request(method, emulator.url + path, json=body, headers=sent, timeout=60)
 
 
 def create(emulator: Emulator, body: Any = None, **headers: str) -> requests.Response:

@@ -22,7 +22,7 @@ def emulator() -> Iterator[Emulator]:
 
 def ask(emulator: Emulator, method: str, path: str, **more: Any) -> requests.Response:
     headers = {"Authorization": f"Bearer {emulator.api_key}"}
-    return requests.request(method, f"{emulator.url}{path}", headers=headers, timeout=10, **more)
+    return requests.request(method, f"{emulator.url}{path}", headers=headers, timeout=60, **more)
 
 
 def upload(emulator: Emulator, **parts: Any) -> requests.Response:
@@ -58,7 +58,7 @@ def test_the_same_content_twice_is_two_files(emulator: Emulator) -> None:
 def test_the_url_of_a_file_has_its_description_and_needs_the_key(emulator: Emulator) -> None:
     file = upload(emulator, content=b"PK").json()
     assert file["urls"]["get"] == f"{emulator.url}/v1/files/{file['id']}"
-    assert requests.get(file["urls"]["get"], timeout=10).status_code == 401
+    assert requests.get(file["urls"]["get"], timeout=60).status_code == 401
     with pytest.raises(KeyError):
         emulator.uploads.content_of(f"{emulator.url}/v1/files/another")
 
@@ -70,7 +70,7 @@ def test_content_is_sent_to_a_signed_address_only(emulator: Emulator) -> None:
         expiry = str(int(moment))
         signature = emulator.uploads.sign(file["id"], "emulator", expiry)
         query = {"owner": "emulator", "expiry": expiry, "signature": signature, **changes}
-        return requests.get(f"{file['urls']['get']}/download", params=query, timeout=10)
+        return requests.get(f"{file['urls']['get']}/download", params=query, timeout=60)
 
     good = download(time.time() + 60)
     assert (good.status_code, good.content) == (200, b"PK")

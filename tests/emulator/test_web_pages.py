@@ -30,7 +30,7 @@ def created(emulator: Emulator, path: str = CREATES[0], **values: Any) -> dict[s
 
     body = {"version": FIRST_VERSION, "input": {"prompt": "a fox", "seed": 7, **values}}
     headers = {"Authorization": f"Bearer {emulator.api_key}"}
-    found: dict[str, Any] = requests.post(emulator.url + path, json=body, headers=headers, timeout=10).json()
+    found: dict[str, Any] = requests.post(emulator.url + path, json=body, headers=headers, timeout=60).json()
     return found
 
 
@@ -42,7 +42,7 @@ def wait_for_end(emulator: Emulator, identifier: str) -> None:
 
 
 def page(url: str, status: int = 200) -> str:
-    response = requests.get(url, timeout=10)
+    response = requests.get(url, timeout=60)
     assert response.status_code == status
     assert response.headers["Content-Type"].startswith("text/html")
     # Texts of others must not run.
@@ -125,7 +125,7 @@ def test_a_signing_emulator_shows_its_videos_on_its_pages_too() -> None:
         assert emulator.signature not in page(made["urls"]["web"])
         assert requests.get(f"{made['urls']['web']}/output.mp4", timeout=30).ok
         assert (
-            requests.get(f"{emulator.url}/_delivery/{made['id']}/output.mp4", timeout=10).status_code == 403
+            requests.get(f"{emulator.url}/_delivery/{made['id']}/output.mp4", timeout=60).status_code == 403
         )
 
 
@@ -162,6 +162,6 @@ def test_other_outputs_are_shown_as_what_they_are(tmp_path: Path) -> None:
             wait_for_end(emulator, made["id"])
         shown = page(picture["urls"]["web"])
         assert f"<img src='/p/{picture['id']}/cover.png'" in shown
-        assert requests.get(f"{picture['urls']['web']}/cover.png", timeout=10).content == b"\x89PNG"
+        assert requests.get(f"{picture['urls']['web']}/cover.png", timeout=60).content == b"\x89PNG"
         assert "the real model" not in shown
         assert html.unescape(page(echo["urls"]["web"])).count('"word": "kept"') == 2

@@ -72,7 +72,7 @@ def create(emulator: Emulator, receiver: Receiver, *events: str) -> dict[str, An
     if events:
         body["webhook_events_filter"] = list(events)
     headers = {"Authorization": f"Bearer {emulator.api_key}"}
-    answer = requests.post(f"{emulator.url}/v1/predictions", json=body, headers=headers, timeout=10)
+    answer = requests.post(f"{emulator.url}/v1/predictions", json=body, headers=headers, timeout=60)
     found: dict[str, Any] = answer.json()
     return found
 
@@ -110,7 +110,7 @@ def test_the_official_client_accepts_the_signature() -> None:
         create(emulator, receiver, "completed")
         receiver.wait_until_completed()
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
-        found = requests.get(f"{emulator.url}/v1/webhooks/default/secret", headers=headers, timeout=10)
+        found = requests.get(f"{emulator.url}/v1/webhooks/default/secret", headers=headers, timeout=60)
     ((sent, body),) = receiver.seen
     secret = WebhookSigningSecret(key=found.json()["key"])
     Webhooks.validate(headers=sent, body=body.decode(), secret=secret, tolerance=300)
@@ -139,7 +139,7 @@ def test_a_canceled_prediction_has_an_end_but_no_output() -> None:
         created = create(emulator, receiver, "output", "completed")
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
         cancel = created["urls"]["cancel"]
-        assert requests.post(cancel, headers=headers, timeout=10).json()["status"] == "canceled"
+        assert requests.post(cancel, headers=headers, timeout=60).json()["status"] == "canceled"
         receiver.wait_until_completed()
     assert receiver.statuses == ["canceled"]
 

@@ -225,7 +225,7 @@ def test_a_path_in_s3_goes_out_as_a_signed_url(fast_emulator: Emulator, s3: S3) 
     found = InputFiles(VaceHook(), seconds=7200).reachable({"prompt": "x", "src_video": path})
     assert "X-Amz-Expires=7200" in found["src_video"]
     assert "AWS4-HMAC-SHA256" in found["src_video"]
-    assert requests.get(found["src_video"], timeout=5).content == MP4
+    assert requests.get(found["src_video"], timeout=60).content == MP4
 
 
 def test_files_in_s3_are_checked_with_few_small_requests(

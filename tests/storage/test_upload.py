@@ -86,8 +86,8 @@ def test_a_store_signs_a_url_for_the_whole_wait(
     found = reachable(
         src_video="memory://b/in.mp4", src_ref_images=["memory://b/ref.png", "https://x.example/"]
     )
-    assert requests.get(found["src_video"], timeout=5).content == MP4
-    assert requests.get(found["src_ref_images"][0], timeout=5).content == PNG
+    assert requests.get(found["src_video"], timeout=60).content == MP4
+    assert requests.get(found["src_ref_images"][0], timeout=60).content == PNG
     assert found["src_ref_images"][1] == "https://x.example/"
     assert found["prompt"] == "a fox"
     assert signing == [3600, 3600]

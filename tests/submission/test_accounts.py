@@ -39,12 +39,12 @@ def test_a_lost_create_is_not_searched_at_another_server(
     run = task()
     killed_at(run, "submit", after=True)
     with Emulator(time_scale=100.0) as other:
-        connect(other.connection_to(backend="replicate", timeout=5))
+        connect(other.connection_to(backend="replicate", timeout=30))
         with pytest.raises(AirflowFailException, match=f"led to {server.url}/v1 then") as caught:
             run.result()
         assert isinstance(caught.value.__cause__, SubmissionUnknown)
         assert (billed(server), billed(other)) == (1, 0)
-    connect(server.connection_to(backend="replicate", timeout=5))
+    connect(server.connection_to(backend="replicate", timeout=30))
     run.retried().result()
     assert billed(server) == 1
 
@@ -57,7 +57,7 @@ def test_another_key_can_show_a_lost_create_but_cannot_deny_one(
     kept = dict(server.world.runs)
     server.world.runs.clear()  # the list of another account
     server.api_key = "another-key-of-another-account"
-    connect(server.connection_to(backend="replicate", timeout=5))
+    connect(server.connection_to(backend="replicate", timeout=30))
     with pytest.raises(AirflowFailException, match="the key of the connection 'vace_default' was changed"):
         run.result()
     assert billed(server) == 0
@@ -72,7 +72,7 @@ def test_a_prediction_that_another_server_does_not_know_is_not_submitted_again(
     run = task()
     run.result()
     with Emulator(time_scale=100.0) as other:
-        connect(other.connection_to(backend="replicate", timeout=5))
+        connect(other.connection_to(backend="replicate", timeout=30))
         set_clock_ahead(monkeypatch, 3 * 3600.0)
         with pytest.raises(LedgerError, match=f"was submitted at {server.url}/v1"):
             run.retried().result()
@@ -95,7 +95,7 @@ def test_a_changed_default_of_the_connection_submits_nothing(
 ) -> None:
     run = task()
     first = run.result()
-    connect(server.connection_to(backend="replicate", timeout=5, **default))
+    connect(server.connection_to(backend="replicate", timeout=30, **default))
     assert getattr(run, again)().result()["id"] == first["id"]
     assert statuses(server) == ["starting"]
 
@@ -107,7 +107,7 @@ def test_a_default_that_is_added_later_is_no_part_of_a_retry(
     run = waiting()
     with pytest.raises(PredictionFailed):
         run.result()
-    connect(server.connection_to(backend="replicate", timeout=5, version="5ebdbed0"))
+    connect(server.connection_to(backend="replicate", timeout=30, version="5ebdbed0"))
     server.faults.add(method="GET", path="*/predictions*", times=None, patch=DONE)
     before = [found.version for found in server.world.runs.values()]
     run.retried().result()

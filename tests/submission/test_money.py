@@ -160,7 +160,7 @@ def test_a_lost_create_that_ended_badly_ends_its_attempt(
     deferrable: bool,
     waits: bool,
 ) -> None:
-    connect(fast_emulator.connection_to(backend="replicate", timeout=5))
+    connect(fast_emulator.connection_to(backend="replicate", timeout=30))
     fast_emulator.faults.add(method="POST", path="*/predictions", status=502, accept=True, outcome=outcome)
     fast_emulator.faults.add(method="GET", path="/v1/predictions", delay=0.5)
     run = task(wait_for_completion=waits, deferrable=deferrable)
@@ -175,7 +175,7 @@ def test_a_lost_create_that_ended_badly_ends_its_attempt(
 def test_a_clear_of_a_running_task_pays_once_for_a_failure(
     fast_emulator: Emulator, connect: Callable[[str], None]
 ) -> None:
-    connect(fast_emulator.connection_to(backend="replicate", timeout=5))
+    connect(fast_emulator.connection_to(backend="replicate", timeout=30))
     outcome = {"status": "failed", "error": "E1001: out of memory"}
     fast_emulator.faults.add(method="POST", path="*/predictions", status=502, accept=True, outcome=outcome)
     fast_emulator.faults.add(method="GET", path="/v1/predictions", delay=0.5)

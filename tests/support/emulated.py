@@ -19,17 +19,17 @@ GATEWAY = "/replicate/v1/models/prunaai/vace-14b/predictions"
 def post(emulator: Emulator, path: str = GATEWAY, body: Any = None, **headers: str) -> requests.Response:
     bearer = {"Authorization": f"Bearer {emulator.api_key}"}
     given = {"input": FOX} if body is None else body
-    return requests.post(emulator.url + path, json=given, headers=bearer | headers, timeout=10)
+    return requests.post(emulator.url + path, json=given, headers=bearer | headers, timeout=60)
 
 
 def get(emulator: Emulator, path: str, **headers: str) -> requests.Response:
     bearer = {"Authorization": f"Bearer {emulator.api_key}"}
     url = path if path.startswith("http") else emulator.url + path
-    return requests.get(url, headers=bearer | headers, timeout=10)
+    return requests.get(url, headers=bearer | headers, timeout=60)
 
 
 def ended(emulator: Emulator, identifier: str) -> dict[str, Any]:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         body: dict[str, Any] = get(emulator, f"/v1/predictions/{identifier}").json()
         if Prediction.from_json(body).status.is_final:

@@ -42,7 +42,7 @@ class ModelHost(Served):
 
     @property
     def connection(self) -> str:
-        return connection_to(self.url, timeout=5)
+        return connection_to(self.url, timeout=30)
 
     async def _serve(self, ready: threading.Event) -> None:
         app = web.Application(client_max_size=2**28)

@@ -142,7 +142,7 @@ def test_a_file_in_s3_is_brought_to_another_model(
 def test_a_local_file_is_brought_to_another_model(
     host: ModelHost, tmp_path: Path, connect: Callable[[str], None], where: str
 ) -> None:
-    connect(connection_to(host.url, timeout=5, input_roots=[str(tmp_path)]))
+    connect(connection_to(host.url, timeout=30, input_roots=[str(tmp_path)]))
     clip = tmp_path / "50%20 off.wav"
     clip.write_bytes(FILES["/out/speech.wav"])
     values: dict[str, Any] = {"audio": str(clip)} if where == "field" else {"audios": [{"file": clip}]}
