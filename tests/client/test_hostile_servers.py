@@ -189,7 +189,7 @@ def test_a_protocol_switch_fails_and_its_connection_is_not_reused(
         requests.append("request")
         if len(requests) < 3:
             write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
-            may_end.wait(10)
+            may_end.wait(60)
             write(http(running(id="another")))  # after the client has given up
         else:
             write(http(running()))

@@ -231,7 +231,7 @@ def test_two_tasks_that_save_at_once_leave_no_mixed_pair(tmp_path: Path) -> None
     start = threading.Barrier(len(FILMS))
 
     def save(name: str) -> None:
-        start.wait(10)
+        start.wait(60)
         for _ in range(20):
             destination = to(f"{tmp_path}/latest.mp4", of_run(name))
             save_output(VaceHook(), succeeded(name, url_of(FILMS[name])), destination)
@@ -263,7 +263,7 @@ def test_a_pair_is_put_in_place_without_another_in_between(
 
     monkeypatch.setattr(Path, "replace", interrupted)
     save_output(VaceHook(), succeeded("one", url_of(FILMS["one"])), to(f"{tmp_path}/latest.mp4"))
-    others[0].join(20)
+    others[0].join(60)
     manifest = json.loads((tmp_path / "latest.mp4.json").read_bytes())
     assert manifest["id"] == "two"
     assert (tmp_path / "latest.mp4").read_bytes() == FILMS["two"]

@@ -165,7 +165,7 @@ def first_attempts(emulator: Emulator, prediction: Prediction, save_to: str, fau
         process = saving(prediction, save_to)
         emulator.wait_for(lambda: any("/_delivery/" in r.path for r in emulator.requests[so_far:]), 60)
         process.send_signal(signal.SIGKILL)
-        return ["killed" if process.wait(20) == -signal.SIGKILL else "ended before"]
+        return ["killed" if process.wait(60) == -signal.SIGKILL else "ended before"]
     for one in FAULTS[fault]:
         emulator.faults.add(path="/_delivery/*", **one)
     ended = [attempted(prediction, save_to)]

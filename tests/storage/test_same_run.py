@@ -152,7 +152,7 @@ def test_predictions_of_a_run_that_end_at_once_are_all_kept(tmp_path: Path) -> N
     start = threading.Barrier(len(names))
 
     def save(name: str) -> dict[str, Any]:
-        start.wait(10)
+        start.wait(60)
         return saved(f"{tmp_path}/latest.mp4", name)[0]
 
     with ThreadPoolExecutor(len(names)) as pool:

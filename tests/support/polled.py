@@ -53,7 +53,7 @@ def leftovers() -> list[str]:
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     async def checked() -> Any:
-        result = await asyncio.wait_for(work, 30)
+        result = await asyncio.wait_for(work, 120)
         assert leftovers() == []
         return result
 

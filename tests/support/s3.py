@@ -70,7 +70,7 @@ class S3:
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def _answers(self) -> bool:
         try:

@@ -151,7 +151,7 @@ def test_a_triggerer_limits_its_saves_and_its_loop_goes_on(
         with lock:
             at_once += 1
             most = max(most, at_once)
-        enough.wait(20)
+        enough.wait(60)
         put(fs, *args, **options)
         with lock:
             at_once -= 1
@@ -193,7 +193,7 @@ def test_a_save_too_slow_for_the_triggerer_goes_to_a_worker(
 
     def slow(fs: Any, *args: Any, **options: Any) -> None:
         if threading.current_thread().name.startswith("vace-save"):
-            over.wait(20)
+            over.wait(60)
         put(fs, *args, **options)
 
     monkeypatch.setattr(type(memory), "put_file", slow)
