@@ -21,8 +21,10 @@ const actions = {
   progress: async () => {
     for (let percentage = 0; !(percentage > 0 && percentage < 1); ) {
       const seen = await client.predictions.get(made.id);
-      assert(["starting", "processing"].includes(seen.status), "ended without progress");
+      assert(["starting", "processing", "succeeded"].includes(seen.status), seen.status);
       percentage = Replicate.parseProgressFromLogs(seen)?.percentage ?? 0;
+      // A busy machine may miss the whole run.
+      if (seen.status === "succeeded") made = await client.predictions.create({ version, input });
     }
   },
   wait: async () => {
