@@ -1,6 +1,6 @@
 """Peak memory of a batch's task and of a batch's trigger, for 100 and for 10,000 items.
 
-Run with `uv run --group cluster python benchmarks/batch_memory.py`; quarter of an hour. Each measurement is a
+Run with `uv run --group cluster python benchmarks/batch_memory.py`; half an hour. Each measurement is a
 separate process without the rest of Airflow: the operator over HTTP against the emulator, with videos on disk
 and records in files, and the trigger in one event loop against `vendor.py`.
 """
