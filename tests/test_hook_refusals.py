@@ -285,10 +285,10 @@ def test_an_answer_that_echoes_a_large_input_is_read(call: Call, patient: Emulat
 def test_huge_logs_do_not_get_into_a_payload(call: Call, patient: Emulator) -> None:
     created = call("create", FOX)
     patient.faults.add("huge_logs")
-    told = call("get", created)
-    assert len(told.logs) > 5_000_000
-    assert told.progress.percent == 50
-    assert len(json.dumps(told.payload())) < 2000
+    found = call("get", created)
+    assert len(found.logs) > 5_000_000
+    assert found.progress.percent == 50
+    assert len(json.dumps(found.payload())) < 2000
 
 
 def test_the_server_gets_the_deadline(call: Call, slow: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from airflow_vace.batch.items import State
 from airflow_vace.connection import airflow_turn
 from airflow_vace.redaction import without_secrets
 from airflow_vace.storage.checks import packed
-from airflow_vace.task.view import VIEW_KEY, page_key
+from airflow_vace.task.view import VIEW_KEY, page_key, showing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,13 +121,11 @@ class View:
         from airflow.sdk.log import redact  # type: ignore[attr-defined]  # exported nowhere else
 
         text = None if error is None else without_secrets(str(error), redact)[:2000]
-        try:
+        with showing(self._log):
             for number, start in enumerate(range(0, len(self._items), PAGE_SIZE)):
                 page = [self._shown(item, redact) for item in self._items[start : start + PAGE_SIZE]]
                 self._push(page_key(number), {"items": page})
             self._push(VIEW_KEY, self._head(manifest, text))
-        except Exception as trouble:  # noqa: BLE001 - the view is optional, and Airflow may raise any error
-            self._log.warning("The video tab will not show this: %s", trouble)
 
     def _push(self, key: str, value: dict[str, Any]) -> None:
         digest = sha256(json.dumps(value, default=str).encode()).hexdigest()

@@ -56,18 +56,18 @@ def dry_run_batch(task: VaceBatchOperator, context: Context, items: Sequence[Ite
     with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="vace-batch-dry-run") as pool:
         found = list(pool.map(lambda item: _planned(jobs, item), wanted))
     plans: list[Plan] = []
-    problems: list[_Problem] = []
+    problems: list[tuple[Item, _Problem]] = []
     # One item after another: the caps have room for the first ones, as in a run.
     for item, each in zip(wanted, found, strict=True):
         reserved = _reserved(each)
         if isinstance(reserved, _Problem):
-            _log_problem(task.log, item, reserved, problems)
-            problems.append(reserved)
+            problems.append((item, reserved))
             continue
         if not plans:
             task.log.info("Dry run, item %s: %s", item.key, text_of(jobs.run_of(item), reserved))
         plans.append(reserved)
-    outcome = f"{NOTHING} {_summary(plans, problems)}"
+    _log_problems(task.log, problems)
+    outcome = f"{NOTHING} {_summary(plans, [problem for _, problem in problems])}"
     # Airflow shows the reason of a skip in a field of its line only.
     task.log.info("%s", outcome)
     needed = task.needed_of(len(wanted))
@@ -94,13 +94,12 @@ def _reserved(plan: Plan | _Problem) -> Plan | _Problem:
     return plan
 
 
-def _log_problem(log: Any, item: Item, problem: _Problem, before: Sequence[_Problem]) -> None:
+def _log_problems(log: Any, problems: Sequence[tuple[Item, _Problem]]) -> None:
     """Log the first problems, and of items without room below the cap the first one alone."""
-    if problem.is_cap:
-        if not any(other.is_cap for other in before):
-            log.warning("Dry run: no room below the cap from item %s on: %s", item.key, problem.text)
-    elif sum(not other.is_cap for other in before) < _MAX_REASONS:
+    for item, problem in [found for found in problems if not found[1].is_cap][:_MAX_REASONS]:
         log.warning("Dry run: item %s would fail: %s", item.key, problem.text)
+    for item, problem in [found for found in problems if found[1].is_cap][:1]:
+        log.warning("Dry run: no room below the cap from item %s on: %s", item.key, problem.text)
 
 
 def _summary(plans: Sequence[Plan], problems: Sequence[_Problem]) -> str:

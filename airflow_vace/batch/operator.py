@@ -202,12 +202,17 @@ class VaceBatchOperator(WaitingOperator):
         from airflow_vace.batch.job import BatchJob
 
         read_fields(self)
+        with self._showing_failures(context), self._ending_on_timeout(), translated(lambda _: True):
+            job = self._job = BatchJob.of(self, context, is_resumed=is_resumed)
+            if not job.run(ended, may_leave=self.deferrable and may_defer):
+                self._defer(job)
+            return job.conclude()
+
+    @contextmanager
+    def _ending_on_timeout(self) -> Iterator[None]:
+        """Cancel the open predictions at Airflow's own timeout, and wait for a cancel under way."""
         try:
-            with self._showing_failures(context), translated(lambda _: True):
-                job = self._job = BatchJob.of(self, context, is_resumed=is_resumed)
-                if not job.run(ended, may_leave=self.deferrable and may_defer):
-                    self._defer(job)
-                return job.conclude()
+            yield
         except AirflowTaskTimeout as error:
             self.on_kill()
             raise AirflowFailException(

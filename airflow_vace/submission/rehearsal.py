@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from airflow_vace.prediction import Prediction
     from airflow_vace.submission.expense import Expense
+    from airflow_vace.submission.ledger import Ledger
     from airflow_vace.submission.order import Order
     from airflow_vace.submission.record import Record
     from airflow_vace.submission.submitter import Submission
@@ -27,7 +28,7 @@ class Plan:
     greatest expected cost, None without a price. `order` has the version of the create.
     """
 
-    submission: Submission
+    ledger: Ledger
     order: Order
     record: Record | None = None
     saved: Prediction | None = None
@@ -39,9 +40,8 @@ class Plan:
         :raises BudgetExceeded: if the create would pass a cap
         """
         if self.expense is not None:
-            ledger = self.submission.ledger
-            ledger.spending.is_rehearsal = True
-            ledger.spending.reserve(ledger.name, self.expense)
+            self.ledger.spending.is_rehearsal = True
+            self.ledger.spending.reserve(self.ledger.name, self.expense)
 
 
 def rehearse(submission: Submission, order_since: Callable[[Record | None], Order]) -> Plan:
@@ -55,10 +55,10 @@ def rehearse(submission: Submission, order_since: Callable[[Record | None], Orde
     record = ledger.read()
     order = order_since(record)
     if record is not None:
-        return Plan(submission=submission, order=order, record=record)
+        return Plan(ledger=ledger, order=order, record=record)
     order, saved = submission.reusable(order)
     if saved is not None:
-        return Plan(submission=submission, order=order, saved=saved)
+        return Plan(ledger=ledger, order=order, saved=saved)
     for warning in normalize_input(order.values, model=order.model, paths=True)[1]:
         submission.log.warning("The model may refuse this: %s", warning)
     creator = Creator(hook, ledger, submission.policy, submission.attempt, submission.log)
@@ -66,4 +66,4 @@ def rehearse(submission: Submission, order_since: Callable[[Record | None], Orde
     sent = submission.reachable(order.values)
     expense = creator.expense(order, sent, None, version)
     order = replace(order, version=order.version or version)
-    return Plan(submission=submission, order=order, expense=expense)
+    return Plan(ledger=ledger, order=order, expense=expense)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from airflow_vace.prediction import Prediction
     from airflow_vace.task.run import TaskRun
@@ -51,6 +52,15 @@ def _saved_before(error: BaseException | None) -> list[dict[str, Any]]:
     return [dict(file) for file in found]
 
 
+@contextmanager
+def showing(log: Any) -> Iterator[None]:
+    """Log an error of a push in place of raising: the view is optional, and Airflow may raise any error."""
+    try:
+        yield
+    except Exception as trouble:  # noqa: BLE001 - see the docstring
+        log.warning("The video tab will not show this: %s", trouble)
+
+
 def push_snapshot(run: TaskRun, prediction: Prediction | None, error: BaseException | None = None) -> None:
     """Push the view to XCom after each change of status and each failure.
 
@@ -61,13 +71,11 @@ def push_snapshot(run: TaskRun, prediction: Prediction | None, error: BaseExcept
     if run.ti is None or not run.task.do_xcom_push or (run.pushed_status == status and error is None):
         return
     # The Videos tab shows running and failed tasks too, which have no result in XCom.
-    try:
+    with showing(run.log):
         marked = run.marked(prediction) if prediction else None
         if marked is not None and (files := _saved_before(error)):
             marked = replace(marked, files=files)
         run.ti.xcom_push(VIEW_KEY, view_of(marked, run.task.vace_conn_id, run.input, error))
-    except Exception as trouble:  # noqa: BLE001 - the view is optional, and Airflow may raise any error
-        run.log.warning("The video tab will not show this: %s", trouble)
     run.pushed_status = status
 
 
@@ -76,9 +84,6 @@ def push_refusal(ti: Any, vace_conn_id: str, error: BaseException, log: Any) -> 
 
     :param ti: Airflow's task instance; None pushes nothing
     """
-    if ti is None:
-        return
-    try:
-        ti.xcom_push(VIEW_KEY, view_of(None, vace_conn_id, None, error))
-    except Exception as trouble:  # noqa: BLE001 - the view is optional, and Airflow may raise any error
-        log.warning("The video tab will not show this: %s", trouble)
+    if ti is not None:
+        with showing(log):
+            ti.xcom_push(VIEW_KEY, view_of(None, vace_conn_id, None, error))

@@ -434,6 +434,7 @@ def test_an_execution_timeout_cancels_all_open_items(running: Emulator, tmp_path
     ):
         run.result()
     assert statuses(running) == Counter(canceled=20)
+    assert "execution_timeout ended the batch" in run.ti.xcoms["vace_view"]["error"]
 
 
 @MODES
